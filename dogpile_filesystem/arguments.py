@@ -1,0 +1,172 @@
+"""
+The arguments of the backends: from whatever a program or an INI file says to checked values.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import difflib
+import math
+import os
+import re
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12} | {
+    "kib": 1 << 10,
+    "mib": 1 << 20,
+    "gib": 1 << 30,
+    "tib": 1 << 40,
+}
+_BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+
+_BYTES = "a number of bytes more than 0, a string such as '512MiB' or '10GB', or None for no bound"
+_COUNT = "a whole number more than 0, or None for no bound"
+_SECONDS = "seconds more than 0, a timedelta, or None for never"
+_BOOLEAN = "True or False"
+_PATH = "the path of a directory, as a string or path-like"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Arguments:
+    """
+    Checked arguments.
+
+    :ivar base_dir: absolute path.
+    :ivar cache_size: bytes; None: unbounded.
+    :ivar max_entries: None: unbounded.
+    :ivar expiration_time: seconds; None: never.
+    :ivar distributed_lock: whether creators in other processes are excluded.
+    :ivar lock_timeout: seconds; None: for ever.
+    :ivar file_movable: whether files are moved in rather than copied.
+    """
+
+    base_dir: str
+    cache_size: int | None
+    max_entries: int | None
+    expiration_time: float | None
+    distributed_lock: bool
+    lock_timeout: float | None
+    file_movable: bool
+
+    @classmethod
+    def parse(cls, arguments: Mapping[str, Any]) -> Arguments:
+        """
+        Check what the user passed. Strings are read as in an INI file; ``none`` or an empty string is None.
+
+        :raises TypeError: ``base_dir`` is missing, or a value is of a wrong type.
+        :raises ValueError: a value is out of range.
+        """
+        if "base_dir" not in arguments:
+            msg = f"the argument 'base_dir' is missing: pass {_PATH}"
+            raise TypeError(msg)
+        _warn_of_unknown(arguments)
+        return cls(
+            base_dir=_path(arguments["base_dir"]),
+            cache_size=_bytes("cache_size", arguments.get("cache_size", 1 << 30)),
+            max_entries=_count("max_entries", arguments.get("max_entries")),
+            expiration_time=_seconds("expiration_time", arguments.get("expiration_time")),
+            distributed_lock=_boolean("distributed_lock", arguments.get("distributed_lock", True)),
+            lock_timeout=_seconds("lock_timeout", arguments.get("lock_timeout")),
+            file_movable=_boolean("file_movable", arguments.get("file_movable", False)),
+        )
+
+
+def _warn_of_unknown(arguments: Mapping[str, Any]) -> None:
+    known = [field.name for field in dataclasses.fields(Arguments)]
+    for name in arguments:
+        if name not in known:
+            nearest = difflib.get_close_matches(str(name), known, n=1)
+            hint = f"did you mean {nearest[0]!r}?" if nearest else f"known are {', '.join(known)}"
+            # To the line that configures the region: past this module, the backend and dogpile.
+            warnings.warn(f"unknown argument {name!r} is ignored: {hint}", UserWarning, stacklevel=5)
+
+
+def _type_error(name: str, value: object, accepted: str) -> TypeError:
+    return TypeError(f"{name}={value!r} is a {type(value).__name__}: pass {accepted}")
+
+
+def _value_error(name: str, value: object, accepted: str) -> ValueError:
+    return ValueError(f"{name}={value!r} is not accepted: pass {accepted}")
+
+
+def _is_none(value: object) -> bool:
+    return value is None or (isinstance(value, str) and value.strip().lower() in ("", "none"))
+
+
+def _path(value: object) -> str:
+    if not isinstance(value, str | bytes | os.PathLike):
+        raise _type_error("base_dir", value, _PATH)
+    path = os.fsdecode(value)
+    if not path or "\0" in path:
+        raise _value_error("base_dir", value, _PATH)
+    path = os.path.abspath(os.path.expanduser(path))
+    if os.path.exists(path) and not os.path.isdir(path):
+        msg = f"base_dir={value!r} is a file: pass {_PATH}"
+        raise ValueError(msg)
+    return path
+
+
+def _bytes(name: str, value: object) -> int | None:
+    if _is_none(value):
+        return None
+    if isinstance(value, str):
+        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", value, re.IGNORECASE)
+        if match is None or match[2].lower() not in _UNITS:
+            raise _value_error(name, value, _BYTES)
+        size: float = float(match[1]) * _UNITS[match[2].lower()]
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        size = value
+    else:
+        raise _type_error(name, value, _BYTES)
+    if not math.isfinite(size) or size < 1:
+        raise _value_error(name, value, _BYTES)
+    return int(size)
+
+
+def _count(name: str, value: object) -> int | None:
+    if _is_none(value):
+        return None
+    if isinstance(value, str) and value.strip().isdecimal():
+        count = int(value)
+    elif isinstance(value, str):
+        raise _value_error(name, value, _COUNT)
+    elif isinstance(value, int) and not isinstance(value, bool):
+        count = value
+    else:
+        raise _type_error(name, value, _COUNT)
+    if count < 1:
+        raise _value_error(name, value, _COUNT)
+    return count
+
+
+def _seconds(name: str, value: object) -> float | None:
+    if _is_none(value):
+        return None
+    if isinstance(value, str):
+        try:
+            seconds = float(value)
+        except ValueError:
+            raise _value_error(name, value, _SECONDS) from None
+    elif isinstance(value, datetime.timedelta):
+        seconds = value.total_seconds()
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        seconds = float(value)
+    else:
+        raise _type_error(name, value, _SECONDS)
+    if not math.isfinite(seconds) or seconds <= 0:
+        raise _value_error(name, value, _SECONDS)
+    return seconds
+
+
+def _boolean(name: str, value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    text = str(value).strip().lower()
+    if not isinstance(value, str | int):
+        raise _type_error(name, value, _BOOLEAN)
+    if text not in _BOOLEANS:
+        raise _value_error(name, value, _BOOLEAN)
+    return _BOOLEANS[text]

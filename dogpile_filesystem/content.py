@@ -1,0 +1,201 @@
+"""
+Taking a caller's binary file into the cache: by renaming it, by copying in the kernel, or by copying.
+
+None of them reads the content into memory as a whole. Copying goes through the kernel where both ends are real files
+(``copy_file_range``, which shares the blocks on btrfs and xfs; ``sendfile`` between filesystems), else through a
+buffer of 1 MiB.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import os
+import shutil
+import stat
+from collections.abc import Iterator
+from typing import BinaryIO
+
+_ADVICE = "pass a binary file that can be read and seeked, such as open(path, 'rb') or tempfile.TemporaryFile()"
+_BUFFER = 1 << 20
+#: The most one call is asked to copy in the kernel, in bytes: so that a signal is not kept waiting.
+_CHUNK = 1 << 28
+
+
+class NotCopied(OSError):
+    """The source gave fewer bytes than it said it had."""
+
+
+class Source:
+    """
+    A binary file that is to be stored.
+
+    :param file: as the caller passed it; checked here.
+    :param movable: whether the caller lets go of its name.
+    :raises TypeError: it is no binary file.
+    :raises ValueError: it is closed, cannot seek, or cannot be read although it has to be copied.
+
+    :ivar position: where its reader stands.
+    :ivar length: bytes from start to end, what was not yet flushed included.
+    :ivar path: the name under which it can be moved; None: it has to be copied.
+    """
+
+    def __init__(self, file: BinaryIO, *, movable: bool) -> None:
+        self._file = file
+        self._copied = False
+        self.position = _check(file)
+        self._fd = _descriptor(file)
+        self.path = _movable_path(file, self._fd) if movable and self._fd is not None else None
+        if self.path is None and not _is_readable(file):
+            msg = f"{file!r} cannot be read: {_ADVICE}"
+            raise ValueError(msg)
+        if self._fd is not None:
+            self.length = os.fstat(self._fd).st_size
+        else:
+            with self._at_position():
+                self.length = file.seek(0, os.SEEK_END)
+
+    def take_in(self, target: str, mode: int) -> None:
+        """
+        Move the file to ``target``, or copy it there.
+
+        :param mode: permission bits that it gets.
+        :raises OSError: it can be neither moved nor copied, or turns out shorter than it was.
+        """
+        if self.path is not None:
+            try:
+                os.rename(self.path, target)
+            except OSError:  # It lies on another filesystem, or its directory may not be written to.
+                self._copied = True
+            else:
+                os.chmod(target, mode)
+                return
+        fd = os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
+        try:
+            self._copy(fd)
+        finally:
+            os.close(fd)
+
+    def discard_copied(self) -> None:
+        """Remove the name of a file that should have been moved and had to be copied."""
+        if self._copied and self._fd is not None and self.path == _movable_path(self._file, self._fd):
+            with contextlib.suppress(OSError):
+                os.unlink(self._file.name)
+
+    def _copy(self, target_fd: int) -> None:
+        """Write the whole content to a descriptor, whatever the position of the file, which stays where it is."""
+        copied = 0
+        if self._fd is not None:
+            copied = _copy_in_kernel(self._fd, target_fd, self.length)
+        if copied < self.length:
+            os.lseek(target_fd, 0, os.SEEK_SET)
+            os.ftruncate(target_fd, 0)
+            self._copy_through_memory(target_fd)
+        if os.fstat(target_fd).st_size != self.length:
+            raise NotCopied(errno.EIO, f"{self._file!r} changed its length while it was copied")
+
+    def _copy_through_memory(self, target_fd: int) -> None:
+        with self._at_position(), open(target_fd, "wb", buffering=0, closefd=False) as target:
+            self._file.seek(0)
+            shutil.copyfileobj(self._file, _Limited(target, self.length), _BUFFER)
+
+    @contextlib.contextmanager
+    def _at_position(self) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            self._file.seek(self.position)
+
+
+class _Limited:
+    """A raw file that writes everything it is given, and nothing past ``limit``: so much is reserved."""
+
+    def __init__(self, raw: io.FileIO, limit: int) -> None:
+        self._raw = raw
+        self._left = limit
+
+    def write(self, data: bytes) -> None:
+        rest = memoryview(data)[: self._left]
+        self._left -= len(rest)
+        while rest:
+            rest = rest[self._raw.write(rest) :]
+
+
+def _check(file: BinaryIO) -> int:
+    """The position of a file that is fit to be stored."""
+    if not all(hasattr(file, name) for name in ("read", "seek", "tell")):
+        msg = f"only binary files can be stored, not {type(file).__name__}: {_ADVICE}"
+        raise TypeError(msg)
+    if getattr(file, "closed", False):
+        msg = f"{file!r} is closed: {_ADVICE}"
+        raise ValueError(msg)
+    if isinstance(file, io.TextIOBase) or hasattr(file, "encoding") or (_is_readable(file) and file.read(0) != b""):
+        msg = f"{file!r} is a text file: {_ADVICE}"
+        raise TypeError(msg)
+    try:
+        if hasattr(file, "flush"):
+            file.flush()
+        position = file.tell()
+        file.seek(position)
+    except (OSError, io.UnsupportedOperation) as error:
+        msg = f"{file!r} cannot seek: {_ADVICE}"
+        raise ValueError(msg) from error
+    return position
+
+
+def _is_readable(file: BinaryIO) -> bool:
+    return bool(file.readable()) if hasattr(file, "readable") else True
+
+
+def _descriptor(file: BinaryIO) -> int | None:
+    """The descriptor of a real file; None for what decodes, wraps or only behaves like one."""
+    # tempfile's wrapper has the file proper as `file`. A GzipFile has a descriptor too, but of other bytes.
+    inner = getattr(file, "file", file)
+    raw = getattr(inner, "raw", inner)
+    if not isinstance(raw, io.FileIO):
+        return None
+    return raw.fileno() if stat.S_ISREG(os.fstat(raw.fileno()).st_mode) else None
+
+
+def _movable_path(file: BinaryIO, fd: int) -> str | None:
+    """The path of the file, if to rename it is to move this very file and nobody deletes it later."""
+    name = file.name
+    # A NamedTemporaryFile with delete=True would remove, at its end, whatever then has its name.
+    if not isinstance(name, str) or getattr(file, "delete", False):
+        return None
+    try:
+        named = os.stat(name, follow_symlinks=False)
+    except OSError:
+        return None
+    # With a second name, someone could change the content of the entry later.
+    return name if named.st_nlink == 1 and os.path.samestat(named, os.fstat(fd)) else None
+
+
+def _copy_in_kernel(source_fd: int, target_fd: int, length: int) -> int:
+    """
+    Copy from the start of one descriptor to the end of another.
+
+    :return: the bytes copied: fewer than ``length`` where the kernel cannot copy between these two.
+    """
+    copied = 0
+    for call in (_copy_file_range, _sendfile):
+        with contextlib.suppress(OSError):
+            while copied < length:
+                done = call(source_fd, target_fd, min(_CHUNK, length - copied), copied)
+                if done == 0:
+                    break
+                copied += done
+        if copied == length:
+            break
+        if os.fstat(target_fd).st_size != copied:  # Something else than whole calls got through.
+            return 0
+    return copied
+
+
+def _copy_file_range(source_fd: int, target_fd: int, length: int, offset: int) -> int:
+    return os.copy_file_range(source_fd, target_fd, length, offset) if hasattr(os, "copy_file_range") else 0
+
+
+def _sendfile(source_fd: int, target_fd: int, length: int, offset: int) -> int:
+    return os.sendfile(target_fd, source_fd, offset, length)

@@ -1,0 +1,303 @@
+"""
+Which entries go, and the visit to a shard.
+
+When a reservation takes the total past a bound, entries go until it fits again. Which ones is decided by looking at a
+sample: shards are visited in turn, by all processes together, until some hundred entries were seen. Since a shard is
+picked by a hash, each is a uniform sample of all keys.
+
+- Up to :data:`EXACT` entries the sample is everything, and the order of eviction is exactly that of the last uses.
+- Beyond, the older half of each sample is up for eviction. The hit ratio stays within half a percentage point of exact
+  LRU (benchmarks/trace.py).
+
+What is up for eviction is kept, oldest first, and used up by one eviction after the other, so that a visit is paid for
+once. Each entry is looked at again before it goes: if it was used meanwhile, it stays. So the kept candidates remain
+in exact order, however old they are: what was used or written since is younger than all of them.
+
+An eviction takes a tenth of the entries, :data:`BATCH` at most, even if less would do: this spreads the price of
+evicting at all.
+
+Concurrency. One process evicts at a time. A writer that does not fit waits for it. Who reads an entry that goes has it
+open, and is not disturbed.
+
+Limits. A use that another process has not written yet (see recency.py) does not count.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from dogpile_filesystem import entry
+from dogpile_filesystem.ledger import SHARDS, Bound, Ledger, Usage, charge
+
+#: Up to so many entries, the order of eviction is exact.
+EXACT = 1000
+#: So many entries are a sample.
+SAMPLE = 500
+#: So many entries at most go although fewer would do.
+BATCH = 64
+#: Seconds after which a temporary file is taken for a dead writer's.
+STALE = 3600.0
+
+TEMPORARY_SUFFIX = ".tmp"
+
+
+class Candidate(NamedTuple):
+    """
+    An entry as a visit saw it. Sorts by last use.
+
+    :ivar used_ns: its last use, the file's mtime in nanoseconds.
+    :ivar name: of the entry's file.
+    :ivar content: name of the file with its content; empty for an entry that has none.
+    :ivar size: bytes charged for both.
+    """
+
+    used_ns: int
+    shard: int
+    name: str
+    content: str
+    size: int
+
+
+class _Listing:
+    """The files of a shard, by what their names say they are."""
+
+    def __init__(self, directory: str) -> None:
+        self.entries: dict[str, os.stat_result] = {}
+        self.contents: dict[str, os.stat_result] = {}
+        self.temporaries: dict[str, os.stat_result] = {}
+        with contextlib.suppress(FileNotFoundError), os.scandir(directory) as files:
+            for file in files:
+                name = file.name
+                # Gone since it was listed: moved in or removed without the lock, by whoever deletes the directory.
+                with contextlib.suppress(FileNotFoundError):
+                    if name.startswith("."):
+                        if name.endswith(TEMPORARY_SUFFIX):
+                            self.temporaries[name] = file.stat(follow_symlinks=False)
+                    elif "." in name:
+                        self.contents[name] = file.stat(follow_symlinks=False)
+                    else:
+                        self.entries[name] = file.stat(follow_symlinks=False)
+
+
+def temporary_name(unique: str, size: int, entries: int) -> str:
+    """The name of a temporary file, which tells a visit what has been reserved for it: bytes, and 0 or 1 entries."""
+    return f".{unique}-{size:x}-{entries}{TEMPORARY_SUFFIX}"
+
+
+def _parse_temporary(name: str) -> tuple[str, int, int]:
+    try:
+        unique, size, entries = name[1 : -len(TEMPORARY_SUFFIX)].split("-")
+        return unique, int(size, 16), int(entries)
+    except ValueError:  # Not one of ours. It goes when it is stale.
+        return name, 0, 0
+
+
+class Evictor:
+    """
+    Eviction in one cache directory, as this process does it.
+
+    :param values_dir: the directory of the shards.
+    :param expiration_time: seconds since their last use after which entries are surely expired; None: never.
+    :param clock: seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        values_dir: str,
+        bound: Bound,
+        expiration_time: float | None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._values_dir = values_dir
+        self._bound = bound
+        self._expiration_time = expiration_time
+        self._clock = clock
+        # Candidates, the oldest last. Used and filled only under the ledger's eviction lock.
+        self._candidates: list[Candidate] = []
+        self._sweep_shard = int.from_bytes(os.urandom(1), "little")
+        self._sweep_at = 0.0
+        # Excludes the threads of this process from sweeping twice; never waited for.
+        self._sweeping = threading.Lock()
+
+    def make_room(self, ledger: Ledger) -> bool:
+        """
+        Evict until the bound holds.
+
+        :return: False: it cannot, since what is left is being written, or cannot be removed.
+        :raises OSError: the ledger cannot be read, written or locked.
+        """
+        with ledger.eviction:
+            if ledger.holds(self._bound):  # Who held the lock before made room enough.
+                return True
+            # Each shard twice at most: entries are used and written meanwhile.
+            visits = iter(range(2 * SHARDS))
+            while True:
+                fits = self._evict_batch(ledger)
+                if fits or not self._find_candidates(ledger, visits):
+                    return fits
+
+    def _evict_batch(self, ledger: Ledger) -> bool:
+        """Evict kept candidates; whether the bound holds then."""
+        usage = ledger.usage()
+        least = min(BATCH, usage.entries // 10)
+        while self._candidates and not (least <= 0 and self._bound.holds(usage)):
+            shard = self._candidates[-1].shard
+            size = entries = 0
+            with ledger.shard(shard):
+                while self._candidates and self._candidates[-1].shard == shard:
+                    candidate = self._candidates.pop()
+                    if self._remove_unused(candidate):
+                        size, entries = size + candidate.size, entries + 1
+                        left = Usage(usage.size - size, usage.entries - entries, usage.counted)
+                        if entries >= least and self._bound.holds(left):
+                            break
+                ledger.add(shard, -size, -entries)
+            usage = Usage(usage.size - size, usage.entries - entries, usage.counted)
+            least -= entries
+        return ledger.holds(self._bound)
+
+    def _remove_unused(self, candidate: Candidate) -> bool:
+        """Remove an entry, unless it was used or replaced since it was seen. The shard is locked."""
+        directory = self.directory(candidate.shard)
+        path = f"{directory}/{candidate.name}"
+        try:
+            # A use between this look and the removal is lost: its reader has the value, the next one a miss.
+            if os.stat(path, follow_symlinks=False).st_mtime_ns != candidate.used_ns:
+                return False
+            os.unlink(path)
+        except OSError:  # Gone already; or it cannot be removed, and others go in its place.
+            return False
+        if candidate.content:
+            with contextlib.suppress(OSError):
+                os.unlink(f"{directory}/{candidate.content}")
+        return True
+
+    def _find_candidates(self, ledger: Ledger, visits: Iterator[int]) -> bool:
+        """Visit shards for a new sample; whether there is any candidate."""
+        seen: list[Candidate] = []
+        everything = ledger.usage().entries <= EXACT
+        visited = 0
+        for _ in visits:
+            seen += self.visit(ledger, ledger.next_shard())
+            visited += 1
+            if visited == SHARDS or (len(seen) >= SAMPLE and not everything):
+                break
+        seen.sort(reverse=True)
+        self._candidates = seen if visited == SHARDS else seen[len(seen) // 2 :]
+        return bool(seen)
+
+    def visit(self, ledger: Ledger, shard: int) -> list[Candidate]:
+        """
+        Look at every file of a shard: remove what is expired or left over, and correct the shard's record.
+
+        :return: its entries.
+        :raises OSError: the shard cannot be listed, or the ledger not be written.
+        """
+        directory = self.directory(shard)
+        with ledger.shard(shard):
+            listing = _Listing(directory)
+            unfinished, size_reserved, entries_reserved = self._temporaries(directory, listing)
+            contents = self._contents(directory, listing, unfinished)
+            expired_ns = 0 if self._expiration_time is None else int((self._clock() - self._expiration_time) * 1e9)
+            found = []
+            for name, stat in listing.entries.items():
+                content, size = contents.get(name, ("", 0))
+                candidate = Candidate(stat.st_mtime_ns, shard, name, content, charge(stat.st_size) + size)
+                # Its last use is its creation or later, so an entry so old is expired.
+                if stat.st_mtime_ns >= expired_ns or not self._remove_unused(candidate):
+                    found.append(candidate)
+            size = sum(candidate.size for candidate in found)
+            ledger.set(shard, size + size_reserved, len(found) + entries_reserved)
+        return found
+
+    def _temporaries(self, directory: str, listing: _Listing) -> tuple[set[str], int, int]:
+        """
+        What is being written: the unique parts of the names, and the bytes and entries reserved. Stale ones go.
+        """
+        unfinished = set()
+        size_reserved = entries_reserved = 0
+        for name, stat in listing.temporaries.items():
+            if self._clock() - stat.st_mtime > STALE and _unlink(f"{directory}/{name}"):
+                continue
+            unique, size, entries = _parse_temporary(name)
+            unfinished.add(unique)
+            size_reserved += size
+            entries_reserved += entries
+        return unfinished, size_reserved, entries_reserved
+
+    @staticmethod
+    def _contents(directory: str, listing: _Listing, unfinished: set[str]) -> dict[str, tuple[str, int]]:
+        """Name and charge of the content of each entry that has one. Contents that belong to no entry are removed."""
+        of_entry: dict[str, tuple[str, int]] = {}
+        for name, stat in listing.contents.items():
+            owner, _, unique = name.partition(".")
+            if unique in unfinished:  # Part of a reservation.
+                continue
+            if owner in listing.entries and _refers_to(f"{directory}/{owner}", name):
+                of_entry[owner] = (name, charge(stat.st_size))
+            else:
+                # Under the shard's lock a content has its entry or its temporary file: this one was left behind.
+                _unlink(f"{directory}/{name}")
+        return of_entry
+
+    def is_sweep_due(self) -> bool:
+        """Whether :meth:`sweep` has something to do. Costs next to nothing."""
+        return self._expiration_time is not None and self._clock() >= self._sweep_at
+
+    def sweep(self, ledger: Ledger) -> None:
+        """
+        Visit the next shard, so that expired entries leave the disk: each process goes round all of them in one
+        ``expiration_time``.
+
+        :raises OSError: as :meth:`visit`.
+        """
+        if self._expiration_time is None or not self._sweeping.acquire(blocking=False):
+            return
+        try:
+            self._sweep_at = self._clock() + self._expiration_time / SHARDS
+            self._sweep_shard = (self._sweep_shard + 1) % SHARDS
+            self.visit(ledger, self._sweep_shard)
+        finally:
+            self._sweeping.release()
+
+    def count(self, ledger: Ledger) -> bool:
+        """
+        Count shards of a ledger that was lost, for a part of them at a time.
+
+        :return: whether now all are counted.
+        :raises OSError: as :meth:`visit`.
+        """
+        seen = 0
+        for shard in range(SHARDS):
+            if not ledger.is_counted(shard):
+                if seen >= EXACT:
+                    return False
+                seen += len(self.visit(ledger, shard))
+        ledger.is_complete = True
+        return True
+
+    def directory(self, shard: int) -> str:
+        """The directory of a shard."""
+        return f"{self._values_dir}/{shard:02x}"
+
+
+def _refers_to(path: str, name: str) -> bool:
+    try:
+        with open(path, "rb") as file:
+            data = file.read()
+        return entry.Content.unpack(entry.decode(entry.FILE, entry.key_of(data), data)[0]).name == name
+    except (OSError, entry.Damaged):
+        return False
+
+
+def _unlink(path: str) -> bool:
+    try:
+        os.unlink(path)
+    except OSError:
+        return False
+    return True

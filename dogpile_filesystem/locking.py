@@ -1,0 +1,451 @@
+"""
+Locks on byte ranges of one lock file, between threads and processes.
+
+Everything that has to be exclusive in a cache directory is a range of bytes of its one lock file, locked with
+``fcntl.lockf``: the kernel frees the ranges of a killed process at once, and no lock file ever has to be deleted.
+
+Concurrency. POSIX range locks have three traps, and this module is where they are answered:
+
+1. They belong to the process, and closing *any* descriptor of the file drops all of them. So a process opens a lock
+   file once, finds it again by device and inode (two paths of one directory lead to one descriptor), and never opens
+   and closes it in passing.
+2. They do not exclude the threads of one process. So a ``threading.Lock`` stands before each range. Not an
+   ``RLock``: dogpile's background refresh releases in another thread, and a second acquire by the same thread has to
+   return False.
+3. The kernel looks for deadlocks between processes, not threads, and refuses harmless waits with EDEADLK. So EDEADLK
+   is never an error: from there on, the wait is a loop of tries and pauses.
+
+A child made by ``fork`` owns none of its parent's locks. Its locks are made new when it starts.
+
+Crash. The ranges of a process that ends in any way are free at once.
+
+Limits. Where the lock file cannot be opened or the filesystem has no locks, a range excludes the threads of this
+process only. A filesystem that grants a range to two machines at once is not noticed: nobody may rely on a lock for
+more than saving work and keeping the books.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import logging
+import os
+import random
+import struct
+import sys
+import threading
+import time
+import types
+from collections.abc import Callable
+from fcntl import LOCK_EX, LOCK_NB, LOCK_UN, lockf
+
+import fasteners
+
+logger = logging.getLogger(__name__)
+
+# How long a waiter pauses between two tries, in seconds: from the first, growing by it, to the second.
+_DELAY, _MAX_DELAY = 0.0005, 0.05
+
+_TRY = LOCK_EX | LOCK_NB
+
+# struct flock: l_type, l_whence, l_start, l_len, l_pid on Linux; l_start, l_len, l_pid, l_type, l_whence elsewhere.
+_LINUX = sys.platform.startswith("linux")
+_FLOCK = struct.Struct("@hhqqi4x" if _LINUX else "@qqihhi4x")
+
+
+def _is_cooperative() -> bool:
+    """
+    Whether ``time.sleep`` has been replaced, as gevent and eventlet do: then blocking in the kernel would stop
+    every greenlet of the process.
+    """
+    return not isinstance(time.sleep, types.BuiltinFunctionType)
+
+
+def _pause(seconds: float) -> None:
+    """Sleep around ``seconds``, with jitter, so that waiters do not try in step."""
+    time.sleep(seconds * random.uniform(0.5, 1.5))  # noqa: S311: spreads waiters, keeps no secret
+
+
+class RangeLock:
+    """
+    An exclusive lock on a range of bytes of a lock file, between all threads of all processes.
+
+    Got from :meth:`LockFile.borrow`; the one object per range in a process. As a context manager it waits for at
+    most :attr:`PATIENCE` seconds and raises TimeoutError then.
+    """
+
+    #: Seconds that ``with`` waits. Ranges used so are held for milliseconds: who holds one longer was stopped.
+    PATIENCE = 10.0
+
+    def __init__(self, file: LockFile, offset: int, length: int) -> None:
+        self.file = file
+        self.offset = offset
+        self.length = length
+        #: How many borrowers there are. Guarded by the lock file's guard.
+        self.users = 0
+        #: Whether a thread of this process holds the range. Written only by the thread that holds `_threads`.
+        self.owned = False
+        # Excludes the threads of this process; held from acquire to release.
+        self._threads = threading.Lock()
+
+    def reset_after_fork(self) -> None:
+        """Forget what the parent process held: the kernel gave none of it to the child."""
+        self._threads = threading.Lock()
+        self.owned = False
+
+    def acquire(self, *, wait: bool = True, timeout: float | None = None) -> bool:
+        """
+        Take the lock.
+
+        :param wait: False: try once.
+        :param timeout: seconds to wait at most; None: for ever.
+        :return: whether the lock is now held.
+        :raises OSError: the filesystem refuses to lock.
+        """
+        give_up_at = None if timeout is None else time.monotonic() + timeout
+        if not self._threads.acquire(wait, -1 if timeout is None or not wait else timeout):
+            return False
+        try:
+            self.owned = self._try() or (wait and self._wait(give_up_at))
+        finally:
+            if not self.owned:
+                self._threads.release()
+        return self.owned
+
+    def release(self) -> None:
+        """
+        Give the lock back, from whatever thread. Without effect if this process does not hold it.
+        """
+        if not self.owned:
+            return
+        self.owned = False
+        fd = self.file.fd
+        try:
+            if fd >= 0:
+                lockf(fd, LOCK_UN, self.length, self.offset)
+        except OSError as error:
+            self._log_unlock(error)
+        finally:
+            self._threads.release()
+
+    def _log_unlock(self, error: OSError) -> None:
+        # The range stays locked until this process ends; nobody here could do better.
+        logger.warning("cannot unlock a range of %s: %s", self.file.path, error)
+
+    def __enter__(self) -> None:
+        # What acquire does, written out: four calls less on the way of every value stored.
+        if self._threads.acquire(blocking=False):
+            try:
+                lockf(self.file.fd, _TRY, self.length, self.offset)
+            except OSError:
+                self._threads.release()
+            except BaseException:
+                self._threads.release()
+                raise
+            else:
+                self.owned = True
+                return
+        if not self.acquire(timeout=self.PATIENCE):
+            msg = f"a range of the lock file was held for {self.PATIENCE} s by a process that does not go on"
+            raise TimeoutError(errno.ETIMEDOUT, msg, self.file.path)
+
+    def __exit__(self, *_: object) -> None:
+        # As release, but this thread is known to hold the lock.
+        self.owned = False
+        try:
+            lockf(self.file.fd, LOCK_UN, self.length, self.offset)
+        except OSError as error:
+            self._log_unlock(error)
+        finally:
+            self._threads.release()
+
+    def is_held(self) -> bool:
+        """
+        Whether any thread of any process holds the range. Takes nothing, and disturbs nobody who does.
+        """
+        if self._threads.locked():
+            return True
+        if self.file.fd < 0:
+            return False
+        if _LINUX:
+            query = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, self.offset, self.length, 0)
+        else:
+            query = _FLOCK.pack(self.offset, self.length, 0, fcntl.F_WRLCK, os.SEEK_SET, 0)
+        try:
+            answer = _FLOCK.unpack(fcntl.fcntl(self.file.fd, fcntl.F_GETLK, query))
+        except OSError:
+            return False
+        return bool(answer[0 if _LINUX else 3] != fcntl.F_UNLCK)
+
+    def _try(self) -> bool:
+        if self.file.fd < 0:
+            return True
+        try:
+            lockf(self.file.fd, _TRY, self.length, self.offset)
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.EACCES):  # Busy; EACCES is what SMB says.
+                return False
+            raise
+        return True
+
+    def _wait(self, give_up_at: float | None) -> bool:
+        if give_up_at is None and not _is_cooperative():
+            # The kernel wakes the waiter the moment the range is free.
+            try:
+                lockf(self.file.fd, LOCK_EX, self.length, self.offset)
+            except OSError as error:
+                if error.errno != errno.EDEADLK:
+                    raise
+            else:
+                return True
+        timeout = None if give_up_at is None else max(0.0, give_up_at - time.monotonic())
+        return _Waiter(self.file.path, self._try).wait(timeout)
+
+
+class _Waiter(fasteners.InterProcessLock):
+    """
+    fasteners' loop of tries, growing pauses and a timeout, around a range instead of a file of its own.
+    """
+
+    def __init__(self, path: str, attempt: Callable[[], bool]) -> None:
+        super().__init__(path, sleep_func=_pause)
+        self._attempt = attempt
+
+    def wait(self, timeout: float | None) -> bool:
+        """
+        Try until it succeeds.
+
+        :param timeout: seconds; None: for ever.
+        :raises OSError: a try failed for another reason than that the range is held.
+        """
+        try:
+            return bool(self.acquire(delay=_DELAY, max_delay=_MAX_DELAY, timeout=timeout))
+        except threading.ThreadError as wrapped:
+            raise (wrapped.__context__ or wrapped) from None
+
+    def trylock(self) -> None:
+        if not self._attempt():
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    # The range's file is open already. To open and close it here would drop every lock of the process.
+    def _do_open(self) -> None:
+        pass
+
+
+class LockFile:
+    """
+    A lock file as this process has it open: one descriptor, and the ranges in use.
+
+    Got from :func:`open_lock_file`.
+
+    :ivar fd: the descriptor; -1: the file cannot be opened, and ranges exclude only the threads of this process.
+    :ivar identity: device and inode.
+    """
+
+    def __init__(self, path: str, fd: int, identity: tuple[int, int] | None) -> None:
+        self.path = path
+        self.fd = fd
+        self.identity = identity
+        # Guards `_ranges` and the `users` of each.
+        self._guard = threading.Lock()
+        self._ranges: dict[int, RangeLock] = {}
+
+    def is_current(self) -> bool:
+        """Whether the path still leads to this file: someone may have deleted the directory."""
+        try:
+            found = os.stat(self.path)
+        except OSError:
+            return False
+        return (found.st_dev, found.st_ino) == self.identity
+
+    def borrow(self, offset: int, length: int) -> RangeLock:
+        """
+        The lock on a range, the same object for all borrowers. Give it back with :meth:`give_back`, or keep it.
+        """
+        with self._guard:
+            lock = self._ranges.get(offset)
+            if lock is None:
+                lock = self._ranges[offset] = RangeLock(self, offset, length)
+            lock.users += 1
+            return lock
+
+    def give_back(self, lock: RangeLock) -> None:
+        """Say that a borrowed range is needed no more, so that ranges do not pile up."""
+        with self._guard:
+            lock.users -= 1
+            if lock.users == 0:
+                del self._ranges[lock.offset]
+
+    def acquire(self, offset: int, *, wait: bool, timeout: float | None) -> RangeLock | None:
+        """
+        Lock one byte; give it back with :meth:`release`.
+
+        :return: the lock held, or None: it was not to be had.
+        :raises OSError: the filesystem refuses to lock.
+        """
+        lock = self.borrow(offset, 1)
+        obtained = False
+        try:
+            obtained = lock.acquire(wait=wait, timeout=timeout)
+        finally:
+            if not obtained:
+                self.give_back(lock)
+        return lock if obtained else None
+
+    def release(self, lock: RangeLock) -> None:
+        """Unlock what :meth:`acquire` returned."""
+        lock.release()
+        self.give_back(lock)
+
+    def reset_after_fork(self) -> None:
+        """Make the child's locks new, whatever threads of the parent were doing with them."""
+        self._guard = threading.Lock()
+        for lock in self._ranges.values():
+            lock.reset_after_fork()
+
+
+# Guards `_open_files` and `_detached_files`: that a process opens each lock file once.
+_registry_guard = threading.Lock()
+# Lock files by device and inode. Never closed: a range of it may be held, and a mutex outlives whoever made it.
+_open_files: dict[tuple[int, int], LockFile] = {}
+# Stand-ins for lock files that cannot be opened, by path.
+_detached_files: dict[str, LockFile] = {}
+
+
+def open_lock_file(path: str, mode: int = 0o600) -> LockFile:
+    """
+    The lock file at ``path``, which is made if it is missing (its directory is not).
+
+    :param mode: permission bits of a new file.
+    :raises OSError: it can be neither opened nor made.
+    """
+    with _registry_guard:
+        with contextlib.suppress(FileNotFoundError):
+            found = os.stat(path)
+            known = _open_files.get((found.st_dev, found.st_ino))
+            if known is not None:
+                known.path = path
+                return known
+        fd = _open_or_create(path, mode)
+        opened = os.fstat(fd)
+        identity = (opened.st_dev, opened.st_ino)
+        known = _open_files.get(identity)
+        if known is not None:
+            # It was put in place of another file after the stat above. This second descriptor stays open, since
+            # closing it would drop the locks of the first.
+            return known
+        file = _open_files[identity] = LockFile(path, fd, identity)
+        return file
+
+
+def detached_lock_file(path: str) -> LockFile:
+    """The stand-in for a lock file that cannot be opened: its ranges exclude the threads of this process."""
+    with _registry_guard:
+        return _detached_files.setdefault(path, LockFile(path, -1, None))
+
+
+def _open_or_create(path: str, mode: int) -> int:
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    for _ in range(10):
+        # Raced by two machines, O_CREAT without O_EXCL says FileExistsError now and then (GlusterFS, MooseFS).
+        with contextlib.suppress(FileExistsError):
+            return os.open(path, flags, mode)
+    return os.open(path, flags, mode)
+
+
+def _reset_after_fork() -> None:
+    global _registry_guard  # noqa: PLW0603: a thread of the parent may hold the old one for ever
+    _registry_guard = threading.Lock()
+    for file in [*_open_files.values(), *_detached_files.values()]:
+        file.reset_after_fork()
+
+
+os.register_at_fork(after_in_child=_reset_after_fork)
+
+
+class KeyMutex:
+    """
+    The mutex of one key: at most one thread of one process holds it.
+
+    Concurrency. Any number of objects may stand for one key. One object may be shared by threads, and released by
+    another thread than acquired it. Not reentrant. Under gevent a wait lets other greenlets go on.
+
+    Crash. A killed holder's mutex is free at once.
+
+    Limits. Where the lock file cannot be used, other processes are not excluded: the value is then created more
+    than once, but it is created.
+
+    :param open_file: gives the lock file as it is now.
+    :param offset: the key's byte in it.
+    :param lock_timeout: seconds after which a waiter goes on without the lock; None: never.
+    """
+
+    def __init__(self, open_file: Callable[[], LockFile], offset: int, lock_timeout: float | None = None) -> None:
+        self._open_file = open_file
+        self._offset = offset
+        self._lock_timeout = lock_timeout
+        # The range while held. Written only by who holds it.
+        self._held: RangeLock | None = None
+        # The process that holds it: a child must not release what its parent holds.
+        self._holder = 0
+        # Threads that gave up waiting, and whose release is not that of the holder.
+        self._without: set[int] = set()
+
+    def acquire(self, wait: bool = True) -> bool:  # noqa: FBT001, FBT002: dogpile's signature
+        """
+        Take the mutex.
+
+        :param wait: whether to wait for it, for ``lock_timeout`` at most.
+        :return: whether it was obtained. After a timeout the caller may go on as if it were.
+        """
+        give_up_at = None if self._lock_timeout is None else time.monotonic() + self._lock_timeout
+        file = self._open_file()
+        while True:
+            timeout = None if give_up_at is None else max(0.0, give_up_at - time.monotonic())
+            try:
+                lock = file.acquire(self._offset, wait=wait, timeout=timeout)
+            except OSError as error:
+                logger.warning("cannot lock %s, a value may be created twice: %s", file.path, error)
+                file = detached_lock_file(file.path)
+                continue
+            if lock is None:
+                if wait:
+                    self._go_without(file)
+                return False
+            if file.fd < 0 or file.is_current():
+                self._held, self._holder = lock, os.getpid()
+                return True
+            # The directory was deleted while this thread waited: others lock a new file by now.
+            file.release(lock)
+            file = self._open_file()
+
+    def release(self) -> None:
+        """
+        Give the mutex back. Harmless for a thread that gave up waiting for it, and if nobody holds it.
+        """
+        thread = threading.get_ident()
+        if thread in self._without:
+            self._without.discard(thread)
+            return
+        lock, self._held = self._held, None
+        # In a child made by fork, the lock is its parent's.
+        if lock is not None and self._holder == os.getpid():
+            lock.file.release(lock)
+
+    def locked(self) -> bool:
+        """Whether anybody holds the mutex, here or in another process. Takes nothing."""
+        file = self._open_file()
+        lock = file.borrow(self._offset, 1)
+        try:
+            return lock.is_held()
+        finally:
+            file.give_back(lock)
+
+    def _go_without(self, file: LockFile) -> None:
+        self._without.add(threading.get_ident())
+        logger.warning(
+            "waited %s s for another creator of the same value, and go on without the lock in %s",
+            self._lock_timeout,
+            file.path,
+        )

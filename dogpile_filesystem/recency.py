@@ -1,0 +1,153 @@
+"""
+Uses of entries: noted in memory, written to the files' ``mtime`` a little later.
+
+A hit must not cost a write. So :meth:`Recency.note` only remembers the time, and :meth:`Recency.flush` writes what has
+gathered: before this process evicts, when :data:`LIMIT` uses are pending, :data:`DELAY` seconds after the first of
+them, and at exit. An entry used a thousand times in between costs one ``utime``.
+
+Concurrency. The delayed flush is made by a daemon thread that lives only while uses are pending, so that the last uses
+of a process that then falls idle count too. Before a fork that thread is ended; the child starts with nothing pending.
+
+Crash. A killed process loses the uses of its last :data:`DELAY` seconds.
+
+Limits. Where times cannot be set, as on a filesystem mounted read-only, uses do not count. Filesystems with whole
+seconds keep the order only to the second.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+import weakref
+from collections.abc import Callable
+
+#: So many pending uses are written by the hit that makes them so many.
+LIMIT = 500
+#: Seconds until pending uses are written. A use counts in other processes within 5 seconds: this, and the writing.
+DELAY = 3.0
+
+
+class Recency:
+    """
+    The pending uses of one cache directory.
+
+    :param clock: seconds since the epoch.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._last_stamp = 0
+        self._pending: dict[str, int] = {}
+        self._timer: threading.Timer | None = None
+        # Guards starting and ending the timer. Not needed to note or to write.
+        self._guard = threading.Lock()
+        _instances.add(self)
+
+    def stamp(self) -> int:
+        """
+        Now in nanoseconds, later than every stamp before: within a process the order of uses is exact.
+        """
+        # Two threads may get one stamp. Then the order of their uses was never defined.
+        stamp = int(self._clock() * 1e9)
+        if stamp <= self._last_stamp:
+            stamp = self._last_stamp + 1
+        self._last_stamp = stamp
+        return stamp
+
+    def note(self, path: str) -> None:
+        """Remember that the entry at ``path`` is used now."""
+        pending = self._pending
+        pending[path] = self.stamp()
+        if self._timer is None:
+            self._flush_later()
+        elif len(pending) >= LIMIT:
+            self.flush()
+
+    def forget(self, path: str) -> None:
+        """Drop a pending use: the entry has been written anew, or is gone."""
+        self._pending.pop(path, None)
+
+    def flush(self) -> None:
+        """Write what is pending. Never fails."""
+        pending = self._pending
+        for _ in range(len(pending)):
+            try:
+                path, stamp = pending.popitem()
+            except KeyError:  # Another thread flushes too.
+                break
+            _set_last_use(path, stamp)
+
+    def _flush_later(self) -> None:
+        with self._guard:
+            if self._timer is not None:
+                return
+            timer = threading.Timer(DELAY, self._on_timer)
+            timer.name = "dogpile_filesystem recency"
+            timer.daemon = True
+            try:
+                timer.start()
+            except RuntimeError:  # The interpreter is shutting down, or there are too many threads.
+                pass
+            else:
+                self._timer = timer
+                return
+        self.flush()
+
+    def _on_timer(self) -> None:
+        # First the timer, then the flush: a use noted in between starts the next timer.
+        self._timer = None
+        self.flush()
+
+    def stop_before_fork(self) -> None:
+        """End the timer's thread, so that the process forks with no thread of ours."""
+        timer = self._timer
+        if timer is not None and timer is not threading.current_thread():
+            timer.cancel()
+            timer.join()
+
+    def resume_in_parent(self) -> None:
+        """Go on after a fork."""
+        if self._timer is not None:
+            self._timer = None
+            if self._pending:
+                self._flush_later()
+
+    def reset_in_child(self) -> None:
+        """Start anew after a fork: the pending uses are the parent's to write."""
+        self._guard = threading.Lock()
+        self._timer = None
+        self._pending = {}
+
+
+def _set_last_use(path: str, stamp: int) -> None:
+    try:
+        # Never backwards: another process may have written the entry anew, or used it later.
+        if os.stat(path, follow_symlinks=False).st_mtime_ns >= stamp:
+            return
+        try:
+            os.utime(path, ns=(stamp, stamp), follow_symlinks=False)
+        except PermissionError:
+            # Only the owner may set a time; whoever may write the file may set it to now.
+            os.utime(path, follow_symlinks=False)
+    except OSError:  # Gone, or not to be changed: then this use does not count.
+        pass
+
+
+_instances: weakref.WeakSet[Recency] = weakref.WeakSet()
+
+
+def _each(call: Callable[[Recency], None]) -> Callable[[], None]:
+    def run() -> None:
+        for recency in list(_instances):
+            call(recency)
+
+    return run
+
+
+atexit.register(_each(Recency.flush))
+os.register_at_fork(
+    before=_each(Recency.stop_before_fork),
+    after_in_parent=_each(Recency.resume_in_parent),
+    after_in_child=_each(Recency.reset_in_child),
+)
