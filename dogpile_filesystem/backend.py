@@ -49,9 +49,9 @@ def _key_bytes(key: object) -> bytes:
     raise TypeError(msg)
 
 
-def _unpickle(data: bytes) -> Any:  # noqa: ANN401: whatever was pickled
+def _unpickle(data: bytes) -> Any:
     try:
-        return pickle.loads(data)  # noqa: S301: from a directory that only the user can write to
+        return pickle.loads(data)  # noqa: S301 - from a directory that only the user can write to
     except Exception as error:  # A class that is gone can raise anything.
         raise CantDeserializeException from error
 

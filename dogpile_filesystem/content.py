@@ -130,7 +130,8 @@ def _check(file: BinaryIO) -> int:
     if getattr(file, "closed", False):
         msg = f"{file!r} is closed: {_ADVICE}"
         raise ValueError(msg)
-    if isinstance(file, io.TextIOBase) or hasattr(file, "encoding") or (_is_readable(file) and file.read(0) != b""):
+    # Text files have an encoding, those in tempfile's wrapper too.
+    if hasattr(file, "encoding") or (_is_readable(file) and file.read(0) != b""):
         msg = f"{file!r} is a text file: {_ADVICE}"
         raise TypeError(msg)
     try:

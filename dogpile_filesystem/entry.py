@@ -1,4 +1,4 @@
-"""
+r"""
 The format of an entry, version 1.
 
 An entry is one file: a header of 32 bytes, the key, the payload. The header, little-endian:
@@ -6,7 +6,7 @@ An entry is one file: a header of 32 bytes, the key, the payload. The header, li
 ======  ====  =========================================================================
 offset  type  content
 ======  ====  =========================================================================
-0       4s    magic ``\\x89DFS``
+0       4s    magic ``\x89DFS``
 4       u8    format version
 5       u8    kind: 1 a value, 2 a file whose content lies beside the entry
 6       u16   0

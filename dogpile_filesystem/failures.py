@@ -38,7 +38,7 @@ class Failures:
         last = self._logged_at.get(cause)
         if last is None or now - last >= INTERVAL:
             self._logged_at[cause] = now
-            logger.warning("cache in %s: " + what, self._base_dir, *args)
+            logger.warning("cache in %s: %s", self._base_dir, what % args)
 
     def report_error(self, error: OSError, what: str, advice: str = "") -> None:
         """Report an OSError under the name of its errno."""

@@ -64,7 +64,7 @@ def _is_cooperative() -> bool:
 
 def _pause(seconds: float) -> None:
     """Sleep around ``seconds``, with jitter, so that waiters do not try in step."""
-    time.sleep(seconds * random.uniform(0.5, 1.5))  # noqa: S311: spreads waiters, keeps no secret
+    time.sleep(seconds * random.uniform(0.5, 1.5))  # noqa: S311 - spreads waiters, keeps no secret
 
 
 class RangeLock:
@@ -355,7 +355,7 @@ def _open_or_create(path: str, mode: int) -> int:
 
 
 def _reset_after_fork() -> None:
-    global _registry_guard  # noqa: PLW0603: a thread of the parent may hold the old one for ever
+    global _registry_guard  # noqa: PLW0603 - a thread of the parent may hold the old one for ever
     _registry_guard = threading.Lock()
     for file in [*_open_files.values(), *_detached_files.values()]:
         file.reset_after_fork()
@@ -392,7 +392,7 @@ class KeyMutex:
         # Threads that gave up waiting, and whose release is not that of the holder.
         self._without: set[int] = set()
 
-    def acquire(self, wait: bool = True) -> bool:  # noqa: FBT001, FBT002: dogpile's signature
+    def acquire(self, wait: bool = True) -> bool:
         """
         Take the mutex.
 

@@ -128,6 +128,14 @@ class _Reservation:
         """Where the content goes, if the entry is a file."""
         return f"{self.place.path}.{self.unique}"
 
+    def become_one_more(self) -> None:
+        """Reserve an entry, which was to replace another one. The shard is locked."""
+        self.ledger.add(self.place.shard, 0, 1)
+        self.entries = 1
+        renamed = f"{self.place.directory}/{temporary_name(self.unique, self.size, 1)}"
+        os.rename(self.temporary, renamed)
+        self.temporary = renamed
+
     def write(self, parts: list[bytes], stamp: int) -> None:
         """Write the entry, created and last used at ``stamp``, and close it."""
         _write_all(self.fd, parts)
@@ -337,7 +345,11 @@ class Store:
                     source.take_in(reservation.content, _FILE_MODE)
                 reservation.write(parts, stamp)
                 with shard:
-                    self._publish(reservation)
+                    published = self._publish(reservation)
+                if not published:
+                    self._make_room(ledger, place)
+                    with shard:
+                        self._publish(reservation)
         except BaseException:
             if reservation is not None:
                 self._cancel(reservation)
@@ -376,26 +388,24 @@ class Store:
         if not self._evictor.make_room(ledger):
             raise NoRoom
 
-    def _publish(self, reservation: _Reservation) -> None:
-        """The shard is locked."""
+    def _publish(self, reservation: _Reservation) -> bool:
+        """
+        The shard is locked.
+
+        :return: False: not yet. The entry to be replaced has gone meanwhile, so that this is one more, and room for it
+         has to be made first.
+        """
         ledger, place = reservation.ledger, reservation.place
         old_size, old_content = self._look_up(place)
-        entries = int(old_size == 0) - reservation.entries
-        if entries > 0:  # The entry to be replaced was evicted meanwhile.
-            self._reserve_entry(ledger, place)
-            reservation.entries = 1
-            entries = 0
+        if not old_size and not reservation.entries:
+            reservation.become_one_more()
+            return False
         os.rename(reservation.temporary, place.path)
         if old_size:
-            ledger.add(place.shard, -old_size, entries)
+            ledger.add(place.shard, -old_size, -reservation.entries)
         if old_content:
             _unlink_quietly(f"{place.directory}/{old_content}")
-
-    def _reserve_entry(self, ledger: Ledger, place: _Place) -> None:
-        ledger.add(place.shard, 0, 1)
-        if not ledger.holds(self._bound):
-            ledger.add(place.shard, 0, -1)
-            raise NoRoom
+        return True
 
     def _look_up(self, place: _Place) -> tuple[int, str]:
         """What the entry at a place is charged, 0 if there is none, and the name of its content."""

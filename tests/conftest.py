@@ -1,0 +1,116 @@
+"""
+What the tests share: directories, a clock that is moved by hand, stores, other processes, and the check of a directory.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from dogpile_filesystem.ledger import BLOCK, Usage
+from dogpile_filesystem.store import Store
+
+
+class Clock:
+    """
+    A clock that stands until it is moved.
+    """
+
+    def __init__(self, now: float = 1_700_000_000.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+    def move(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def base_dir(tmp_path):
+    return str(tmp_path / "cache")
+
+
+@pytest.fixture
+def make_store(base_dir, clock):
+    """
+    Makes stores on one directory.
+    """
+
+    def make(**arguments):
+        return Store(base_dir, **{"clock": clock, **arguments})
+
+    return make
+
+
+def _files(base_dir: str):
+    for directory, _, names in os.walk(os.path.join(base_dir, "values")):
+        for name in names:
+            yield os.path.join(directory, name)
+
+
+@pytest.fixture
+def files(base_dir):
+    """
+    Lists the files under values/ by the last part of their names.
+    """
+    return lambda: {os.path.basename(path): path for path in _files(base_dir)}
+
+
+@pytest.fixture
+def usage_on_disk(base_dir):
+    """
+    What lies on the disk, counted without the ledger: each file in whole blocks, and entries by their plain names.
+    """
+
+    def count() -> Usage:
+        size = entries = 0
+        for path in _files(base_dir):
+            size += -(-os.path.getsize(path) // BLOCK) * BLOCK
+            entries += "." not in os.path.basename(path)
+        return Usage(size, entries, 256)
+
+    return count
+
+
+@pytest.fixture
+def spawn():
+    """
+    Starts Python programs, given as text, in processes of their own. What still runs at the end is killed.
+    """
+    started: list[subprocess.Popen[str]] = []
+
+    def start(program: str, *arguments: object) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-c", textwrap.dedent(program), *map(str, arguments)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def open_descriptors():
+    """
+    Counts the descriptors of this process.
+    """
+    if not Path("/proc/self/fd").exists():
+        pytest.skip("counts descriptors in /proc")
+    return lambda: len(os.listdir("/proc/self/fd"))

@@ -1,0 +1,147 @@
+"""
+Uses of entries: when they reach the disk, and what happens to them at a fork and at the end.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+
+import pytest
+
+from dogpile_filesystem import recency as recency_module
+from dogpile_filesystem.recency import DELAY, LIMIT, Recency
+
+
+@pytest.fixture
+def recency(clock):
+    made = Recency(clock)
+    yield made
+    made.stop_before_fork()
+
+
+@pytest.fixture
+def entry(tmp_path, clock):
+    path = tmp_path / "entry"
+    path.touch()
+    os.utime(path, (clock() - 1, clock() - 1))
+    return str(path)
+
+
+def last_use(path):
+    return os.stat(path).st_mtime_ns
+
+
+def test_stamps_are_in_order(recency, clock):
+    """Every stamp is later than the one before, even if the clock stands or goes back."""
+    stamps = [recency.stamp() for _ in range(3)]
+    clock.move(-5)
+    stamps.append(recency.stamp())
+    assert stamps == sorted(set(stamps))
+
+
+def test_note_costs_no_write(recency, entry, clock):
+    """A use is only written by the flush, and a thousand uses are one write, of the last."""
+    before = last_use(entry)
+    for _ in range(1000):
+        clock.move(1)
+        recency.note(entry)
+    assert last_use(entry) == before
+    recency.flush()
+    assert last_use(entry) == int(clock() * 1e9)
+
+
+def test_many_pending_are_written(recency, entry, clock):
+    """When LIMIT uses are pending they are written at once."""
+    recency.note(entry)
+    for number in range(LIMIT - 2):
+        recency.note(f"/nonexistent/{number}")
+    before = last_use(entry)
+    recency.note("/nonexistent/last")
+    assert last_use(entry) > before
+
+
+def test_written_by_itself(recency, entry, monkeypatch):
+    """The uses of a process that then falls idle are written by themselves, within the promised 5 seconds."""
+    assert DELAY < 5
+    monkeypatch.setattr(recency_module, "DELAY", 0.01)
+    before = last_use(entry)
+    recency.note(entry)
+    timer = recency._timer
+    assert timer.daemon
+    timer.join()
+    assert last_use(entry) > before
+    assert recency._timer is None
+
+
+def test_never_backwards(recency, entry, clock):
+    """A use noted before another process wrote or used the entry does not make it older again."""
+    recency.note(entry)
+    later = clock() + 100
+    os.utime(entry, (later, later))
+    recency.flush()
+    assert last_use(entry) == int(later * 1e9)
+
+
+def test_forgotten(recency, entry):
+    """A use of an entry that was written anew is not written."""
+    before = last_use(entry)
+    recency.note(entry)
+    recency.forget(entry)
+    recency.flush()
+    assert last_use(entry) == before
+
+
+def test_not_the_owner(recency, entry, monkeypatch):
+    """Who may not set a time but may write the file sets it to now; who may not even that is not bothered."""
+    utime, calls = os.utime, []
+
+    def refuse(path, *, ns=None, follow_symlinks=True):
+        calls.append(ns)
+        if ns is not None or len(calls) > 2:
+            raise PermissionError(1, "not permitted", path)
+        utime(path, follow_symlinks=follow_symlinks)
+
+    monkeypatch.setattr(os, "utime", refuse)
+    before = last_use(entry)
+    recency.note(entry)
+    recency.flush()
+    assert last_use(entry) != before
+    assert calls[1] is None
+    os.truncate(entry, 0)
+    utime(entry, (1, 1))
+    recency.note(entry)
+    recency.flush()
+    assert last_use(entry) == int(1e9)
+
+
+def test_fork_with_pending_uses(recency, entry):
+    """A fork ends our thread before it; the parent writes its uses later, the child never does."""
+    recency.note(entry)
+    assert recency._timer is not None
+    timer = recency._timer
+    child = os.fork()
+    if child == 0:
+        threads = threading.active_count()
+        os._exit(0 if threads == 1 and not recency._pending and recency._timer is None else 1)
+    assert not timer.is_alive()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert recency._timer is not None
+    assert list(recency._pending) == [entry]
+
+
+def test_written_at_exit(spawn, entry, clock):
+    """What is pending when a process ends is written."""
+    before = last_use(entry)
+    process = spawn(
+        """
+        import sys
+        from dogpile_filesystem.recency import Recency
+        recency = Recency(lambda: float(sys.argv[2]))
+        recency.note(sys.argv[1])
+        """,
+        entry,
+        clock() + 50,
+    )
+    assert process.wait() == 0
+    assert last_use(entry) == before + int(51 * 1e9)
