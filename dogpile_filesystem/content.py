@@ -162,8 +162,7 @@ def _descriptor(file: BinaryIO) -> int | None:
 def _movable_path(file: BinaryIO, fd: int) -> str | None:
     """The path of the file, if to rename it is to move this very file and nobody deletes it later."""
     name = file.name
-    # A NamedTemporaryFile with delete=True would remove, at its end, whatever then has its name.
-    if not isinstance(name, str) or getattr(file, "delete", False):
+    if not isinstance(name, str) or _deletes_its_name(file):
         return None
     try:
         named = os.stat(name, follow_symlinks=False)
@@ -171,6 +170,12 @@ def _movable_path(file: BinaryIO, fd: int) -> str | None:
         return None
     # With a second name, someone could change the content of the entry later.
     return name if named.st_nlink == 1 and os.path.samestat(named, os.fstat(fd)) else None
+
+
+def _deletes_its_name(file: BinaryIO) -> bool:
+    """Whether it is a NamedTemporaryFile with delete=True, which at its end would remove whatever has its name then."""
+    # Only the private closer of tempfile's wrapper knows. Where there is none to ask, the answer is yes.
+    return type(file).__module__ == "tempfile" and getattr(getattr(file, "_closer", None), "delete", True)
 
 
 def _copy_in_kernel(source_fd: int, target_fd: int, length: int) -> int:

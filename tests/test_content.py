@@ -142,6 +142,14 @@ def test_name_that_is_not_only_this_file(source_path, target, change):
     assert source_path.exists()
 
 
+def test_temporary_file_that_stays(target, tmp_path):
+    """A NamedTemporaryFile with delete=False is moved."""
+    with tempfile.NamedTemporaryFile(delete=False, dir=tmp_path) as file:
+        file.write(b"content")
+        assert take_in(file, target, movable=True) == b"content"
+    assert not os.path.exists(file.name)
+
+
 def test_file_that_deletes_itself(target):
     """A NamedTemporaryFile with delete=True is copied: moved, it would delete whatever gets its name later."""
     with tempfile.NamedTemporaryFile() as file:

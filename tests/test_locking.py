@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import itertools
 import os
 import signal
 import threading
@@ -73,10 +74,10 @@ def must_block(call):
     thread.join(0.05)
     assert thread.is_alive(), "it did not block"
 
-    def finish():
-        thread.join(10)
-        assert not thread.is_alive(), "it hangs"
-        return result[0]
+    def finish(*, but_not_yet=False):
+        thread.join(0.05 if but_not_yet else 10)
+        assert thread.is_alive() is but_not_yet
+        return None if but_not_yet else result[0]
 
     return finish
 
@@ -179,14 +180,16 @@ def test_two_paths_of_one_file(make_mutex, hold, path, tmp_path):
     assert not mutex.acquire(False)
 
 
-def test_nothing_here_closes_a_second_descriptor(make_mutex, spawn, path):
-    """Everything this package does with the lock file leaves the locks of the process alone."""
+def test_one_descriptor(make_mutex, spawn, path, open_descriptors):
+    """Whatever this package does with the lock file, it opens it once, and drops no lock of the process."""
     mutex = make_mutex()
     assert mutex.acquire()
+    before = open_descriptors()
     for _ in range(3):
         open_lock_file(path)
         assert make_mutex().locked()
         assert not make_mutex().acquire(False)
+    assert open_descriptors() == before
     process = spawn(
         """
         import sys
@@ -310,7 +313,7 @@ def test_replaced_while_waiting(make_mutex, path, hold):
     new_holder = hold()
     go_on(process)
     assert process.stdout.readline() == "released\n"
-    assert not make_mutex().acquire(False)
+    finish(but_not_yet=True)
     go_on(new_holder)
     assert finish() is True
 
@@ -328,6 +331,25 @@ def test_fork_while_held(make_mutex):
     assert mutex.locked()
     mutex.release()
     assert not mutex.locked()
+
+
+def test_stale_release_in_a_child(make_mutex):
+    """Code of the parent that goes on in a child and releases there does not take the lock from its holder in the child."""
+    inherited = make_mutex()
+    assert inherited.acquire()
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)
+        os.read(reading, 1)
+        assert make_mutex().acquire()
+        inherited.release()
+        os._exit(0 if not make_mutex().acquire(False) else 1)
+    inherited.release()
+    os.write(writing, b"x")
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    os.close(reading)
+    os.close(writing)
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
@@ -451,7 +473,7 @@ def test_threads_and_processes(spawn, path):
         holds += [tuple(map(int, line.split())) for line in rest]
     assert len(holds) == 12_800
     holds.sort()
-    for (key, _, end), (next_key, start, _) in zip(holds, holds[1:], strict=False):
+    for (key, _, end), (next_key, start, _) in itertools.pairwise(holds):
         assert key != next_key or start >= end
 
 
