@@ -32,7 +32,9 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from dogpile_filesystem import entry
+from dogpile_filesystem.files import read_file, unlink_quietly
 from dogpile_filesystem.ledger import SHARDS, Bound, Ledger, Usage, charge
+from dogpile_filesystem.reservation import TEMPORARY_SUFFIX, parse_temporary
 
 #: Up to so many entries, the order of eviction is exact.
 EXACT = 1000
@@ -42,8 +44,6 @@ SAMPLE = 500
 BATCH = 64
 #: Seconds after which a temporary file is taken for a dead writer's.
 STALE = 3600.0
-
-TEMPORARY_SUFFIX = ".tmp"
 
 
 class Candidate(NamedTuple):
@@ -82,19 +82,6 @@ class _Listing:
                         self.contents[name] = file.stat(follow_symlinks=False)
                     else:
                         self.entries[name] = file.stat(follow_symlinks=False)
-
-
-def temporary_name(unique: str, size: int, entries: int) -> str:
-    """The name of a temporary file, which tells a visit what has been reserved for it: bytes, and 0 or 1 entries."""
-    return f".{unique}-{size:x}-{entries}{TEMPORARY_SUFFIX}"
-
-
-def _parse_temporary(name: str) -> tuple[str, int, int]:
-    try:
-        unique, size, entries = name[1 : -len(TEMPORARY_SUFFIX)].split("-")
-        return unique, int(size, 16), int(entries)
-    except ValueError:  # Not one of ours. It goes when it is stale.
-        return name, 0, 0
 
 
 class Evictor:
@@ -222,9 +209,9 @@ class Evictor:
         unfinished = set()
         size_reserved = entries_reserved = 0
         for name, stat in listing.temporaries.items():
-            if self._clock() - stat.st_mtime > STALE and _unlink(f"{directory}/{name}"):
+            if self._clock() - stat.st_mtime > STALE and unlink_quietly(f"{directory}/{name}"):
                 continue
-            unique, size, entries = _parse_temporary(name)
+            unique, size, entries = parse_temporary(name)
             unfinished.add(unique)
             size_reserved += size
             entries_reserved += entries
@@ -242,7 +229,7 @@ class Evictor:
                 of_entry[owner] = (name, charge(stat.st_size))
             else:
                 # Under the shard's lock a content has its entry or its temporary file: this one was left behind.
-                _unlink(f"{directory}/{name}")
+                unlink_quietly(f"{directory}/{name}")
         return of_entry
 
     def is_sweep_due(self) -> bool:
@@ -288,16 +275,7 @@ class Evictor:
 
 def _refers_to(path: str, name: str) -> bool:
     try:
-        with open(path, "rb") as file:
-            data = file.read()
+        data = read_file(path)
         return entry.Content.unpack(entry.decode(entry.FILE, entry.key_of(data), data)[0]).name == name
     except (OSError, entry.Damaged):
         return False
-
-
-def _unlink(path: str) -> bool:
-    try:
-        os.unlink(path)
-    except OSError:
-        return False
-    return True

@@ -12,20 +12,11 @@ Layout::
         .<unique>-<size>-<entries>.tmp
                              being written; so many bytes and entries are reserved for it
 
-A value on its way has these states:
-
-1. *reserved*: its bytes are in the ledger, and its temporary file exists, empty. Both are made under the shard's lock,
-   so that whoever counts the shard finds either none or both.
-2. *written*: the temporary file is complete. Nobody else reads it.
-3. *published*: renamed to its final name, under the shard's lock, in which the bytes of the entry it replaced are
-   taken off the ledger. Or *cancelled*: the file removed, the bytes given back.
-
 Concurrency. A reader takes no lock: it opens, reads and checks an entry, and gets it as it was written, or nothing. The
 rename alone decides which; locks only keep the ledger right.
 
-Crash. Whoever is killed leaves at most a temporary file, or a content without an entry, and a ledger too high. The next
-visit to the shard (see eviction.py) mends all three. After a power cut an entry may be empty or torn under its final
-name: it does not pass its checks, and is a miss.
+Crash. What a killed process leaves is mended by the next visit to its shard (see reservation.py). After a power cut an
+entry may be empty or torn under its final name: it does not pass its checks, and is a miss.
 
 Limits. Nothing here raises for trouble with the filesystem: a read is then a miss, a value is not kept, and what it
 should have replaced is removed, so that nobody gets something stale. Directories and the lock file are not counted.
@@ -34,29 +25,34 @@ should have replaced is removed, so that nobody gets something stale. Directorie
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import BinaryIO, NamedTuple, TypeVar
 
 from dogpile_filesystem import entry
 from dogpile_filesystem.content import Source
 from dogpile_filesystem.entry import FILE, VALUE
-from dogpile_filesystem.eviction import Evictor, temporary_name
+from dogpile_filesystem.eviction import Evictor
 from dogpile_filesystem.failures import Failures
+from dogpile_filesystem.files import (
+    CREATE_FLAGS,
+    DIR_MODE,
+    FILE_MODE,
+    Reader,
+    open_reader,
+    read_file,
+    unlink_quietly,
+    write_all,
+)
 from dogpile_filesystem.ledger import SHARDS, Bound, Ledger, Usage, charge, key_offset
 from dogpile_filesystem.locking import KeyMutex, LockFile, detached_lock_file, open_lock_file
 from dogpile_filesystem.recency import Recency
+from dogpile_filesystem.reservation import Place, Reservation, unique
 
 _T = TypeVar("_T")
 
-_DIR_MODE, _FILE_MODE = 0o700, 0o600
-_READ_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
-_WRITE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
-#: The first read asks for so many bytes: most entries are read in one call.
-_READ_SIZE = 1 << 16
 #: A value charged no more bytes than this is written while its shard is locked: 64 KiB take some 20 us.
 _SMALL = 1 << 16
 #: A content may be replaced between reading its entry and opening it, so the entry is read again, so often at most.
@@ -74,17 +70,6 @@ class NoRoom(Exception):
     """No room can be made: what is there is being written, or cannot be removed, or is not yet counted."""
 
 
-class Reader(io.BufferedReader):
-    """
-    A stored file, opened for one reader, who closes it.
-
-    A reader that is dropped unclosed is closed quietly: dogpile drops those of expired values.
-    """
-
-    def __del__(self) -> None:
-        self.close()
-
-
 class StoredFile(NamedTuple):
     """
     A hit on a file.
@@ -95,77 +80,6 @@ class StoredFile(NamedTuple):
 
     file: Reader
     metadata: bytes
-
-
-class _Place(NamedTuple):
-    """Where a key's entry lies."""
-
-    kind: int
-    key: bytes
-    digest: str
-    directory: str
-    path: str
-    shard: int
-
-
-class _Reservation:
-    """A value in the state *reserved* or *written*."""
-
-    __slots__ = ("entries", "fd", "ledger", "place", "size", "temporary", "unique")
-
-    def __init__(self, ledger: Ledger, place: _Place, unique: str, size: int, entries: int) -> None:
-        self.ledger = ledger
-        self.place = place
-        self.size = size
-        self.entries = entries
-        self.unique = unique
-        self.temporary = f"{place.directory}/{temporary_name(unique, size, entries)}"
-        #: The temporary file, open for writing; -1: not open.
-        self.fd = -1
-
-    @property
-    def content(self) -> str:
-        """Where the content goes, if the entry is a file."""
-        return f"{self.place.path}.{self.unique}"
-
-    def become_one_more(self) -> None:
-        """Reserve an entry, which was to replace another one. The shard is locked."""
-        self.ledger.add(self.place.shard, 0, 1)
-        self.entries = 1
-        renamed = f"{self.place.directory}/{temporary_name(self.unique, self.size, 1)}"
-        os.rename(self.temporary, renamed)
-        self.temporary = renamed
-
-    def write(self, parts: list[bytes], stamp: int) -> None:
-        """Write the entry, created and last used at ``stamp``, and close it."""
-        _write_all(self.fd, parts)
-        os.utime(self.fd, ns=(stamp, stamp))
-        self.close()
-
-    def close(self) -> None:
-        """Close the temporary file, if it is open."""
-        fd, self.fd = self.fd, -1
-        if fd >= 0:
-            os.close(fd)  # It may fail: then the entry is not known to be written.
-
-
-class _Unique:
-    """Names that no other process uses: a random number of the process and a count."""
-
-    def __init__(self) -> None:
-        self.renew()
-
-    def renew(self) -> None:
-        """Start anew, in a child that must not go on with its parent's names."""
-        self._process = os.urandom(8).hex()
-        self._count = iter(range(1 << 62))
-
-    def __call__(self) -> str:
-        return f"{self._process}{next(self._count):x}"
-
-
-_unique = _Unique()
-os.register_at_fork(after_in_child=_unique.renew)
 
 
 class Store:
@@ -209,7 +123,7 @@ class Store:
         digest = entry.digest(kind, key)
         path = f"{self._values_dir}/{digest[:2]}/{digest}"
         try:
-            payload, created_ns = entry.decode(kind, key, _read_file(path))
+            payload, created_ns = entry.decode(kind, key, read_file(path))
         except FileNotFoundError:
             self._sweep()
             return None
@@ -248,9 +162,9 @@ class Store:
         return None
 
     @staticmethod
-    def _open_content(place: _Place, payload: bytes) -> StoredFile:
+    def _open_content(place: Place, payload: bytes) -> StoredFile:
         content = entry.Content.unpack(payload)
-        file = Reader(io.FileIO(f"{place.directory}/{content.name}", "rb", opener=_open_to_read))
+        file = open_reader(f"{place.directory}/{content.name}")
         length = os.fstat(file.fileno()).st_size
         if length != content.length:
             file.close()
@@ -259,9 +173,9 @@ class Store:
         file.seek(content.position)
         return StoredFile(file, content.metadata)
 
-    def _is_whole(self, place: _Place) -> bool:
+    def _is_whole(self, place: Place) -> bool:
         try:
-            payload, _ = entry.decode(place.kind, place.key, _read_file(place.path))
+            payload, _ = entry.decode(place.kind, place.key, read_file(place.path))
             if place.kind == FILE:
                 self._open_content(place, payload).file.close()
         except (entry.Damaged, FileNotFoundError):
@@ -280,7 +194,7 @@ class Store:
         """
         stamp = self._recency.stamp()
         parts = [entry.head(VALUE, key, payload, stamp), payload]
-        return self._put(self._place(VALUE, key), _unique(), parts, stamp)
+        return self._put(self._place(VALUE, key), unique(), parts, stamp)
 
     def put_file(self, key: bytes, file: BinaryIO, metadata: bytes = b"", *, movable: bool = False) -> bool:
         """
@@ -295,22 +209,24 @@ class Store:
         source = Source(file, movable=movable)
         place = self._place(FILE, key)
         stamp = self._recency.stamp()
-        unique = _unique()
-        content = entry.Content(f"{place.digest}.{unique}", source.length, source.position, metadata)
+        unique_part = unique()
+        content = entry.Content(f"{place.digest}.{unique_part}", source.length, source.position, metadata)
         payload = content.pack()
         parts = [entry.head(FILE, key, payload, stamp), payload]
-        kept = self._put(place, unique, parts, stamp, source)
+        kept = self._put(place, unique_part, parts, stamp, source)
         if kept:
             source.discard_copied()
         return kept
 
-    def _put(self, place: _Place, unique: str, parts: list[bytes], stamp: int, source: Source | None = None) -> bool:
+    def _put(
+        self, place: Place, unique_part: str, parts: list[bytes], stamp: int, source: Source | None = None
+    ) -> bool:
         """Store an entry that consists of these two parts, and its content if it is a file."""
         size = charge(len(parts[0]) + len(parts[1])) + (charge(source.length) if source else 0)
         try:
             if self._bound.size is not None and size > self._bound.size:
                 raise TooLarge
-            self._store(place, unique, size, parts, stamp, source)
+            self._store(place, unique_part, size, parts, stamp, source)
         except OSError as error:
             self.failures.report_error(error, "a value was not stored")
         except TooLarge:
@@ -325,7 +241,7 @@ class Store:
         return False
 
     def _store(
-        self, place: _Place, unique: str, size: int, parts: list[bytes], stamp: int, source: Source | None
+        self, place: Place, unique_part: str, size: int, parts: list[bytes], stamp: int, source: Source | None
     ) -> None:
         """Reserve, write, publish; or cancel."""
         ledger = self._recent_ledger()
@@ -333,51 +249,48 @@ class Store:
         reservation = None
         try:
             with shard:
-                reservation = self._reserve(ledger, place, unique, size)
+                reservation = self._reserve(ledger, place, unique_part, size)
                 # What is written in no time is not worth a second lock.
                 published = size <= _SMALL and source is None and ledger.is_complete and ledger.holds(self._bound)
                 if published:
                     reservation.write(parts, stamp)
-                    self._publish(reservation)
+                    reservation.publish()
             if not published:
                 self._make_room(ledger, place)
                 if source:
-                    source.take_in(reservation.content, _FILE_MODE)
+                    source.take_in(reservation.content_path, FILE_MODE)
                 reservation.write(parts, stamp)
                 with shard:
-                    published = self._publish(reservation)
+                    published = reservation.publish()
                 if not published:
                     self._make_room(ledger, place)
                     with shard:
-                        self._publish(reservation)
+                        reservation.publish()
         except BaseException:
             if reservation is not None:
-                self._cancel(reservation)
+                self._cancel(reservation, ledger, place)
             raise
 
-    def _reserve(self, ledger: Ledger, place: _Place, unique: str, size: int) -> _Reservation:
+    def _reserve(self, ledger: Ledger, place: Place, unique_part: str, size: int) -> Reservation:
         """The shard is locked."""
         # To replace an entry must not evict another one for the sake of `max_entries`.
         entries = 0 if self._bound.entries is not None and os.path.exists(place.path) else 1
-        reservation = _Reservation(ledger, place, unique, size, entries)
-        ledger.add(place.shard, size, entries)
         try:
-            reservation.fd = self._create(reservation.temporary)
-        except BaseException:
-            ledger.add(place.shard, -size, -entries)
-            raise
-        return reservation
-
-    def _create(self, temporary: str) -> int:
-        try:
-            return os.open(temporary, _WRITE_FLAGS, _FILE_MODE)
+            return Reservation(ledger, place, unique_part, size, entries)
         except FileNotFoundError:
             self.make_directories()
             with contextlib.suppress(FileExistsError):
-                os.mkdir(os.path.dirname(temporary), _DIR_MODE)
-            return os.open(temporary, _WRITE_FLAGS, _FILE_MODE)
+                os.mkdir(place.directory, DIR_MODE)
+            return Reservation(ledger, place, unique_part, size, entries)
 
-    def _make_room(self, ledger: Ledger, place: _Place) -> None:
+    def _cancel(self, reservation: Reservation, ledger: Ledger, place: Place) -> None:
+        with contextlib.suppress(OSError):
+            with ledger.shard(place.shard):
+                cancelled = reservation.cancel()
+            if not cancelled:
+                self._evictor.visit(ledger, place.shard)
+
+    def _make_room(self, ledger: Ledger, place: Place) -> None:
         if not ledger.is_complete and not self._evictor.count(ledger) and self._bound != (None, None):
             raise NoRoom
         if ledger.holds(self._bound):
@@ -388,77 +301,34 @@ class Store:
         if not self._evictor.make_room(ledger):
             raise NoRoom
 
-    def _publish(self, reservation: _Reservation) -> bool:
-        """
-        The shard is locked.
-
-        :return: False: not yet. The entry to be replaced has gone meanwhile, so that this is one more, and room for it
-         has to be made first.
-        """
-        ledger, place = reservation.ledger, reservation.place
-        old_size, old_content = self._look_up(place)
-        if not old_size and not reservation.entries:
-            reservation.become_one_more()
-            return False
-        os.rename(reservation.temporary, place.path)
-        if old_size:
-            ledger.add(place.shard, -old_size, -reservation.entries)
-        if old_content:
-            _unlink_quietly(f"{place.directory}/{old_content}")
-        return True
-
-    def _look_up(self, place: _Place) -> tuple[int, str]:
-        """What the entry at a place is charged, 0 if there is none, and the name of its content."""
-        try:
-            # A file emptied by a power cut is there, too.
-            size = charge(os.stat(place.path, follow_symlinks=False).st_size) or charge(1)
-        except FileNotFoundError:
-            return 0, ""
-        if place.kind == VALUE:
-            return size, ""
-        try:
-            name = entry.Content.unpack(entry.decode(place.kind, place.key, _read_file(place.path))[0]).name
-            return size + charge(os.stat(f"{place.directory}/{name}").st_size), name
-        except (entry.Damaged, entry.OtherKey, FileNotFoundError):
-            return size, ""  # A content that is left behind is counted and removed by the next visit.
-
-    def _cancel(self, reservation: _Reservation) -> None:
-        """Take back a reservation, and whatever was written for it."""
-        ledger, place = reservation.ledger, reservation.place
-        with contextlib.suppress(OSError):
-            reservation.close()
-        with contextlib.suppress(OSError):
-            with ledger.shard(place.shard):
-                _unlink_quietly(reservation.content)
-                if _unlink_quietly(reservation.temporary):
-                    ledger.add(place.shard, -reservation.size, -reservation.entries)
-                    return
-            # Whoever deleted the directory took the reservation with it, or will: count anew.
-            self._evictor.visit(ledger, place.shard)
-
     # Removing
 
     def remove(self, key: bytes, kind: int = VALUE) -> bool:
         """Remove the entry under a key; whether there was one."""
         return self._remove(self._place(kind, key))
 
-    def _remove_damaged(self, place: _Place, damage: object) -> None:
+    def _remove_damaged(self, place: Place, damage: object) -> None:
         """Remove an entry that did not pass its checks, if it still does not."""
         self.failures.report("damaged", "removed a damaged entry, %s: %s", place.path, damage)
-        self._remove(place, unless=self._is_whole)
+        with contextlib.suppress(OSError):
+            ledger = self._current_ledger()
+            with ledger.shard(place.shard):
+                if self._is_whole(place):
+                    return
+                os.unlink(place.path)
+            # What it was charged nobody knows any more: count anew.
+            self._evictor.visit(ledger, place.shard)
 
-    def _remove(self, place: _Place, unless: Callable[[_Place], bool] | None = None) -> bool:
+    def _remove(self, place: Place) -> bool:
         try:
             os.stat(place.path, follow_symlinks=False)  # Nothing to lock for, mostly.
             self._recency.forget(place.path)
             ledger = self._current_ledger()
             with ledger.shard(place.shard):
-                if unless is not None and unless(place):
-                    return False
-                size, content = self._look_up(place)
+                size, content = place.look_up() or (0, "")
                 os.unlink(place.path)
                 if content:
-                    _unlink_quietly(f"{place.directory}/{content}")
+                    unlink_quietly(f"{place.directory}/{content}")
                 ledger.add(place.shard, -size, -1)
         except FileNotFoundError:
             return False
@@ -474,7 +344,7 @@ class Store:
         What is being written meanwhile may be lost.
         """
         try:
-            trash = os.path.join(self.base_dir, f"values.{_unique()}")
+            trash = os.path.join(self.base_dir, f"values.{unique()}")
             with contextlib.suppress(FileNotFoundError):
                 os.rename(self._values_dir, trash)
             for name in os.listdir(self.base_dir):
@@ -529,16 +399,19 @@ class Store:
 
         :raises OSError: they cannot be made.
         """
-        os.makedirs(self.base_dir, _DIR_MODE, exist_ok=True)
+        os.makedirs(self.base_dir, DIR_MODE, exist_ok=True)
         with contextlib.suppress(FileExistsError):
-            os.mkdir(self._values_dir, _DIR_MODE)
+            os.mkdir(self._values_dir, DIR_MODE)
         with contextlib.suppress(FileExistsError):
-            with _closing(os.open(os.path.join(self.base_dir, "CACHEDIR.TAG"), _WRITE_FLAGS, 0o644)) as fd:
-                _write_all(fd, [_TAG])
+            fd = os.open(os.path.join(self.base_dir, "CACHEDIR.TAG"), CREATE_FLAGS, 0o644)
+            try:
+                write_all(fd, [_TAG])
+            finally:
+                os.close(fd)
 
     def _open_lock_file(self) -> LockFile:
         try:
-            return self._with_base_dir(lambda: open_lock_file(self._lock_path, _FILE_MODE))
+            return self._with_base_dir(lambda: open_lock_file(self._lock_path, FILE_MODE))
         except OSError as error:
             self.failures.report_error(error, "cannot open the lock file, so a value may be created twice")
             return detached_lock_file(self._lock_path)
@@ -555,7 +428,7 @@ class Store:
         ledger = self._ledger
         if ledger is None or not ledger.file.is_current():
             ledger = self._ledger = self._with_base_dir(
-                lambda: Ledger.open(self._lock_path, is_fresh=self._is_empty, mode=_FILE_MODE)
+                lambda: Ledger.open(self._lock_path, is_fresh=self._is_empty, mode=FILE_MODE)
             )
         return ledger
 
@@ -572,50 +445,7 @@ class Store:
         except FileNotFoundError:
             return True
 
-    def _place(self, kind: int, key: bytes) -> _Place:
+    def _place(self, kind: int, key: bytes) -> Place:
         digest = entry.digest(kind, key)
         directory = f"{self._values_dir}/{digest[:2]}"
-        return _Place(kind, key, digest, directory, f"{directory}/{digest}", int(digest[:2], 16))
-
-
-def _open_to_read(path: str, _flags: int) -> int:
-    return os.open(path, _READ_FLAGS)
-
-
-def _unlink_quietly(path: str) -> bool:
-    try:
-        os.unlink(path)
-    except OSError:
-        return False
-    return True
-
-
-def _read_file(path: str) -> bytes:
-    fd = os.open(path, _READ_FLAGS)
-    try:
-        data = os.read(fd, _READ_SIZE)
-        if len(data) < _READ_SIZE:
-            return data
-        chunks = [data]
-        while chunks[-1]:
-            chunks.append(os.read(fd, max(_READ_SIZE, os.fstat(fd).st_size)))
-        return b"".join(chunks)
-    finally:
-        os.close(fd)
-
-
-def _write_all(fd: int, parts: list[bytes]) -> None:
-    """Write the parts one after the other: a call may write less than it was asked, without an error."""
-    left = sum(map(len, parts)) - os.writev(fd, parts)
-    if left:
-        rest = memoryview(b"".join(parts))[-left:]
-        while rest:
-            rest = rest[os.write(fd, rest) :]
-
-
-@contextlib.contextmanager
-def _closing(fd: int) -> Iterator[int]:
-    try:
-        yield fd
-    finally:
-        os.close(fd)
+        return Place(kind, key, digest, directory, f"{directory}/{digest}", int(digest[:2], 16))

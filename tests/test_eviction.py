@@ -14,6 +14,7 @@ import pytest
 
 from dogpile_filesystem import eviction
 from dogpile_filesystem.ledger import BLOCK, Usage
+from dogpile_filesystem.reservation import Reservation
 
 
 def names(numbers):
@@ -86,8 +87,8 @@ def test_entry_being_replaced_goes_last(make_store, clock, monkeypatch):
     store = make_store(cache_size=2 * BLOCK)
     put_all(store, clock, [b"0", b"1"])
     seen = []
-    publish = store._publish
-    monkeypatch.setattr(store, "_publish", lambda reservation: (seen.append(kept(store, [b"0"])), publish(reservation)))
+    publish = Reservation.publish
+    monkeypatch.setattr(Reservation, "publish", lambda self: (seen.append(kept(store, [b"0"])), publish(self))[1])
     put_all(store, clock, [b"0"])
     assert seen == [[b"0"]]
     assert kept(store, [b"0", b"1"]) == [b"0"]

@@ -334,7 +334,7 @@ def test_fork_while_held(make_mutex):
 
 
 def test_stale_release_in_a_child(make_mutex):
-    """Code of the parent that goes on in a child and releases there does not take the lock from its holder in the child."""
+    """Code of the parent that goes on in a child, and releases there, does not take the lock from the child."""
     inherited = make_mutex()
     assert inherited.acquire()
     reading, writing = os.pipe()

@@ -100,8 +100,8 @@ def test_replaced_while_found_damaged(make_store, monkeypatch):
     store = make_store()
     put_all(store, b"a")
     torn = iter([b"torn"])
-    read_file = store_module._read_file
-    monkeypatch.setattr(store_module, "_read_file", lambda path: next(torn, None) or read_file(path))
+    read_file = store_module.read_file
+    monkeypatch.setattr(store_module, "read_file", lambda path: next(torn, None) or read_file(path))
     assert store.get(b"a") is None
     assert store.get(b"a") == b"value of a"
 
