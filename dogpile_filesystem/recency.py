@@ -8,7 +8,8 @@ them, and at exit. An entry used a thousand times in between costs one ``utime``
 Concurrency. The delayed flush is made by a daemon thread that lives only while uses are pending, so that the last uses
 of a process that then falls idle count too. Before a fork that thread is ended; the child starts with nothing pending.
 
-Crash. A killed process loses the uses of its last :data:`DELAY` seconds.
+Crash. A killed process loses the uses of its last :data:`DELAY` seconds, and so does one that ends without its exit
+handlers, as the forked children of multiprocessing do.
 
 Limits. Where times cannot be set, as on a filesystem mounted read-only, uses do not count. Filesystems with whole
 seconds keep the order only to the second.

@@ -1,17 +1,6 @@
 """
 A size-bounded store of values and files under one directory, shared by threads and processes.
 
-Layout::
-
-    base_dir/
-      CACHEDIR.TAG             tells backup programs to skip the directory
-      lock                     ledger and locks: see ledger.py
-      values/00 ... values/ff/ 256 shards, by the first byte of the key's digest
-        <digest>               an entry: see entry.py
-        <digest>.<unique>      the content of an entry that is a file: nothing but the user's bytes
-        .<unique>-<size>-<entries>.tmp
-                             being written; so many bytes and entries are reserved for it
-
 Concurrency. A reader takes no lock: it opens, reads and checks an entry, and gets it as it was written, or nothing. The
 rename alone decides which; locks only keep the ledger right.
 
@@ -29,37 +18,24 @@ import os
 import shutil
 import time
 from collections.abc import Callable
-from typing import BinaryIO, NamedTuple, TypeVar
+from typing import BinaryIO, NamedTuple
 
 from dogpile_filesystem import entry
 from dogpile_filesystem.content import Source
+from dogpile_filesystem.directory import Directory
 from dogpile_filesystem.entry import FILE, VALUE
 from dogpile_filesystem.eviction import Evictor
 from dogpile_filesystem.failures import Failures
-from dogpile_filesystem.files import (
-    CREATE_FLAGS,
-    DIR_MODE,
-    FILE_MODE,
-    Reader,
-    open_reader,
-    read_file,
-    unlink_quietly,
-    write_all,
-)
-from dogpile_filesystem.ledger import SHARDS, Bound, Ledger, Usage, charge, key_offset
-from dogpile_filesystem.locking import KeyMutex, LockFile, detached_lock_file, open_lock_file
+from dogpile_filesystem.files import FILE_MODE, Reader, open_reader, read_file, unlink_quietly
+from dogpile_filesystem.ledger import SHARDS, Bound, Ledger, Usage, charge
+from dogpile_filesystem.mutex import KeyMutex
 from dogpile_filesystem.recency import Recency
 from dogpile_filesystem.reservation import Place, Reservation, unique
-
-_T = TypeVar("_T")
 
 #: A value charged no more bytes than this is written while its shard is locked: 64 KiB take some 20 us.
 _SMALL = 1 << 16
 #: A content may be replaced between reading its entry and opening it, so the entry is read again, so often at most.
 _TRIES = 5
-
-# See https://bford.info/cachedir/
-_TAG = b"Signature: 8a477f597d28d172789f06886806bc55\n# A cache of dogpile_filesystem. It may be deleted at any time.\n"
 
 
 class TooLarge(Exception):
@@ -105,30 +81,26 @@ class Store:
     ) -> None:
         self.base_dir = base_dir
         self.failures = Failures(base_dir)
-        self._values_dir = os.path.join(base_dir, "values")
-        self._lock_path = os.path.join(base_dir, "lock")
+        self._directory = Directory(base_dir)
         self._bound = Bound(cache_size, max_entries)
         self._expiration_ns = None if expiration_time is None else int(expiration_time * 1e9)
         self._clock = clock
         self._recency = Recency(clock)
-        self._evictor = Evictor(self._values_dir, self._bound, expiration_time, clock)
-        self._ledger: Ledger | None = None
-        # When to see again whether the ledger's file is still the one at its path.
-        self._look_at = 0.0
+        self._evictor = Evictor(self._directory.values_dir, self._bound, expiration_time, clock)
 
     # Reading
 
     def get(self, key: bytes, kind: int = VALUE) -> bytes | None:
         """The value under a key, or the payload of its entry of another kind; None: a miss."""
         digest = entry.digest(kind, key)
-        path = f"{self._values_dir}/{digest[:2]}/{digest}"
+        path = f"{self._directory.values_dir}/{digest[:2]}/{digest}"
         try:
             payload, created_ns = entry.decode(kind, key, read_file(path))
         except FileNotFoundError:
             self._sweep()
             return None
         except entry.Damaged as damage:
-            self._remove_damaged(self._place(kind, key), damage)
+            self._remove_damaged(self._directory.place(kind, key), damage)
             return None
         except entry.OtherKey:
             return None
@@ -147,7 +119,7 @@ class Store:
             payload = self.get(key, FILE)
             if payload is None:
                 return None
-            place = self._place(FILE, key)
+            place = self._directory.place(FILE, key)
             try:
                 return self._open_content(place, payload)
             except FileNotFoundError:
@@ -194,7 +166,7 @@ class Store:
         """
         stamp = self._recency.stamp()
         parts = [entry.head(VALUE, key, payload, stamp), payload]
-        return self._put(self._place(VALUE, key), unique(), parts, stamp)
+        return self._put(self._directory.place(VALUE, key), unique(), parts, stamp)
 
     def put_file(self, key: bytes, file: BinaryIO, metadata: bytes = b"", *, movable: bool = False) -> bool:
         """
@@ -207,7 +179,7 @@ class Store:
         :raises ValueError: it is closed, cannot seek or cannot be read.
         """
         source = Source(file, movable=movable)
-        place = self._place(FILE, key)
+        place = self._directory.place(FILE, key)
         stamp = self._recency.stamp()
         unique_part = unique()
         content = entry.Content(f"{place.digest}.{unique_part}", source.length, source.position, metadata)
@@ -244,7 +216,7 @@ class Store:
         self, place: Place, unique_part: str, size: int, parts: list[bytes], stamp: int, source: Source | None
     ) -> None:
         """Reserve, write, publish; or cancel."""
-        ledger = self._recent_ledger()
+        ledger = self._directory.recent_ledger()
         shard = ledger.shard(place.shard)
         reservation = None
         try:
@@ -278,9 +250,7 @@ class Store:
         try:
             return Reservation(ledger, place, unique_part, size, entries)
         except FileNotFoundError:
-            self.make_directories()
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(place.directory, DIR_MODE)
+            self._directory.make(place.directory)
             return Reservation(ledger, place, unique_part, size, entries)
 
     def _cancel(self, reservation: Reservation, ledger: Ledger, place: Place) -> None:
@@ -305,13 +275,13 @@ class Store:
 
     def remove(self, key: bytes, kind: int = VALUE) -> bool:
         """Remove the entry under a key; whether there was one."""
-        return self._remove(self._place(kind, key))
+        return self._remove(self._directory.place(kind, key))
 
     def _remove_damaged(self, place: Place, damage: object) -> None:
         """Remove an entry that did not pass its checks, if it still does not."""
         self.failures.report("damaged", "removed a damaged entry, %s: %s", place.path, damage)
         with contextlib.suppress(OSError):
-            ledger = self._current_ledger()
+            ledger = self._directory.ledger()
             with ledger.shard(place.shard):
                 if self._is_whole(place):
                     return
@@ -323,7 +293,7 @@ class Store:
         try:
             os.stat(place.path, follow_symlinks=False)  # Nothing to lock for, mostly.
             self._recency.forget(place.path)
-            ledger = self._current_ledger()
+            ledger = self._directory.ledger()
             with ledger.shard(place.shard):
                 size, content = place.look_up() or (0, "")
                 os.unlink(place.path)
@@ -346,11 +316,11 @@ class Store:
         try:
             trash = os.path.join(self.base_dir, f"values.{unique()}")
             with contextlib.suppress(FileNotFoundError):
-                os.rename(self._values_dir, trash)
+                os.rename(self._directory.values_dir, trash)
             for name in os.listdir(self.base_dir):
                 if name.startswith("values."):  # Also what a killed process did not finish.
                     shutil.rmtree(os.path.join(self.base_dir, name), ignore_errors=True)
-            ledger = self._current_ledger()
+            ledger = self._directory.ledger()
             for shard in range(SHARDS):
                 self._evictor.visit(ledger, shard)
         except OSError as error:
@@ -360,7 +330,7 @@ class Store:
         """Remove what is expired, left over, and over the bound, now. Takes time in proportion to the entries."""
         try:
             self._recency.flush()
-            ledger = self._current_ledger()
+            ledger = self._directory.ledger()
             for shard in range(SHARDS):
                 self._evictor.visit(ledger, shard)
             self._evictor.make_room(ledger)
@@ -368,14 +338,14 @@ class Store:
             self.failures.report_error(error, "cannot prune the cache")
 
     def _sweep(self) -> None:
-        if self._expiration_ns is None or self._ledger is None or not self._evictor.is_sweep_due():
+        if self._expiration_ns is None or not self._evictor.is_sweep_due():
             return
         try:
-            self._evictor.sweep(self._current_ledger())
+            self._evictor.sweep(self._directory.ledger())
         except OSError as error:
             self.failures.report_error(error, "cannot remove expired entries")
 
-    # The directory
+    # Besides
 
     def usage(self) -> Usage:
         """
@@ -383,7 +353,7 @@ class Store:
 
         :raises OSError: it cannot be read.
         """
-        return self._current_ledger().usage()
+        return self._directory.ledger().usage()
 
     def flush(self) -> None:
         """Write the uses of entries that are pending in memory."""
@@ -391,61 +361,4 @@ class Store:
 
     def mutex(self, kind: int, key: bytes, lock_timeout: float | None = None) -> KeyMutex:
         """The creation mutex of a key."""
-        return KeyMutex(self._open_lock_file, key_offset(entry.digest(kind, key)), lock_timeout)
-
-    def make_directories(self) -> None:
-        """
-        Make the directories that are missing, and the tag for backup programs.
-
-        :raises OSError: they cannot be made.
-        """
-        os.makedirs(self.base_dir, DIR_MODE, exist_ok=True)
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(self._values_dir, DIR_MODE)
-        with contextlib.suppress(FileExistsError):
-            fd = os.open(os.path.join(self.base_dir, "CACHEDIR.TAG"), CREATE_FLAGS, 0o644)
-            try:
-                write_all(fd, [_TAG])
-            finally:
-                os.close(fd)
-
-    def _open_lock_file(self) -> LockFile:
-        try:
-            return self._with_base_dir(lambda: open_lock_file(self._lock_path, FILE_MODE))
-        except OSError as error:
-            self.failures.report_error(error, "cannot open the lock file, so a value may be created twice")
-            return detached_lock_file(self._lock_path)
-
-    def _recent_ledger(self) -> Ledger:
-        """The ledger, if it was the current one within the last second: to look costs 4 us on ext4."""
-        if self._ledger is not None and time.monotonic() < self._look_at:
-            return self._ledger
-        self._look_at = time.monotonic() + 1.0
-        return self._current_ledger()
-
-    def _current_ledger(self) -> Ledger:
-        """The ledger, opened again if its file is no longer the one at its path."""
-        ledger = self._ledger
-        if ledger is None or not ledger.file.is_current():
-            ledger = self._ledger = self._with_base_dir(
-                lambda: Ledger.open(self._lock_path, is_fresh=self._is_empty, mode=FILE_MODE)
-            )
-        return ledger
-
-    def _with_base_dir(self, call: Callable[[], _T]) -> _T:
-        try:
-            return call()
-        except FileNotFoundError:
-            self.make_directories()
-            return call()
-
-    def _is_empty(self) -> bool:
-        try:
-            return not os.listdir(self._values_dir)
-        except FileNotFoundError:
-            return True
-
-    def _place(self, kind: int, key: bytes) -> Place:
-        digest = entry.digest(kind, key)
-        directory = f"{self._values_dir}/{digest[:2]}"
-        return Place(kind, key, digest, directory, f"{directory}/{digest}", int(digest[:2], 16))
+        return self._directory.mutex(kind, key, lock_timeout, self.failures)

@@ -29,7 +29,7 @@ def put_all(store, clock, keys):
 
 def kept(store, keys):
     """Which of the keys are there, without using them."""
-    return [key for key in keys if os.path.exists(store._place(1, key).path)]
+    return [key for key in keys if os.path.exists(store._directory.place(1, key).path)]
 
 
 def test_oldest_goes_first(make_store, clock):
@@ -176,7 +176,7 @@ def test_entries_that_cannot_be_removed(make_store, clock, monkeypatch):
     """An entry that cannot be removed is skipped: the next one goes in its place."""
     store = make_store(cache_size=3 * BLOCK)
     put_all(store, clock, names(range(3)))
-    stuck = store._place(1, b"0").path
+    stuck = store._directory.place(1, b"0").path
     unlink = os.unlink
 
     def refuse(path, **kwargs):

@@ -15,14 +15,18 @@ import time
 import pytest
 
 from dogpile_filesystem import locking
-from dogpile_filesystem.locking import KeyMutex, LockFile, RangeLock, open_lock_file
+from dogpile_filesystem.failures import Failures
+from dogpile_filesystem.locking import LockFile, RangeLock, open_lock_file
+from dogpile_filesystem.mutex import KeyMutex
 
 OFFSET = 1 << 62
 
 HOLDER = """
     import sys
-    from dogpile_filesystem.locking import KeyMutex, open_lock_file
-    mutex = KeyMutex(lambda: open_lock_file(sys.argv[1]), int(sys.argv[2]))
+    from dogpile_filesystem.locking import open_lock_file
+    from dogpile_filesystem.failures import Failures
+    from dogpile_filesystem.mutex import KeyMutex
+    mutex = KeyMutex(sys.argv[1], lambda: open_lock_file(sys.argv[1]), int(sys.argv[2]), None, Failures(""))
     assert mutex.acquire()
     print("held", flush=True)
     sys.stdin.readline()
@@ -40,7 +44,7 @@ def path(tmp_path):
 @pytest.fixture
 def make_mutex(path):
     def make(offset=OFFSET, lock_timeout=None):
-        return KeyMutex(lambda: open_lock_file(path), offset, lock_timeout)
+        return KeyMutex(path, lambda: open_lock_file(path), offset, lock_timeout, Failures(""))
 
     return make
 
@@ -146,8 +150,10 @@ def test_locked_takes_nothing(make_mutex, spawn, path):
     process = spawn(
         """
         import sys
-        from dogpile_filesystem.locking import KeyMutex, open_lock_file
-        mutex = KeyMutex(lambda: open_lock_file(sys.argv[1]), int(sys.argv[2]))
+        from dogpile_filesystem.locking import open_lock_file
+        from dogpile_filesystem.failures import Failures
+        from dogpile_filesystem.mutex import KeyMutex
+        mutex = KeyMutex(sys.argv[1], lambda: open_lock_file(sys.argv[1]), int(sys.argv[2]), None, Failures(""))
         print("ready", flush=True)
         failed = 0
         for _ in range(5000):
@@ -174,7 +180,7 @@ def test_two_paths_of_one_file(make_mutex, hold, path, tmp_path):
     mutex = make_mutex()
     assert mutex.acquire()
     assert open_lock_file(str(linked / "lock")) is open_lock_file(path)
-    assert not KeyMutex(lambda: open_lock_file(str(linked / "lock")), OFFSET).acquire(False)
+    assert not KeyMutex(path, lambda: open_lock_file(str(linked / "lock")), OFFSET, None, Failures("")).acquire(False)
     mutex.release()
     hold(through=str(linked / "lock"))
     assert not mutex.acquire(False)
@@ -193,8 +199,10 @@ def test_one_descriptor(make_mutex, spawn, path, open_descriptors):
     process = spawn(
         """
         import sys
-        from dogpile_filesystem.locking import KeyMutex, open_lock_file
-        print(KeyMutex(lambda: open_lock_file(sys.argv[1]), int(sys.argv[2])).acquire(False))
+        from dogpile_filesystem.locking import open_lock_file
+        from dogpile_filesystem.failures import Failures
+        from dogpile_filesystem.mutex import KeyMutex
+        print(KeyMutex(sys.argv[1], lambda: open_lock_file(sys.argv[1]), int(sys.argv[2]), None, Failures("")).acquire(False))
         """,
         path,
         OFFSET,
@@ -285,7 +293,7 @@ def test_filesystem_without_locks(make_mutex, monkeypatch, caplog):
     monkeypatch.setattr(locking, "lockf", lockf)
     mutex = make_mutex()
     assert mutex.acquire()
-    assert "cannot lock" in caplog.text
+    assert "cannot use the lock file" in caplog.text
     assert not make_mutex().acquire(False)
     mutex.release()
     assert make_mutex().acquire(False)
@@ -431,7 +439,9 @@ def test_lock_file_that_cannot_be_opened(tmp_path):
 
 WORKER = """
     import random, sys, threading, time
-    from dogpile_filesystem.locking import KeyMutex, open_lock_file
+    from dogpile_filesystem.locking import open_lock_file
+    from dogpile_filesystem.failures import Failures
+    from dogpile_filesystem.mutex import KeyMutex
     path, offset, threads, times = sys.argv[1], *map(int, sys.argv[2:])
     failures, intervals = [], []
 
@@ -439,7 +449,7 @@ WORKER = """
         rng = random.Random(seed)
         for _ in range(times):
             key = rng.randrange(8)
-            mutex = KeyMutex(lambda: open_lock_file(path), offset + key)
+            mutex = KeyMutex(path, lambda: open_lock_file(path), offset + key, None, Failures(""))
             try:
                 if not mutex.acquire():
                     failures.append("not obtained")
@@ -483,7 +493,7 @@ def test_detached_file_excludes_threads(tmp_path):
     assert locking.detached_lock_file(path) is locking.detached_lock_file(path)
     file = locking.detached_lock_file(path)
     assert isinstance(file, LockFile)
-    first, second = (KeyMutex(lambda: file, OFFSET) for _ in range(2))
+    first, second = (KeyMutex(path, lambda: file, OFFSET, None, Failures("")) for _ in range(2))
     assert first.acquire()
     assert not second.acquire(False)
     assert second.locked()

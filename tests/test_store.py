@@ -207,7 +207,7 @@ def test_two_stores_see_one_ledger(make_store, base_dir, tmp_path, usage_on_disk
     put_all(store, b"a")
     linked = store_module.Store(str(link))
     put_all(linked, b"b")
-    assert store._current_ledger().file is linked._current_ledger().file
+    assert store._directory.ledger().file is linked._directory.ledger().file
     assert store.usage() == linked.usage() == usage_on_disk()
 
 

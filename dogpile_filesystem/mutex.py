@@ -1,0 +1,117 @@
+"""
+The creation mutex of a key: a byte of the lock file.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+
+from dogpile_filesystem.failures import Failures
+from dogpile_filesystem.locking import LockFile, RangeLock, detached_lock_file
+
+
+class KeyMutex:
+    """
+    The mutex of one key: at most one thread of one process holds it.
+
+    Concurrency. Any number of objects may stand for one key. One object may be shared by threads, and released by
+    another thread than acquired it. Not reentrant. Under gevent a wait lets other greenlets go on.
+
+    Crash. A killed holder's mutex is free at once.
+
+    Limits. Where the lock file cannot be used, other processes are not excluded: the value is then created more
+    than once, but it is created.
+
+    :param path: of the lock file.
+    :param open_file: opens the one that is there now.
+    :param offset: the key's byte in it.
+    :param lock_timeout: seconds after which a waiter goes on without the lock; None: never.
+    :param failures: where trouble is reported.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        open_file: Callable[[], LockFile],
+        offset: int,
+        lock_timeout: float | None,
+        failures: Failures,
+    ) -> None:
+        self._path = path
+        self._open_file = open_file
+        self._offset = offset
+        self._lock_timeout = lock_timeout
+        self._failures = failures
+        # The range while held. Written only by who holds it.
+        self._held: RangeLock | None = None
+        # The process that holds it: a child must not release what its parent holds.
+        self._holder = 0
+        # Threads that gave up waiting, and whose release is not that of the holder.
+        self._without: set[int] = set()
+
+    def acquire(self, wait: bool = True) -> bool:
+        """
+        Take the mutex.
+
+        :param wait: whether to wait for it, for ``lock_timeout`` at most.
+        :return: whether it was obtained. After a timeout the caller may go on as if it were.
+        """
+        give_up_at = None if self._lock_timeout is None else time.monotonic() + self._lock_timeout
+        file = self._current_file()
+        while True:
+            timeout = None if give_up_at is None else max(0.0, give_up_at - time.monotonic())
+            try:
+                lock = file.acquire(self._offset, wait=wait, timeout=timeout)
+            except OSError as error:
+                file = self._detached_file(error)
+                continue
+            if lock is None:
+                if wait:
+                    self._go_without()
+                return False
+            if file.fd < 0 or file.is_current():
+                self._held, self._holder = lock, os.getpid()
+                return True
+            # The directory was deleted while this thread waited: others lock a new file by now.
+            file.release(lock)
+            file = self._current_file()
+
+    def release(self) -> None:
+        """
+        Give the mutex back. Harmless for a thread that gave up waiting for it, and if nobody holds it.
+        """
+        thread = threading.get_ident()
+        if thread in self._without:
+            self._without.discard(thread)
+            return
+        lock, self._held = self._held, None
+        # In a child made by fork, the lock is its parent's.
+        if lock is not None and self._holder == os.getpid():
+            lock.file.release(lock)
+
+    def locked(self) -> bool:
+        """Whether anybody holds the mutex, here or in another process. Takes nothing."""
+        file = self._current_file()
+        lock = file.borrow(self._offset, 1)
+        try:
+            return lock.is_held()
+        finally:
+            file.give_back(lock)
+
+    def _current_file(self) -> LockFile:
+        try:
+            return self._open_file()
+        except OSError as error:
+            return self._detached_file(error)
+
+    def _detached_file(self, error: OSError) -> LockFile:
+        self._failures.report_error(error, "cannot use the lock file, so that values may be created twice")
+        return detached_lock_file(self._path)
+
+    def _go_without(self) -> None:
+        self._without.add(threading.get_ident())
+        what = "waited %s s for another creator, and go on without the lock: raise lock_timeout, or see what it does"
+        self._failures.report("lock timeout", what, self._lock_timeout)
