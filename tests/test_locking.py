@@ -202,7 +202,8 @@ def test_one_descriptor(make_mutex, spawn, path, open_descriptors):
         from dogpile_filesystem.locking import open_lock_file
         from dogpile_filesystem.failures import Failures
         from dogpile_filesystem.mutex import KeyMutex
-        print(KeyMutex(sys.argv[1], lambda: open_lock_file(sys.argv[1]), int(sys.argv[2]), None, Failures("")).acquire(False))
+        mutex = KeyMutex(sys.argv[1], lambda: open_lock_file(sys.argv[1]), int(sys.argv[2]), None, Failures(""))
+        print(mutex.acquire(False))
         """,
         path,
         OFFSET,
