@@ -39,10 +39,7 @@ PICKLE_PROTOCOL = 5
 
 def _key_bytes(key: object) -> bytes:
     if isinstance(key, str):
-        try:
-            return key.encode()
-        except UnicodeEncodeError:
-            return key.encode("utf-8", "surrogatepass")
+        return key.encode("utf-8", "surrogatepass")
     if isinstance(key, bytes):
         return key
     msg = f"the key {key!r} is a {type(key).__name__}: pass a string, or give the region a key_mangler that returns one"

@@ -7,13 +7,13 @@ An entry is one file: a header of 32 bytes, the key, the payload. The header, li
 offset  type  content
 ======  ====  =========================================================================
 0       4s    magic ``\x89DFS``
-4       u8    format version
-5       u8    kind: 1 a value, 2 a file whose content lies beside the entry
-6       u16   0
-8       u32   length of the key in bytes
-12      u64   length of the payload in bytes
-20      u64   time of creation, nanoseconds since the epoch
-28      u32   CRC-32 (zlib) of the 28 bytes before it, the key and the payload
+4       u32   CRC-32 (zlib) of everything behind it
+8       u8    format version
+9       u8    kind: 1 a value, 2 a file whose content lies beside the entry
+10      u16   0
+12      u32   length of the key in bytes
+16      u64   length of the payload in bytes
+24      u64   time of creation, nanoseconds since the epoch
 ======  ====  =========================================================================
 
 Whatever does not add up is :class:`Damaged`: a file torn or emptied by a power cut, one of another version, one that
@@ -31,8 +31,10 @@ from typing import NamedTuple
 from zlib import crc32
 
 _MAGIC, _VERSION = b"\x89DFS", 1
-_CHECKED = struct.Struct("<4sBBHIQQ")
-_HEADER = struct.Struct("<4sBBHIQQI")
+_HEADER = struct.Struct("<4sIBB2xIQQ")
+_CHECKED = struct.Struct("<BB2xIQQ")
+#: Where the part begins that the checksum covers.
+_CHECKED_AT = _HEADER.size - _CHECKED.size
 _CONTENT = struct.Struct("<QQH")
 
 
@@ -99,9 +101,8 @@ def digest(kind: int, key: bytes) -> str:
 
 def head(kind: int, key: bytes, payload: bytes, created_ns: int) -> bytes:
     """What stands in the file before the payload: header and key."""
-    checked = _CHECKED.pack(_MAGIC, _VERSION, kind, 0, len(key), len(payload), created_ns)
-    checksum = crc32(payload, crc32(key, crc32(checked)))
-    return checked + checksum.to_bytes(4, "little") + key
+    checked = _CHECKED.pack(_VERSION, kind, len(key), len(payload), created_ns) + key
+    return _MAGIC + crc32(payload, crc32(checked)).to_bytes(4, "little") + checked
 
 
 def decode(kind: int, key: bytes, data: bytes) -> tuple[bytes, int]:
@@ -114,7 +115,7 @@ def decode(kind: int, key: bytes, data: bytes) -> tuple[bytes, int]:
     :raises OtherKey: it is, but of another key.
     """
     try:
-        magic, version, found, _, key_length, length, created_ns, checksum = _HEADER.unpack_from(data)
+        magic, checksum, version, found, key_length, length, created_ns = _HEADER.unpack_from(data)
     except struct.error as error:
         msg = f"{len(data)} bytes are too few"
         raise Damaged(msg) from error
@@ -125,13 +126,12 @@ def decode(kind: int, key: bytes, data: bytes) -> tuple[bytes, int]:
     if len(data) != start + length:
         msg = f"{len(data)} bytes instead of {start + length}"
         raise Damaged(msg)
-    found_key, payload = data[_HEADER.size : start], data[start:]
-    if crc32(payload, crc32(found_key, crc32(data[: _CHECKED.size]))) != checksum:
+    if crc32(data[_CHECKED_AT:]) != checksum:
         msg = "the checksum is wrong"
         raise Damaged(msg)
-    if found_key != key:
-        raise OtherKey(found_key)
-    return payload, created_ns
+    if data[_HEADER.size : start] != key:
+        raise OtherKey(data[_HEADER.size : start])
+    return data[start:], created_ns
 
 
 def key_of(data: bytes) -> bytes:

@@ -36,8 +36,8 @@ from dogpile_filesystem.files import read_file, unlink_quietly
 from dogpile_filesystem.ledger import SHARDS, Bound, Ledger, Usage, charge
 from dogpile_filesystem.reservation import TEMPORARY_SUFFIX, parse_temporary
 
-#: Up to so many entries, the order of eviction is exact.
-EXACT = 1000
+#: Up to so many entries, the order of eviction is exact: 1,000, and those that are being written.
+EXACT = 1024
 #: So many entries are a sample.
 SAMPLE = 500
 #: So many entries at most go although fewer would do.
@@ -70,18 +70,21 @@ class _Listing:
         self.entries: dict[str, os.stat_result] = {}
         self.contents: dict[str, os.stat_result] = {}
         self.temporaries: dict[str, os.stat_result] = {}
-        with contextlib.suppress(FileNotFoundError), os.scandir(directory) as files:
+        try:
+            files = os.scandir(directory)
+        except FileNotFoundError:
+            return
+        with files:
             for file in files:
-                name = file.name
-                # Gone since it was listed: moved in or removed without the lock, by whoever deletes the directory.
-                with contextlib.suppress(FileNotFoundError):
-                    if name.startswith("."):
-                        if name.endswith(TEMPORARY_SUFFIX):
-                            self.temporaries[name] = file.stat(follow_symlinks=False)
-                    elif "." in name:
-                        self.contents[name] = file.stat(follow_symlinks=False)
-                    else:
-                        self.entries[name] = file.stat(follow_symlinks=False)
+                try:
+                    self._of(file.name)[file.name] = file.stat(follow_symlinks=False)
+                except FileNotFoundError:
+                    pass  # Gone since it was listed: someone is deleting the directory.
+
+    def _of(self, name: str) -> dict[str, os.stat_result]:
+        if "." not in name:
+            return self.entries
+        return self.temporaries if name.endswith(TEMPORARY_SUFFIX) else self.contents
 
 
 class Evictor:
@@ -169,11 +172,14 @@ class Evictor:
         seen: list[Candidate] = []
         everything = ledger.usage().entries <= EXACT
         visited = 0
+        shard = ledger.next_shard()
         for _ in visits:
-            seen += self.visit(ledger, ledger.next_shard())
+            seen += self.visit(ledger, shard)
             visited += 1
+            shard = (shard + 1) % SHARDS
             if visited == SHARDS or (len(seen) >= SAMPLE and not everything):
                 break
+        ledger.set_next_shard(shard)
         seen.sort(reverse=True)
         self._candidates = seen if visited == SHARDS else seen[len(seen) // 2 :]
         return bool(seen)
@@ -194,9 +200,10 @@ class Evictor:
             found = []
             for name, stat in listing.entries.items():
                 content, size = contents.get(name, ("", 0))
-                candidate = Candidate(stat.st_mtime_ns, shard, name, content, charge(stat.st_size) + size)
+                used_ns = stat.st_mtime_ns
+                candidate = Candidate(used_ns, shard, name, content, charge(stat.st_size) + size)
                 # Its last use is its creation or later, so an entry so old is expired.
-                if stat.st_mtime_ns >= expired_ns or not self._remove_unused(candidate):
+                if used_ns >= expired_ns or not self._remove_unused(candidate):
                     found.append(candidate)
             size = sum(candidate.size for candidate in found)
             ledger.set(shard, size + size_reserved, len(found) + entries_reserved)

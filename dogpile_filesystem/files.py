@@ -66,11 +66,13 @@ def write_all(fd: int, parts: list[bytes]) -> None:
 
     :raises OSError: they cannot all be written.
     """
-    left = sum(map(len, parts)) - os.writev(fd, parts)
-    if left:
-        rest = memoryview(b"".join(parts))[-left:]
-        while rest:
-            rest = rest[os.write(fd, rest) :]
+    written = os.writev(fd, parts)
+    for part in parts:
+        if written < len(part):
+            rest = memoryview(part)[written:]
+            while rest:
+                rest = rest[os.write(fd, rest) :]
+        written = max(0, written - len(part))
 
 
 def unlink_quietly(path: str) -> bool:

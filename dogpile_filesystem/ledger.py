@@ -181,16 +181,20 @@ class Ledger:
         _write(self._fd, _RECORD.pack(blocks, max(0, old_entries - counted + entries) | counted), offset)
 
     def set(self, shard: int, size: int, entries: int) -> None:
-        """Write what was counted. The caller holds the shard."""
+        """Write what was counted, if the record says something else. The caller holds the shard."""
         record = _RECORD.pack(min(size // BLOCK, _MOST), entries | _COUNTED)
-        _write(self._fd, record, _RECORDS_AT + _RECORD.size * shard)
+        offset = _RECORDS_AT + _RECORD.size * shard
+        if os.pread(self._fd, _RECORD.size, offset) != record:
+            _write(self._fd, record, offset)
 
     def next_shard(self) -> int:
         """The shard to visit next; all processes take turns. The caller holds :attr:`eviction`."""
         data = os.pread(self._fd, _CURSOR.size, _CURSOR_AT)
-        shard = int(_CURSOR.unpack(data.ljust(_CURSOR.size, b"\0"))[0]) % SHARDS
-        _write(self._fd, _CURSOR.pack((shard + 1) % SHARDS), _CURSOR_AT)
-        return shard
+        return int(_CURSOR.unpack(data.ljust(_CURSOR.size, b"\0"))[0]) % SHARDS
+
+    def set_next_shard(self, shard: int) -> None:
+        """Say where to go on. The caller holds :attr:`eviction`."""
+        _write(self._fd, _CURSOR.pack(shard), _CURSOR_AT)
 
 
 def _write(fd: int, data: bytes, offset: int) -> None:

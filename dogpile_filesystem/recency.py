@@ -58,8 +58,13 @@ class Recency:
 
     def note(self, path: str) -> None:
         """Remember that the entry at ``path`` is used now."""
+        # As stamp, written out: a call less on the way of every hit.
+        stamp = int(self._clock() * 1e9)
+        if stamp <= self._last_stamp:
+            stamp = self._last_stamp + 1
+        self._last_stamp = stamp
         pending = self._pending
-        pending[path] = self.stamp()
+        pending[path] = stamp
         if self._timer is None:
             self._flush_later()
         elif len(pending) >= LIMIT:

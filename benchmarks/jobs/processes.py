@@ -1,0 +1,200 @@
+"""
+Several processes at one cache.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import random
+import statistics
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing.synchronize import Barrier
+from typing import Any
+
+import measure
+from systems import open_system, ours
+
+# The bound's job: bytes of the bound, bytes of the largest value, and keys.
+_BOUND = 32 << 20
+_LARGEST = 2 << 20
+_BOUND_KEYS = 200
+
+_barrier: Barrier
+
+
+@contextlib.contextmanager
+def _crowd(processes: int, threads: int = 1) -> Iterator[ProcessPoolExecutor]:
+    """Processes for one call each, in which each thread waits for all the others at ``_barrier``."""
+    context = multiprocessing.get_context("spawn")
+    barrier = context.Barrier(processes * threads)
+    with ProcessPoolExecutor(processes, context, _keep_barrier, (barrier,)) as executor:
+        yield executor
+
+
+def _keep_barrier(barrier: Barrier) -> None:
+    global _barrier  # noqa: PLW0603 -- the one way to hand a barrier to a pool
+    _barrier = barrier
+
+
+def mixed(directory: str, systems: list[str], processes: int = 4, count: int = 5000) -> dict[str, float]:
+    """
+    Several processes, each reading 9 times out of 10, on 1,000 keys.
+
+    :param count: operations of each process.
+    :returns: system → mean seconds of an operation in its process.
+    """
+    results = {}
+    for name in systems:
+        system = open_system(name, directory)
+        system.fill((f"k{number}" for number in range(1000)), measure.value())
+        system.close()
+        measure.settle()
+        with _crowd(processes) as executor:
+            futures = [executor.submit(_mix, directory, name, count, seed) for seed in range(processes)]
+            results[name] = statistics.mean(future.result() for future in futures) / count
+    return results
+
+
+def _mix(directory: str, name: str, count: int, seed: int) -> float:
+    system = open_system(name, directory)
+    generator = random.Random(seed)
+    plan = [(f"k{generator.randrange(1000)}", generator.random() < 0.1) for _ in range(count)]
+    value = measure.value()
+    _barrier.wait()
+
+    def run() -> None:
+        for key, is_set in plan:
+            if is_set:
+                system.set(key, value)
+            else:
+                system.get(key)
+
+    return measure.seconds_of(run)
+
+
+def herd(
+    directory: str, system: str, processes: int = 6, threads: int = 6, creator_seconds: float = 0.3, repeats: int = 3
+) -> dict[str, Any]:
+    """
+    One missing key that all threads of all processes ask for at once, with ``get_or_create``.
+
+    :returns: ``creations``: the most of any repetition; ``median`` and ``last``: seconds from the start until the
+     median and the last of those that were served had the value, medians of the repetitions; ``errors``: how many
+     raised which exception, over all repetitions.
+    """
+    runs = []
+    errors: Counter[str] = Counter()
+    for number in range(repeats):
+        with _crowd(processes, threads) as executor:
+            key = f"key{number}"
+            arguments = (directory, system, key, threads, creator_seconds)
+            futures = [executor.submit(_ask_with_threads, *arguments) for _ in range(processes)]
+            answers = [answer for future in futures for answer in future.result()]
+        errors.update(answer["error"] for answer in answers if answer["error"])
+        start = min(answer["start"] for answer in answers)
+        served = [answer["end"] - start for answer in answers if not answer["error"]]
+        creations = sum(answer["created"] for answer in answers)
+        runs.append({"creations": creations, "median": statistics.median(served), "last": max(served)})
+    return {
+        "creations": max(run["creations"] for run in runs),
+        "median": statistics.median(run["median"] for run in runs),
+        "last": statistics.median(run["last"] for run in runs),
+        "errors": dict(errors),
+    }
+
+
+def _ask_with_threads(
+    directory: str, name: str, key: str, threads: int, creator_seconds: float
+) -> list[dict[str, Any]]:
+    region = open_system(name, directory).handle
+    region.get("another")  # Whatever is done once per process is done.
+
+    def ask(_: int) -> dict[str, Any]:
+        created = []
+
+        def create() -> str:
+            created.append(True)
+            time.sleep(creator_seconds)
+            return "value"
+
+        _barrier.wait()
+        start, error = time.monotonic(), ""
+        try:
+            region.get_or_create(key, create)
+        except Exception as exception:
+            error = type(exception).__name__
+        return {"start": start, "end": time.monotonic(), "created": len(created), "error": error}
+
+    with ThreadPoolExecutor(threads) as executor:
+        return list(executor.map(ask, range(threads)))
+
+
+def bound(directory: str, seconds: float = 30, processes: int = 8) -> dict[str, Any]:
+    """
+    Processes write values of 1 byte to 2 MiB into a bound of 32 MiB, on a tmpfs of its own; needs root to mount it.
+
+    Meanwhile the bytes in use are sampled without pause with ``statvfs``, which is exact at an instant on a tmpfs.
+    What is in use before, with all directories, the lock file and the tag there but no entry, is taken off: that is
+    not part of the bound.
+
+    :returns: ``most``: bytes of entries and temporary files, and ``limit``; ``samples``, ``sets``, ``entries`` stored
+     at the end, ``lost``: how often a process failed to store, by cause; ``skipped``: why there is nothing else.
+    """
+    if os.geteuid():
+        return {"skipped": "only root can mount a tmpfs"}
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1g,huge=never", "tmpfs", directory]
+    done = subprocess.run(mount, check=False, stderr=subprocess.PIPE, text=True)
+    if done.returncode:
+        return {"skipped": done.stderr.strip()}
+    try:
+        return _bound(directory, seconds, processes)
+    finally:
+        # Lazily: the cache's lock file is still open here.
+        subprocess.run(["umount", "--lazy", directory], check=True)
+
+
+def _bound(directory: str, seconds: float, processes: int) -> dict[str, Any]:
+    system = ours(directory, cache_size=_BOUND)
+    keys = [f"make{number}" for number in range(5000)]  # So many that each of 256 directories gets some.
+    system.fill(keys, b"")
+    system.handle.delete_multi(keys)
+    empty, most, samples = _used(directory), 0, 0
+    with _crowd(processes) as executor:
+        futures = [executor.submit(_write, directory, seconds, seed) for seed in range(processes)]
+        while not all(future.done() for future in futures):
+            most = max(most, *(_used(directory) for _ in range(1000)))
+            samples += 1000
+        writers = [future.result() for future in futures]
+    lost = sum((Counter(writer["lost"]) for writer in writers), Counter())
+    return {
+        "limit": _BOUND,
+        "most": most - empty,
+        "samples": samples,
+        "sets": sum(writer["sets"] for writer in writers),
+        "entries": system.handle.backend.store.usage().entries,
+        "lost": dict(lost),
+    }
+
+
+def _used(directory: str) -> int:
+    state = os.statvfs(directory)
+    return (state.f_blocks - state.f_bfree) * state.f_frsize
+
+
+def _write(directory: str, seconds: float, seed: int) -> dict[str, Any]:
+    system = ours(directory, cache_size=_BOUND)
+    generator = random.Random(seed)
+    data = os.urandom(_LARGEST)
+    sets = 0
+    _barrier.wait()
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        system.set(f"k{generator.randrange(_BOUND_KEYS)}", data[: generator.randint(1, _LARGEST)])
+        sets += 1
+    return {"sets": sets, "lost": dict(system.handle.backend.store.failures.counts)}

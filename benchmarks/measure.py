@@ -1,0 +1,80 @@
+"""
+Measuring: time by the operation, memory and descriptors of this process. All times are in seconds.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+#: Bytes per value, unless a job says otherwise.
+VALUE_SIZE = 400
+
+
+def value() -> bytes:
+    """A value of 400 random bytes."""
+    return os.urandom(VALUE_SIZE)
+
+
+def seconds_of(call: Callable[[], object]) -> float:
+    """How many seconds a call takes."""
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def alternate(operations: Mapping[str, Callable[[int], object]], count: int, block: int = 1) -> dict[str, list[float]]:
+    """
+    Call each operation with the numbers below ``count``, in turn: what disturbs one disturbs the others as much.
+
+    :param block: calls of one operation in a row. With 1 each call finds the processor's caches as the other operations
+     left them, which is only fair to all if these are much alike.
+    :returns: seconds of each call, by the name of the operation.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in operations}
+    forth = [(operation, seconds[name].append) for name, operation in operations.items()]
+    back = forth[::-1]
+    clock = time.perf_counter
+    for start in range(0, count, block):
+        for operation, note in back if start // block % 2 else forth:
+            for number in range(start, min(start + block, count)):
+                before = clock()
+                operation(number)
+                note(clock() - before)
+    return seconds
+
+
+def settle() -> None:
+    """Have everything written to the disk now, so that it is not during what is measured next."""
+    os.sync()
+
+
+def reset_peak_memory() -> None:
+    """Let :func:`peak_memory` start anew."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory() -> int:
+    """The highest resident memory, in bytes. Not ``ru_maxrss``: that may be the parent's, taken over by exec."""
+    return _status_bytes("VmHWM")
+
+
+def memory() -> int:
+    """The resident memory, in bytes."""
+    return _status_bytes("VmRSS")
+
+
+def descriptors() -> int:
+    """The number of open file descriptors."""
+    return len(os.listdir("/proc/self/fd"))
+
+
+def _status_bytes(name: str) -> int:
+    match = re.search(rf"^{name}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
+    if match is None:
+        msg = f"/proc/self/status has no {name}"
+        raise RuntimeError(msg)
+    return int(match[1]) * 1024

@@ -1,0 +1,262 @@
+"""
+Prints the results as tables: what was promised against what was measured, and the medians with their ratios.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+from results import Results
+from rich.console import Console
+from rich.table import Table
+from systems import LABELS
+
+_OPERATIONS = ("hit", "miss", "new", "overwrite")
+_MIB = 1 << 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """
+    A figure that must not pass a limit.
+
+    :ivar measured: None: not measured.
+    :ivar unit: printed behind both.
+    """
+
+    name: str
+    limit: float
+    measured: float | None
+    unit: str
+
+    def cells(self) -> tuple[str, str, str, str]:
+        """What the table shows."""
+        limit = f"{self.limit:.4g}{self.unit}"
+        if self.measured is None:
+            return self.name, limit, "not measured", ""
+        return self.name, limit, f"{self.measured:.4g}{self.unit}", "yes" if self.measured <= self.limit else "NO"
+
+
+def rows(results: Results) -> Iterator[Row]:
+    """All figures that have a limit."""
+    yield from _basic_rows(results)
+    yield from _full_rows(results)
+    yield _open_row(results)
+    yield from _herd_rows(results)
+    yield from _raw_rows(results)
+    yield from _other_rows(results)
+
+
+def _ratio(results: Results, system: str, base: str, operation: str, number: str = "p50") -> float | None:
+    """The median over the rounds of the ratio within a round; of ``p50`` or ``mean``."""
+    return results.median(
+        lambda r: r[system][operation][number] / r[base][operation][number], "latency", systems=[base, system]
+    )
+
+
+def _basic_rows(results: Results) -> Iterator[Row]:
+    for operation, limit in {"hit": 1.35, "miss": 1.35, "new": 1.6, "overwrite": 1.4}.items():
+        yield Row(f"{operation}, p50", limit, _ratio(results, "ours", "floor", operation), " × floor")
+    for operation in ("new", "overwrite"):
+        own, old = (
+            results.median(lambda r, s=system, o=operation: r[s][o]["p50"], "latency", systems=["floor", system])
+            for system in ("ours", "old")
+        )
+        measured = own / old if own and old else None
+        yield Row(f"{operation} at 1,000 entries, p50", 1 / 100, measured, " × 0.2.0")
+    for operation, limit in {"hit": 1 / 3, "new": 1.0}.items():
+        for number in ("p50", "mean"):
+            measured = _ratio(results, "ours", "diskcache-lru", operation, number)
+            yield Row(f"{operation}, {number}", limit, measured, " × diskcache, LRU")
+    measured = results.median(lambda r: r["ours"] / r["diskcache-lru"], "mixed")
+    yield Row("operation of 4 processes, 90 % reads, mean", 1 / 2, measured, " × diskcache, LRU")
+
+
+def _full_rows(results: Results) -> Iterator[Row]:
+    for entries in (1000, 10_000, 100_000, 1_000_000):
+        measured = results.median(lambda r: r["ours"]["mean"] / r["diskcache-lru"]["mean"], "full", entries=entries)
+        yield Row(f"set in a full cache of {entries:,}, mean", 1.2, measured, " × diskcache, LRU")
+    few, many = (results.median(lambda r: r["ours"]["mean"], "full", entries=n) for n in (10_000, 1_000_000))
+    yield Row("set in a full cache of 1,000,000, mean", 1.5, many / few if few and many else None, " × that of 10,000")
+    slowest = results.median(lambda r: r["ours"]["slowest_max"], "full", entries=1_000_000)
+    yield Row("the slowest of these sets", 50, slowest and slowest * 1e3, " ms")
+
+
+def _open_row(results: Results) -> Row:
+    def ratio(result: dict[str, Any]) -> float:
+        return result["100000"]["read"] / result["100"]["read"]
+
+    has_run = any("100000" in result for result in results.of("open"))
+    measured = results.median(ratio, "open") if has_run else None
+    return Row("open and first read at 100,000 entries", 2, measured, " × that at 100")
+
+
+def _herd_rows(results: Results) -> Iterator[Row]:
+    creations = [result["creations"] for result in results.of("herd", system="ours")]
+    yield Row("6 × 6 ask for one missing key: creations", 1, max(creations, default=None), "")
+    for waiter in ("median", "last"):
+        for peer in ("old", "dbm"):
+            own, theirs = (results.median(lambda r, w=waiter: r[w], "herd", system=s) for s in ("ours", peer))
+            ratio = own / theirs if own and theirs else None
+            yield Row(f"6 × 6 ask for one missing key: {waiter} served", 1, ratio, f" × {LABELS[peer]}")
+
+
+def _raw_rows(results: Results) -> Iterator[Row]:
+    def most(job: str) -> float | None:
+        return max((result["memory"] / _MIB for result in results.of(job)), default=None)
+
+    sizes = {run["parameters"]["big"] for run in results.runs if run["job"] in ("moving", "copying")}
+    big = f"{max(sizes, default=1 << 30) / _MIB:,.0f} MiB"
+    yield Row(f"moving in {big}", 2, results.median(lambda r: r["big"] / r["small"], "moving"), " × 1 KiB")
+    yield Row(f"moving in {big}: memory", 8, most("moving"), " MiB")
+    measured = results.median(lambda r: r["ours"] / r["copyfile"], "copying")
+    yield Row(f"copying in {big}", 1.15, measured, " × shutil.copyfile")
+    yield Row(f"copying in {big}: memory", 16, most("copying"), " MiB")
+
+
+def _other_rows(results: Results) -> Iterator[Row]:
+    runs = [result for result in results.of("bound") if "most" in result]
+    most = max((result["most"] for result in runs), default=None)
+    yield Row("the most bytes ever on disk, 8 processes writing", 32, most and most / _MIB, " MiB")
+    for cache in ("max_entries", "cache_size"):
+        off = results.median(lambda r, c=cache: 100 * abs(r[c] - r["exact"]), "trace")
+        yield Row(f"hit ratio on a Zipf trace, bound by {cache}", 0.5, off, " points off exact LRU")
+    # What a leak of one byte per hit would come to passes it.
+    yield Row("memory left behind", 1, results.median(lambda r: r["memory"] / r["hits"], "leaks"), " bytes per hit")
+    yield Row("descriptors left behind", 0, results.median(lambda r: r["descriptors"], "leaks"), "")
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="right" if number else "left", no_wrap=not number)
+    return table
+
+
+def _limits(results: Results) -> Table:
+    table = _table("Limits", "", "at most", "measured", "holds")
+    for row in rows(results):
+        cells = row.cells()
+        table.add_row(*cells, style="red" if cells[-1] == "NO" else "")
+    return table
+
+
+def _latencies(results: Results) -> Table:
+    table = _table("p50 of values of 400 bytes at 1,000 entries, in µs, and × floor", "", *_OPERATIONS)
+    for system, label in LABELS.items():
+        base = "ours" if system == "floor" else "floor"
+        pair = ["floor", "ours"] if system == "floor" else ["floor", system]
+        cells = []
+        for operation in _OPERATIONS:
+            seconds = results.median(lambda r, s=system, o=operation: r[s][o]["p50"], "latency", systems=pair)
+            ratio = None if base == "ours" else _ratio(results, system, base, operation)
+            cells.append("-" if seconds is None else f"{seconds * 1e6:,.1f}" + (f" ({ratio:.2f})" if ratio else ""))
+        table.add_row(label, *cells)
+    return table
+
+
+def _full_sets(results: Results) -> Table:
+    columns = ("entries", "mean, µs", "p50, µs", "p99.9, ms", "slowest 0.1 %: mean, ms", "max, ms", "entries after")
+    table = _table("Set of new keys in a full cache", "", *columns)
+    for result in results.of("full"):
+        for system, numbers in result.items():
+            microseconds = [f"{numbers[name] * 1e6:,.1f}" for name in ("mean", "p50")]
+            milliseconds = [f"{numbers[name] * 1e3:.2f}" for name in ("p999", "slowest_mean", "slowest_max")]
+            table.add_row(
+                LABELS[system], f"{numbers['before']:,}", *microseconds, *milliseconds, f"{numbers['after']:,}"
+            )
+    return table
+
+
+def _curve(results: Results) -> Table:
+    runs = [(run["parameters"]["system"], run["result"]) for run in results.runs if _has_result(run, "curve")]
+    sizes = sorted({int(size) for _, result in runs for size in result})
+    table = _table("Mean of a set of a new key by number of entries, in µs", "", *(f"{size:,}" for size in sizes))
+    for system, result in runs:
+        cells = (f"{result[str(size)] * 1e6:,.0f}" if str(size) in result else "-" for size in sizes)
+        table.add_row(LABELS[system], *cells)
+    return table
+
+
+def _has_result(run: dict[str, Any], job: str) -> bool:
+    return run["job"] == job and "result" in run
+
+
+def _herds(results: Results) -> Table:
+    columns = ("creations", "median served, ms", "last served, ms", "errors")
+    table = _table("6 processes × 6 threads ask for one missing key, creator of 300 ms", "", *columns)
+    for system in ("ours", "old", "dbm"):
+        runs = list(results.of("herd", system=system))
+        if runs:
+            times = (results.median(lambda r, w=waiter: r[w], "herd", system=system) for waiter in ("median", "last"))
+            cells = (f"{seconds * 1e3:,.1f}" for seconds in times if seconds is not None)
+            errors = sum(sum(run["errors"].values()) for run in runs)
+            table.add_row(LABELS[system], str(max(run["creations"] for run in runs)), *cells, str(errors))
+    return table
+
+
+def _opening(results: Results) -> Table:
+    table = _table("Opening in a new process, in µs", "entries", "open and first read", "first set after it")
+    for result in results.of("open"):
+        for entries, seconds in result.items():
+            table.add_row(f"{int(entries):,}", *(f"{seconds[name] * 1e6:,.0f}" for name in ("read", "set")))
+    return table
+
+
+def _details(results: Results) -> Table:
+    """All other results as they are; numbers are medians of the rounds, in seconds or bytes."""
+    table = _table("Other figures: seconds, bytes or counts; medians of the rounds", "", "")
+    for job in ("mixed", "moving", "copying", "bound", "trace", "leaks"):
+        runs = list(results.of(job))
+        for name in runs[0] if runs else ():
+            values = [run[name] for run in runs]
+            is_number = all(isinstance(value, float | int) for value in values)
+            shown = results.median(lambda r, n=name: r[n], job) if is_number else values[0]
+            table.add_row(f"{job}: {name}", f"{shown:.6g}" if isinstance(shown, float) else str(shown))
+    return table
+
+
+_TABLES: tuple[tuple[tuple[str, ...], Callable[[Results], Table]], ...] = (
+    (("latency",), _latencies),
+    (("full",), _full_sets),
+    (("curve",), _curve),
+    (("herd",), _herds),
+    (("open",), _opening),
+    (("mixed", "moving", "copying", "bound", "trace", "leaks"), _details),
+)
+
+
+def make_console() -> Console:
+    """A console that is wide enough for the tables also when the output goes to a file."""
+    console = Console()
+    return console if console.is_terminal else Console(width=150)
+
+
+def show(results: Results, console: Console) -> None:
+    """Print all tables that there are results for."""
+    for jobs, table in _TABLES:
+        if any(_has_result(run, job) for run in results.runs for job in jobs):
+            console.print(table(results))
+    console.print(_limits(results))
+    if "dbm" in results.about:
+        console.print(f"dogpile.cache.dbm is measured with {results.about['dbm']}, what this Python has.")
+    for package in results.about.get("not installed", {}):
+        console.print(f"[red]Not installed, so not measured:[/red] {package}", highlight=False)
+    for run in results.runs:
+        if "error" in run:
+            console.print(f"[red]Failed:[/red] {run['job']} {run['parameters']}", highlight=False)
+
+
+@click.command()
+@click.argument("path", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+def main(path: Path) -> None:
+    """Print the tables of a results.json again."""
+    show(Results.read(path), make_console())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,209 @@
+"""
+Compares this project with its peers: ``python benchmarks/run.py --directory /mnt/somewhere``.
+
+Needs click, rich and matplotlib (the dependency group ``bench``), and the network once, for the peers' packages.
+Everything is measured in subprocesses, and each round runs all systems, so that each ratio is of the same round.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+from environments import ENVIRONMENTS, HERE, dbm_kind, interpreter, prepare, versions
+from plot import draw
+from report import make_console, show
+from results import Results
+
+#: What can be asked for with ``--jobs``.
+JOBS = ["basic", "open", "mixed", "herd", "raw", "bound", "trace", "leaks", "full", "curve"]
+_CURVE_SIZES = [100, 300, 1000, 3000, 10_000, 30_000, 100_000, 300_000, 1_000_000]
+_CURVE_SYSTEMS = ["floor", "ours", "diskcache-lru", "cachelib", "django", "old"]
+#: How many operations of each kind are timed: fewer where they take milliseconds.
+_PEERS = {"diskcache-lru": 3000, "diskcache": 3000, "cachelib": 3000, "django": 500, "dbm": 200}
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """The command's options that decide what is measured; ``big`` in bytes."""
+
+    jobs: frozenset[str]
+    max_entries: int
+    big: int
+    bound_seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """One run of a worker: a job of worker.py, its environment and parameters."""
+
+    job: str
+    environment: str
+    parameters: dict[str, Any]
+
+
+def each_round(options: Options, number: int) -> Iterator[Step]:
+    """What runs in every round."""
+    if "basic" in options.jobs:
+        yield Step("latency", "peers", {"systems": ["floor", "ours"], "count": 3000})
+        yield Step("latency", "old", {"systems": ["floor", "old"], "count": 100, "block": 10})
+        yield Step("latency", "peers", {"systems": ["diskcache-lru", "ours"], "count": 3000, "block": 100})
+        for peer, count in _PEERS.items():
+            yield Step("latency", "peers", {"systems": ["floor", peer], "count": count, "block": 100})
+    if "mixed" in options.jobs:
+        yield Step("mixed", "peers", {"systems": ["ours", "diskcache-lru"][:: -1 if number % 2 else 1]})
+    if "herd" in options.jobs:
+        yield Step("herd", "peers", {"system": "ours"})
+        yield Step("herd", "old", {"system": "old"})
+        yield Step("herd", "peers", {"system": "dbm"})
+    if "raw" in options.jobs:
+        yield Step("moving", "peers", {"big": options.big})
+        yield Step("copying", "peers", {"big": options.big})
+
+
+def once(options: Options) -> Iterator[Step]:
+    """What runs once, because it takes long and alternates or counts by itself."""
+    if "open" in options.jobs:
+        yield Step("open", "peers", {"sizes": [100, min(100_000, options.max_entries)]})
+    if "trace" in options.jobs:
+        yield Step("trace", "peers", {})
+    if "leaks" in options.jobs:
+        yield Step("leaks", "peers", {})
+    if "bound" in options.jobs:
+        yield Step("bound", "peers", {"seconds": options.bound_seconds})
+    if "full" in options.jobs:
+        for entries in (1000, 10_000, 100_000, 1_000_000):
+            if entries <= options.max_entries:
+                yield Step("full", "peers", {"entries": entries, "count": 50_000})
+    if "curve" in options.jobs:
+        sizes = [size for size in _CURVE_SIZES if size <= options.max_entries]
+        for system in _CURVE_SYSTEMS:
+            environment = "old" if system == "old" else "peers"
+            yield Step("curve", environment, {"system": system, "sizes": sizes})
+
+
+def run(step: Step, directory: Path) -> dict[str, Any]:
+    """Run a step in a directory of its own, which is removed again. What a system raises is a result, too."""
+    workspace = tempfile.mkdtemp(prefix="benchmark-", dir=directory)
+    try:
+        task = {"job": step.job, "directory": workspace, "parameters": step.parameters}
+        # 0.2.0 renames from the directory for temporary files.
+        environment = os.environ | {"TMPDIR": workspace, "PYTHONHASHSEED": "0"}
+        command: list[str | Path] = [interpreter(step.environment), HERE / "worker.py", json.dumps(task)]
+        done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
+        if done.returncode:
+            return {"error": done.stderr.strip()[-2000:]}
+        return {"result": json.loads(done.stdout)}
+    finally:
+        shutil.rmtree(workspace)
+        os.sync()
+
+
+def about(directory: Path) -> dict[str, Any]:
+    """The machine and the filesystem, for whoever reads the figures later."""
+    command: list[str | Path] = ["findmnt", "--noheadings", "--output", "FSTYPE,OPTIONS", "--target", directory]
+    mount = subprocess.run(command, check=False, capture_output=True, text=True).stdout.strip()
+    return {
+        "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "filesystem": mount,
+        "cpus": os.cpu_count(),
+        "kernel": platform.release(),
+        "machine": platform.machine(),
+    }
+
+
+def _size(_context: click.Context, _parameter: click.Parameter, text: str) -> int:
+    unit = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}.get(text[-3:])
+    if unit is None or not text[:-3].isdecimal():
+        msg = "pass a whole number of KiB, MiB or GiB, such as 64MiB"
+        raise click.BadParameter(msg)
+    return int(text[:-3]) * unit
+
+
+def _jobs(_context: click.Context, _parameter: click.Parameter, text: str) -> frozenset[str]:
+    jobs = frozenset(text.split(","))
+    if unknown := jobs - set(JOBS):
+        msg = f"{', '.join(sorted(unknown))}: known are {', '.join(JOBS)}"
+        raise click.BadParameter(msg)
+    return jobs
+
+
+@click.command()
+@click.option(
+    "--directory",
+    type=click.Path(exists=True, file_okay=False, writable=True, path_type=Path),
+    required=True,
+    help="Where the caches are made, and removed again: this decides which filesystem is measured.",
+)
+@click.option("--rounds", default=5, show_default=True, type=click.IntRange(1), help="Rounds that medians are of.")
+@click.option("--jobs", default=",".join(JOBS), show_default=True, callback=_jobs, help="What to measure.")
+@click.option("--max-entries", default=1_000_000, show_default=True, type=click.IntRange(1000), help="In a cache.")
+@click.option("--big", default="1GiB", show_default=True, callback=_size, help="The big file of the job 'raw'.")
+@click.option("--bound-seconds", default=30.0, show_default=True, help="How long the job 'bound' writes.")
+@click.option(
+    "--output",
+    default=HERE / ".results",
+    show_default=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where results.json goes.",
+)
+@click.option(
+    "--plots",
+    default=HERE,
+    show_default=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where set-cost.png and latency.png go.",
+)
+def main(
+    directory: Path,
+    rounds: int,
+    jobs: frozenset[str],
+    max_entries: int,
+    big: int,
+    bound_seconds: float,
+    output: Path,
+    plots: Path,
+) -> None:
+    """Measure this project, its peers and the floor; print tables, write results.json and the plots."""
+    console = make_console()
+    options = Options(jobs, max_entries, big, bound_seconds)
+    results = Results(about(directory))
+    for environment in ENVIRONMENTS:
+        console.print(f"Preparing the environment {environment} ...")
+        for package, problem in prepare(environment).items():
+            console.print(f"[red]Cannot install {package}:[/red] {problem}", highlight=False)
+            results.about.setdefault("not installed", {})[package] = problem
+        results.about[f"versions, {environment}"] = versions(environment)
+
+    results.about["dbm"] = dbm_kind()
+
+    for made in (output, plots):
+        made.mkdir(parents=True, exist_ok=True)
+    path = output / "results.json"
+    steps = [(number, step) for number in range(rounds) for step in each_round(options, number)]
+    steps += [(0, step) for step in once(options)]
+    for count, (number, step) in enumerate(steps, 1):
+        console.print(f"{count}/{len(steps)} round {number + 1}: {step.job} {step.parameters}", highlight=False)
+        outcome = run(step, directory.resolve())
+        if "error" in outcome:
+            console.print(f"[red]{step.job} failed:[/red] {outcome['error']}", highlight=False)
+        results.runs.append({"job": step.job, "round": number, "parameters": step.parameters} | outcome)
+        results.write(path)
+
+    show(results, console)
+    draw(results, plots)
+    console.print(f"Results: {path}")
+
+
+if __name__ == "__main__":
+    main()

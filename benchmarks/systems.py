@@ -1,0 +1,161 @@
+"""
+The caches that are compared, each with the same few operations.
+
+A peer is called as its users call it: diskcache, cachelib and Django's through their own API, the others through a
+region of dogpile.cache. Where a bound is not what a job is about, it is so high that nothing is evicted. The packages
+of a system are imported when it is opened: no environment has them all.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import os
+from collections.abc import Callable, Iterable
+from typing import Any
+
+#: A bound that no job reaches: of bytes, or of entries.
+_HUGE = 1 << 40
+#: What an entry of up to 4096 bytes counts for in the bound of this project, in bytes.
+BLOCK = 4096
+
+
+@dataclasses.dataclass
+class System:
+    """
+    One opened cache. Its functions are those of the cache itself, so that nothing but the cache is timed.
+
+    :ivar get: takes a key.
+    :ivar set: takes a key and a value.
+    :ivar close: releases what the cache holds open.
+    :ivar fill: takes keys and a value, and sets them all; what it costs is never part of a result, so it may leave out
+     work that a set does for entries other than its own.
+    :ivar handle: the region or cache.
+    """
+
+    get: Callable[[str], Any]
+    set: Callable[[str, Any], Any]
+    close: Callable[[], Any]
+    fill: Callable[[Iterable[str], Any], None]
+    handle: Any
+
+
+def _fill(set_: Callable[[str, Any], Any]) -> Callable[[Iterable[str], Any], None]:
+    def fill(keys: Iterable[str], value: object) -> None:
+        for key in keys:
+            set_(key, value)
+
+    return fill
+
+
+def _fill_without(owner: Any, method: str, set_: Callable[[str, Any], Any]) -> Callable[[Iterable[str], Any], None]:
+    """Fill while a method, which looks at all entries on each set, does nothing."""
+
+    def fill(keys: Iterable[str], value: object) -> None:
+        setattr(owner, method, lambda: None)
+        try:
+            _fill(set_)(keys, value)
+        finally:
+            delattr(owner, method)
+
+    return fill
+
+
+def open_region(backend: str, arguments: dict[str, Any]) -> Any:
+    """A configured region of dogpile.cache."""
+    return importlib.import_module("dogpile.cache").make_region().configure(backend, arguments=arguments)
+
+
+def _of_region(region: Any) -> System:
+    return System(region.get, region.set, lambda: None, _fill(region.set), region)
+
+
+def floor(directory: str) -> System:
+    """The floor, see floor.py."""
+    importlib.import_module("floor")
+    return _of_region(open_region("floor", {"base_dir": directory}))
+
+
+def ours(directory: str, cache_size: int | None = _HUGE, max_entries: int | None = None) -> System:
+    """This project; ``cache_size`` in bytes."""
+    arguments = {"base_dir": directory, "cache_size": cache_size, "max_entries": max_entries}
+    return _of_region(open_region("paylogic.filesystem", arguments))
+
+
+def old(directory: str) -> System:
+    """dogpile_filesystem 0.2.0."""
+    region = open_region("paylogic.filesystem", {"base_dir": directory, "cache_size": _HUGE})
+    return dataclasses.replace(_of_region(region), fill=_fill_without(region.backend, "prune", region.set))
+
+
+def dbm(directory: str) -> System:
+    """The dbm backend of dogpile.cache."""
+    return _of_region(open_region("dogpile.cache.dbm", {"filename": os.path.join(directory, "cache.dbm")}))
+
+
+def _diskcache(directory: str, **settings: str) -> System:
+    cache = importlib.import_module("diskcache").Cache(directory, size_limit=_HUGE, **settings)
+
+    def fill(keys: Iterable[str], value: object) -> None:
+        with cache.transact():
+            _fill(cache.set)(keys, value)
+
+    return System(cache.get, cache.set, cache.close, fill, cache)
+
+
+def diskcache_lru(directory: str) -> System:
+    """diskcache, evicting the least recently used."""
+    return _diskcache(directory, eviction_policy="least-recently-used")
+
+
+def diskcache_default(directory: str) -> System:
+    """diskcache with its default policy."""
+    return _diskcache(directory)
+
+
+def cachelib(directory: str) -> System:
+    """cachelib's FileSystemCache; no timeout."""
+    cache = importlib.import_module("cachelib").FileSystemCache(directory, threshold=_HUGE, default_timeout=0)
+    return System(cache.get, cache.set, lambda: None, _fill(cache.set), cache)
+
+
+def django(directory: str) -> System:
+    """Django's FileBasedCache; no timeout."""
+    settings = importlib.import_module("django.conf").settings
+    if not settings.configured:
+        settings.configure()
+    backend = importlib.import_module("django.core.cache.backends.filebased").FileBasedCache
+    cache = backend(directory, {"TIMEOUT": None, "OPTIONS": {"MAX_ENTRIES": _HUGE}})
+    return System(cache.get, cache.set, cache.close, _fill_without(cache, "_cull", cache.set), cache)
+
+
+#: How to open each system in a directory, by the name that results use.
+SYSTEMS: dict[str, Callable[[str], System]] = {
+    "floor": floor,
+    "ours": ours,
+    "old": old,
+    "diskcache-lru": diskcache_lru,
+    "diskcache": diskcache_default,
+    "cachelib": cachelib,
+    "django": django,
+    "dbm": dbm,
+}
+
+#: What tables and plots call them.
+LABELS: dict[str, str] = {
+    "floor": "floor (no lock, no bound)",
+    "ours": "this project",
+    "old": "dogpile_filesystem 0.2.0",
+    "diskcache-lru": "diskcache, LRU",
+    "diskcache": "diskcache, default policy",
+    "cachelib": "cachelib",
+    "django": "Django",
+    "dbm": "dogpile.cache.dbm",
+}
+
+
+def open_system(name: str, directory: str) -> System:
+    """Open a system in a subdirectory of its own."""
+    path = os.path.join(directory, name)
+    os.makedirs(path, exist_ok=True)
+    return SYSTEMS[name](path)

@@ -1,0 +1,40 @@
+"""
+Runs one job in an interpreter of its own and prints its result as one line of JSON.
+
+``python worker.py '{"job": "latency", "directory": "/mnt/empty", "parameters": {...}}'``. The directory is empty and
+removed by the caller.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from typing import Any
+
+#: The function of each job, as module and name. It takes the directory and the parameters.
+JOBS = {
+    "latency": ("jobs.sets", "latency"),
+    "full": ("jobs.sets", "full"),
+    "curve": ("jobs.sets", "curve"),
+    "open": ("jobs.reads", "opening"),
+    "open-once": ("jobs.reads", "open_once"),
+    "trace": ("jobs.reads", "trace"),
+    "leaks": ("jobs.reads", "leaks"),
+    "mixed": ("jobs.processes", "mixed"),
+    "herd": ("jobs.processes", "herd"),
+    "bound": ("jobs.processes", "bound"),
+    "moving": ("jobs.raw", "moving"),
+    "copying": ("jobs.raw", "copying"),
+}
+
+
+def main(task: dict[str, Any]) -> None:
+    """Run a job."""
+    module, name = JOBS[task["job"]]
+    result = getattr(importlib.import_module(module), name)(task["directory"], **task["parameters"])
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))
