@@ -10,6 +10,7 @@ import difflib
 import math
 import os
 import re
+import threading
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -121,7 +122,7 @@ def _bytes(name: str, value: object) -> int | None:
         size = value
     else:
         raise _type_error(name, value, _BYTES)
-    if not math.isfinite(size) or size < 1:
+    if not 1 <= size < math.inf:
         raise _value_error(name, value, _BYTES)
     return int(size)
 
@@ -153,12 +154,12 @@ def _seconds(name: str, value: object) -> float | None:
     elif isinstance(value, datetime.timedelta):
         seconds = value.total_seconds()
     elif isinstance(value, int | float) and not isinstance(value, bool):
-        seconds = float(value)
+        seconds = value
     else:
         raise _type_error(name, value, _SECONDS)
-    if not math.isfinite(seconds) or seconds <= 0:
+    if not 0 < seconds <= threading.TIMEOUT_MAX:  # The most that a lock waits: 292 years on Linux.
         raise _value_error(name, value, _SECONDS)
-    return seconds
+    return float(seconds)
 
 
 def _boolean(name: str, value: object) -> bool:

@@ -17,6 +17,8 @@ import stat
 from collections.abc import Iterator
 from typing import BinaryIO
 
+from dogpile_filesystem.files import Reader
+
 _ADVICE = "pass a binary file that can be read and seeked, such as open(path, 'rb') or tempfile.TemporaryFile()"
 _BUFFER = 1 << 20
 #: The most one call is asked to copy in the kernel, in bytes: so that a signal is not kept waiting.
@@ -35,6 +37,7 @@ class Source:
     :param movable: whether the caller lets go of its name.
     :raises TypeError: it is no binary file.
     :raises ValueError: it is closed, cannot seek, or cannot be read although it has to be copied.
+    :raises OSError: what it had not yet written cannot be written.
 
     :ivar position: where its reader stands.
     :ivar length: bytes from start to end, what was not yet flushed included.
@@ -43,6 +46,7 @@ class Source:
 
     def __init__(self, file: BinaryIO, *, movable: bool) -> None:
         self._file = file
+        self._moved_to: str | None = None
         self._copied = False
         self.position = _check(file)
         self._fd = _descriptor(file)
@@ -54,7 +58,8 @@ class Source:
             self.length = os.fstat(self._fd).st_size
         else:
             with self._at_position():
-                self.length = file.seek(0, os.SEEK_END)
+                file.seek(0, os.SEEK_END)
+                self.length = file.tell()
 
     def take_in(self, target: str, mode: int) -> None:
         """
@@ -63,19 +68,27 @@ class Source:
         :param mode: permission bits that it gets.
         :raises OSError: it can be neither moved nor copied, or turns out shorter than it was.
         """
-        if self.path is not None:
+        if self.path is not None and self._fd is not None:
             try:
+                os.fchmod(self._fd, mode)
                 os.rename(self.path, target)
-            except OSError:  # It lies on another filesystem, or its directory may not be written to.
+            except OSError:  # It lies on another filesystem, belongs to somebody else, or may not be renamed.
                 self._copied = True
             else:
-                os.chmod(target, mode)
+                self._moved_to = target
+                self._check_length(self._fd)
                 return
         fd = os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
         try:
             self._copy(fd)
         finally:
             os.close(fd)
+
+    def give_back(self) -> None:
+        """Give a file that was moved, but could not be kept, its name again."""
+        if self._moved_to is not None and self.path is not None:
+            with contextlib.suppress(OSError):
+                os.link(self._moved_to, self.path)  # Not over what may have that name by now.
 
     def discard_copied(self) -> None:
         """Remove the name of a file that should have been moved and had to be copied."""
@@ -92,8 +105,11 @@ class Source:
             os.lseek(target_fd, 0, os.SEEK_SET)
             os.ftruncate(target_fd, 0)
             self._copy_through_memory(target_fd)
-        if os.fstat(target_fd).st_size != self.length:
-            raise NotCopied(errno.EIO, f"{self._file!r} changed its length while it was copied")
+        self._check_length(target_fd)
+
+    def _check_length(self, fd: int) -> None:
+        if os.fstat(fd).st_size != self.length:
+            raise NotCopied(errno.EIO, f"{self._file!r} changed its length while it was stored")
 
     def _copy_through_memory(self, target_fd: int) -> None:
         with self._at_position(), open(target_fd, "wb", buffering=0, closefd=False) as target:
@@ -134,9 +150,9 @@ def _check(file: BinaryIO) -> int:
     if hasattr(file, "encoding") or (_is_readable(file) and file.read(0) != b""):
         msg = f"{file!r} is a text file: {_ADVICE}"
         raise TypeError(msg)
+    if hasattr(file, "flush"):
+        file.flush()
     try:
-        if hasattr(file, "flush"):
-            file.flush()
         position = file.tell()
         file.seek(position)
     except (OSError, io.UnsupportedOperation) as error:
@@ -151,19 +167,23 @@ def _is_readable(file: BinaryIO) -> bool:
 
 def _descriptor(file: BinaryIO) -> int | None:
     """The descriptor of a real file; None for what decodes, wraps or only behaves like one."""
-    # tempfile's wrapper has the file proper as `file`. A GzipFile has a descriptor too, but of other bytes.
-    inner = getattr(file, "file", file)
-    raw = getattr(inner, "raw", inner)
-    if not isinstance(raw, io.FileIO):
+    # tempfile's wrapper has the file proper as `file`. A GzipFile has a descriptor too, but of other bytes, and so may
+    # have any class that is derived from these.
+    inner = file.file if type(file).__module__ == "tempfile" and hasattr(file, "file") else file
+    if type(inner) not in (io.FileIO, io.BufferedReader, io.BufferedWriter, io.BufferedRandom, Reader):
         return None
-    return raw.fileno() if stat.S_ISREG(os.fstat(raw.fileno()).st_mode) else None
+    if type(getattr(inner, "raw", inner)) is not io.FileIO:
+        return None
+    return inner.fileno() if stat.S_ISREG(os.fstat(inner.fileno()).st_mode) else None
 
 
 def _movable_path(file: BinaryIO, fd: int) -> str | None:
     """The path of the file, if to rename it is to move this very file and nobody deletes it later."""
-    name = file.name
-    if not isinstance(name, str) or _deletes_its_name(file):
+    name = getattr(file, "name", None)
+    # A Reader is an entry's content already, and stays that.
+    if not isinstance(name, str | bytes) or isinstance(file, Reader) or _deletes_its_name(file):
         return None
+    name = os.fsdecode(name)
     try:
         named = os.stat(name, follow_symlinks=False)
     except OSError:

@@ -67,12 +67,11 @@ def write_all(fd: int, parts: list[bytes]) -> None:
     :raises OSError: they cannot all be written.
     """
     written = os.writev(fd, parts)
-    for part in parts:
-        if written < len(part):
-            rest = memoryview(part)[written:]
-            while rest:
-                rest = rest[os.write(fd, rest) :]
-        written = max(0, written - len(part))
+    while written < sum(map(len, parts)):
+        while written >= len(parts[0]):
+            written -= len(parts[0])
+            parts = parts[1:]
+        written += os.write(fd, memoryview(parts[0])[written:])
 
 
 def unlink_quietly(path: str) -> bool:

@@ -167,18 +167,20 @@ class Ledger:
         entries: int = _RECORDS.unpack(self._read())[2 * shard + 1]
         return entries >= _COUNTED
 
-    def add(self, shard: int, size: int, entries: int) -> None:
+    def add(self, shard: int, size: int, entries: int, *, counted: bool = False) -> None:
         """
         Add to a shard's record, or take off. The caller holds the shard.
 
+        :param counted: whether to have it taken for counted, although it may not have been.
         :raises OSError: the file cannot be read or written.
         """
         offset = _RECORDS_AT + _RECORD.size * shard
         blocks, old_entries = _RECORD.unpack(os.pread(self._fd, _RECORD.size, offset).ljust(_RECORD.size, b"\0"))
         # Below zero nothing makes sense: a record that was too low stops there and is mended by the next count.
         blocks = min(max(0, blocks + size // BLOCK), _MOST)
-        counted = old_entries & _COUNTED
-        _write(self._fd, _RECORD.pack(blocks, max(0, old_entries - counted + entries) | counted), offset)
+        entries = max(0, (old_entries & ~_COUNTED) + entries)
+        flag = _COUNTED if counted else old_entries & _COUNTED
+        _write(self._fd, _RECORD.pack(blocks, entries | flag), offset)
 
     def set(self, shard: int, size: int, entries: int) -> None:
         """Write what was counted, if the record says something else. The caller holds the shard."""

@@ -251,10 +251,10 @@ class LockFile:
         self._guard = threading.Lock()
         self._ranges: dict[int, RangeLock] = {}
 
-    def is_current(self) -> bool:
-        """Whether the path still leads to this file: someone may have deleted the directory."""
+    def is_current(self, path: str) -> bool:
+        """Whether a path leads to this file, and not to none or another: someone may have deleted the directory."""
         try:
-            found = os.stat(self.path)
+            found = os.stat(path)
         except OSError:
             return False
         return (found.st_dev, found.st_ino) == self.identity
@@ -325,7 +325,6 @@ def open_lock_file(path: str, mode: int = 0o600) -> LockFile:
             found = os.stat(path)
             known = _open_files.get((found.st_dev, found.st_ino))
             if known is not None:
-                known.path = path
                 return known
         fd = _open_or_create(path, mode)
         opened = os.fstat(fd)

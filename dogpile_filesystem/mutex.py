@@ -45,10 +45,9 @@ class KeyMutex:
         self._offset = offset
         self._lock_timeout = lock_timeout
         self._failures = failures
-        # The range while held. Written only by who holds it.
-        self._held: RangeLock | None = None
-        # The process that holds it: a child must not release what its parent holds.
-        self._holder = 0
+        # The ranges held, with the process that holds each: a child must not release what its parent holds. One; two
+        # if the lock file was deleted and a second thread has taken the new one: then the older is released first.
+        self._held: list[tuple[RangeLock, int]] = []
         # Threads that gave up waiting, and whose release is not that of the holder.
         self._without: set[int] = set()
 
@@ -72,8 +71,8 @@ class KeyMutex:
                 if wait:
                     self._go_without()
                 return False
-            if file.fd < 0 or file.is_current():
-                self._held, self._holder = lock, os.getpid()
+            if file.fd < 0 or file.is_current(self._path):
+                self._held.append((lock, os.getpid()))
                 return True
             # The directory was deleted while this thread waited: others lock a new file by now.
             file.release(lock)
@@ -87,10 +86,10 @@ class KeyMutex:
         if thread in self._without:
             self._without.discard(thread)
             return
-        lock, self._held = self._held, None
-        # In a child made by fork, the lock is its parent's.
-        if lock is not None and self._holder == os.getpid():
-            lock.file.release(lock)
+        if self._held:
+            lock, holder = self._held.pop(0)
+            if holder == os.getpid():
+                lock.file.release(lock)
 
     def locked(self) -> bool:
         """Whether anybody holds the mutex, here or in another process. Takes nothing."""

@@ -6,7 +6,8 @@ gathered: before this process evicts, when :data:`LIMIT` uses are pending, :data
 them, and at exit. An entry used a thousand times in between costs one ``utime``.
 
 Concurrency. The delayed flush is made by a daemon thread that lives only while uses are pending, so that the last uses
-of a process that then falls idle count too. Before a fork that thread is ended; the child starts with nothing pending.
+of a process that then falls idle count too. Before a fork that thread is ended, and what is pending is written; the
+child starts with nothing pending.
 
 Crash. A killed process loses the uses of its last :data:`DELAY` seconds, and so does one that ends without its exit
 handlers, as the forked children of multiprocessing do.
@@ -105,22 +106,16 @@ class Recency:
         self._timer = None
         self.flush()
 
-    def stop_before_fork(self) -> None:
-        """End the timer's thread, so that the process forks with no thread of ours."""
-        timer = self._timer
+    def settle_before_fork(self) -> None:
+        """End the timer's thread and write what is pending, so that a child has neither."""
+        timer, self._timer = self._timer, None
         if timer is not None and timer is not threading.current_thread():
             timer.cancel()
             timer.join()
-
-    def resume_in_parent(self) -> None:
-        """Go on after a fork."""
-        if self._timer is not None:
-            self._timer = None
-            if self._pending:
-                self._flush_later()
+        self.flush()
 
     def reset_in_child(self) -> None:
-        """Start anew after a fork: the pending uses are the parent's to write."""
+        """Start anew after a fork: what other threads noted in its last moment is the parent's to write."""
         self._guard = threading.Lock()
         self._timer = None
         self._pending = {}
@@ -151,9 +146,7 @@ def _each(call: Callable[[Recency], None]) -> Callable[[], None]:
     return run
 
 
-atexit.register(_each(Recency.flush))
-os.register_at_fork(
-    before=_each(Recency.stop_before_fork),
-    after_in_parent=_each(Recency.resume_in_parent),
-    after_in_child=_each(Recency.reset_in_child),
-)
+#: Write the pending uses of all directories. Two stores may be on the same one.
+flush_all = _each(Recency.flush)
+atexit.register(flush_all)
+os.register_at_fork(before=_each(Recency.settle_before_fork), after_in_child=_each(Recency.reset_in_child))

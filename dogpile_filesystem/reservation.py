@@ -155,9 +155,9 @@ class Reservation:
         os.rename(self._temporary, self._place.path)
         if replaced is not None:
             size, content = replaced
+            if content and not unlink_quietly(f"{self._place.directory}/{content}"):
+                size = 0  # The ledger stays too high until a visit can remove the content.
             self._ledger.add(self._place.shard, -size, -self._entries)
-            if content:
-                unlink_quietly(f"{self._place.directory}/{content}")
         return True
 
     def cancel(self) -> bool:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import shutil
 import time
 from collections.abc import Callable
@@ -29,11 +30,13 @@ from dogpile_filesystem.failures import Failures
 from dogpile_filesystem.files import FILE_MODE, Reader, open_reader, read_file, unlink_quietly
 from dogpile_filesystem.ledger import SHARDS, Bound, Ledger, Usage, charge
 from dogpile_filesystem.mutex import KeyMutex
-from dogpile_filesystem.recency import Recency
+from dogpile_filesystem.recency import Recency, flush_all
 from dogpile_filesystem.reservation import Place, Reservation, unique
 
 #: A value charged no more bytes than this is written while its shard is locked: 64 KiB take some 20 us.
 _SMALL = 1 << 16
+#: Seconds that a writer pauses at most before it tries again, since there was no room beside what others are writing.
+_PAUSES = (0.005, 0.02, 0.1, 0)
 #: A content may be replaced between reading its entry and opening it, so the entry is read again, so often at most.
 _TRIES = 5
 
@@ -43,7 +46,11 @@ class TooLarge(Exception):
 
 
 class NoRoom(Exception):
-    """No room can be made: what is there is being written, or cannot be removed, or is not yet counted."""
+    """No room can be made: what is there is being written, or cannot be removed."""
+
+
+class NotCounted(NoRoom):
+    """The ledger was lost, and has not been counted again: nobody knows how much room there is."""
 
 
 class StoredFile(NamedTuple):
@@ -86,7 +93,7 @@ class Store:
         self._expiration_ns = None if expiration_time is None else int(expiration_time * 1e9)
         self._clock = clock
         self._recency = Recency(clock)
-        self._evictor = Evictor(self._directory.values_dir, self._bound, expiration_time, clock)
+        self._evictor = Evictor(self._directory.values_dir, self._bound, expiration_time, clock, self.failures)
 
     # Reading
 
@@ -107,9 +114,10 @@ class Store:
         except OSError as error:
             self.failures.report_error(error, "cannot read an entry")
             return None
-        if self._expiration_ns is not None and self._clock() * 1e9 - created_ns > self._expiration_ns:
+        if self._expiration_ns is not None:
             self._sweep()
-            return None
+            if self._clock() * 1e9 - created_ns > self._expiration_ns:
+                return None
         self._recency.note(path)
         return payload
 
@@ -130,7 +138,18 @@ class Store:
             except OSError as error:
                 self.failures.report_error(error, "cannot read a content")
                 return None
-        self._remove_damaged(place, "its content is gone")
+        return self._get_file_locked(place)
+
+    def _get_file_locked(self, place: Place) -> StoredFile | None:
+        """Read a file while nobody can replace it: if even so its content is gone, it is gone for good."""
+        try:
+            with self._directory.ledger().shard(place.shard):
+                payload = self.get(place.key, FILE)
+                return None if payload is None else self._open_content(place, payload)
+        except (FileNotFoundError, entry.Damaged) as damage:
+            self._remove_damaged(place, damage)
+        except OSError as error:
+            self.failures.report_error(error, "cannot read a content")
         return None
 
     @staticmethod
@@ -178,8 +197,13 @@ class Store:
         :raises TypeError: it is no binary file.
         :raises ValueError: it is closed, cannot seek or cannot be read.
         """
-        source = Source(file, movable=movable)
         place = self._directory.place(FILE, key)
+        try:
+            source = Source(file, movable=movable)
+        except OSError as error:
+            self.failures.report_error(error, "a file was not stored")
+            self._remove(place)
+            return False
         stamp = self._recency.stamp()
         unique_part = unique()
         content = entry.Content(f"{place.digest}.{unique_part}", source.length, source.position, metadata)
@@ -198,7 +222,20 @@ class Store:
         try:
             if self._bound.size is not None and size > self._bound.size:
                 raise TooLarge
-            self._store(place, unique_part, size, parts, stamp, source)
+            for pause in _PAUSES:
+                try:
+                    self._store(place, unique_part, size, parts, stamp, source)
+                    break
+                except FileNotFoundError:
+                    # The first entry of its shard; or the directory was deleted, perhaps with the ledger.
+                    self._directory.make(place.directory)
+                except NotCounted:
+                    raise
+                except NoRoom:
+                    # What others are writing leaves none. Together they take too much: let some of them finish.
+                    time.sleep(random.uniform(0, pause))  # noqa: S311 - spreads writers, keeps no secret
+            else:
+                raise NoRoom
         except OSError as error:
             self.failures.report_error(error, "a value was not stored")
         except TooLarge:
@@ -216,12 +253,14 @@ class Store:
         self, place: Place, unique_part: str, size: int, parts: list[bytes], stamp: int, source: Source | None
     ) -> None:
         """Reserve, write, publish; or cancel."""
-        ledger = self._directory.recent_ledger()
+        ledger = self._directory.ledger()
         shard = ledger.shard(place.shard)
         reservation = None
         try:
             with shard:
-                reservation = self._reserve(ledger, place, unique_part, size)
+                # To replace an entry must not evict another one for the sake of `max_entries`.
+                entries = 0 if self._bound.entries is not None and os.path.exists(place.path) else 1
+                reservation = Reservation(ledger, place, unique_part, size, entries)
                 # What is written in no time is not worth a second lock.
                 published = size <= _SMALL and source is None and ledger.is_complete and ledger.holds(self._bound)
                 if published:
@@ -239,19 +278,11 @@ class Store:
                     with shard:
                         reservation.publish()
         except BaseException:
+            if source:
+                source.give_back()
             if reservation is not None:
                 self._cancel(reservation, ledger, place)
             raise
-
-    def _reserve(self, ledger: Ledger, place: Place, unique_part: str, size: int) -> Reservation:
-        """The shard is locked."""
-        # To replace an entry must not evict another one for the sake of `max_entries`.
-        entries = 0 if self._bound.entries is not None and os.path.exists(place.path) else 1
-        try:
-            return Reservation(ledger, place, unique_part, size, entries)
-        except FileNotFoundError:
-            self._directory.make(place.directory)
-            return Reservation(ledger, place, unique_part, size, entries)
 
     def _cancel(self, reservation: Reservation, ledger: Ledger, place: Place) -> None:
         with contextlib.suppress(OSError):
@@ -262,12 +293,12 @@ class Store:
 
     def _make_room(self, ledger: Ledger, place: Place) -> None:
         if not ledger.is_complete and not self._evictor.count(ledger) and self._bound != (None, None):
-            raise NoRoom
+            raise NotCounted
         if ledger.holds(self._bound):
             return
         # An entry that is being replaced goes last: nobody shall miss it until the new one is there.
         self._recency.note(place.path)
-        self._recency.flush()
+        flush_all()
         if not self._evictor.make_room(ledger):
             raise NoRoom
 
@@ -297,14 +328,15 @@ class Store:
             with ledger.shard(place.shard):
                 size, content = place.look_up() or (0, "")
                 os.unlink(place.path)
-                if content:
-                    unlink_quietly(f"{place.directory}/{content}")
+                if content and not unlink_quietly(f"{place.directory}/{content}"):
+                    size = 0
                 ledger.add(place.shard, -size, -1)
         except FileNotFoundError:
             return False
         except OSError as error:
-            self.failures.report_error(error, "cannot remove an entry")
-            return False
+            self.failures.report_error(error, "cannot remove an entry by the book")
+            # Better a ledger that is too high until the next visit than a value that should be gone.
+            return unlink_quietly(place.path)
         return True
 
     def clear(self) -> None:
@@ -317,20 +349,25 @@ class Store:
             trash = os.path.join(self.base_dir, f"values.{unique()}")
             with contextlib.suppress(FileNotFoundError):
                 os.rename(self._directory.values_dir, trash)
-            for name in os.listdir(self.base_dir):
-                if name.startswith("values."):  # Also what a killed process did not finish.
-                    shutil.rmtree(os.path.join(self.base_dir, name), ignore_errors=True)
-            ledger = self._directory.ledger()
+            self._remove_trash()
+            ledger = self._directory.ledger(look=True)
             for shard in range(SHARDS):
                 self._evictor.visit(ledger, shard)
         except OSError as error:
             self.failures.report_error(error, "cannot clear the cache")
 
+    def _remove_trash(self) -> None:
+        """Remove what was cleared, also by a process that was killed before it came to this."""
+        for name in os.listdir(self.base_dir):
+            if name.startswith("values."):
+                shutil.rmtree(os.path.join(self.base_dir, name), ignore_errors=True)
+
     def prune(self) -> None:
         """Remove what is expired, left over, and over the bound, now. Takes time in proportion to the entries."""
         try:
-            self._recency.flush()
-            ledger = self._directory.ledger()
+            flush_all()
+            self._remove_trash()
+            ledger = self._directory.ledger(look=True)
             for shard in range(SHARDS):
                 self._evictor.visit(ledger, shard)
             self._evictor.make_room(ledger)
@@ -353,7 +390,7 @@ class Store:
 
         :raises OSError: it cannot be read.
         """
-        return self._directory.ledger().usage()
+        return self._directory.ledger(look=True).usage()
 
     def flush(self) -> None:
         """Write the uses of entries that are pending in memory."""

@@ -83,6 +83,8 @@ def test_flags(name, value, flag):
         ("cache_size", "GiB", ValueError),
         ("cache_size", True, TypeError),
         ("cache_size", [1], TypeError),
+        ("expiration_time", 10**400, ValueError),
+        ("lock_timeout", 1e11, ValueError),
         ("max_entries", 0, ValueError),
         ("max_entries", "many", ValueError),
         ("max_entries", 1.5, TypeError),

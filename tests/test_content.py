@@ -14,6 +14,7 @@ import tempfile
 import pytest
 
 from dogpile_filesystem.content import Source
+from dogpile_filesystem.files import open_reader
 
 
 @pytest.fixture
@@ -126,6 +127,60 @@ def replaced(path, file):
 
 def linked(path, file):
     os.link(path, path.with_name("second"))
+
+
+def test_entry_of_the_cache_is_copied(source_path, target):
+    """What a hit returned is an entry's content already: stored under another key, it is copied."""
+    with open_reader(str(source_path)) as file:
+        assert take_in(file, target, movable=True) == b"content"
+    assert source_path.exists()
+
+
+def test_wrappers_around_a_file(source_path, target):
+    """Of an object that wraps a file and shows part of it, that part is stored, not the file behind it."""
+
+    class Window(io.BytesIO):
+        def __init__(self, file):
+            super().__init__(file.read()[3:])
+            self.file = self.raw = file
+            self.name = file.name
+
+        def fileno(self):
+            return self.file.fileno()
+
+    class Upper(io.BufferedReader):
+        def read(self, size=-1, /):
+            return super().read(size).upper()
+
+        def readinto(self, buffer, /):
+            raise io.UnsupportedOperation
+
+    with open(source_path, "rb") as file, Window(file) as window:
+        assert take_in(window, target, movable=True) == b"tent"
+    os.unlink(target)
+    with Upper(io.FileIO(source_path)) as upper:
+        assert take_in(upper, target, movable=True) == b"CONTENT"
+
+
+def test_given_back(source_path, target):
+    """A file that was moved, but could not be kept, gets its name again."""
+    with open(source_path, "rb") as file:
+        source = Source(file, movable=True)
+        source.take_in(target, 0o600)
+        assert not source_path.exists()
+        source.give_back()
+    assert source_path.read_bytes() == b"content"
+
+
+def test_file_of_somebody_else(source_path, target, monkeypatch):
+    """A file whose mode may not be changed is copied."""
+
+    def refuse(*_):
+        raise PermissionError(errno.EPERM, "not permitted")
+
+    monkeypatch.setattr(os, "fchmod", refuse)
+    with open(source_path, "rb") as file:
+        assert take_in(file, target, movable=True) == b"content"
 
 
 def behind_a_link(path, file):

@@ -71,6 +71,26 @@ def test_as_many_go_as_are_needed(make_store, clock, usage_on_disk):
     assert store.usage() == usage_on_disk() == Usage(20 * BLOCK, 13, 256)
 
 
+def test_value_that_takes_most_of_the_cache(make_store, clock, usage_on_disk):
+    """A value that takes most of a large cache is kept: if need be, all entries go, not only the older part."""
+    # 1,500 of 1,500 blocks are taken. Of 1,450 blocks that are needed, one round of samples gives some 900.
+    store = make_store(cache_size=1500 * BLOCK)
+    put_all(store, clock, names(range(1500)))
+    assert store.put(b"large", bytes(1450 * BLOCK - 100))
+    assert store.usage() == usage_on_disk()
+    assert store.usage().size <= 1500 * BLOCK
+
+
+def test_uses_of_another_store(make_store, clock):
+    """In one process, a use through one store counts at once for the eviction by another on the same directory."""
+    store, other = make_store(cache_size=3 * BLOCK), make_store(cache_size=3 * BLOCK)
+    put_all(store, clock, names(range(3)))
+    clock.move(1)
+    assert other.get(b"0") is not None
+    put_all(store, clock, [b"3"])
+    assert kept(store, names(range(4))) == [b"0", b"2", b"3"]
+
+
 def test_max_entries(make_store, clock, usage_on_disk):
     """The number of entries is bounded likewise, and replacing one evicts no other."""
     store = make_store(max_entries=3)
@@ -194,7 +214,7 @@ def test_nothing_can_be_removed(make_store, clock, monkeypatch, usage_on_disk):
     store = make_store(cache_size=3 * BLOCK)
     put_all(store, clock, names(range(3)))
     remove = eviction.Evictor._remove_unused
-    monkeypatch.setattr(eviction.Evictor, "_remove_unused", lambda *_: False)
+    monkeypatch.setattr(eviction.Evictor, "_remove_unused", lambda *_: None)
     assert not store.put(b"3", b"")
     monkeypatch.setattr(eviction.Evictor, "_remove_unused", remove)
     assert store.failures.counts == {"no room": 1}

@@ -308,8 +308,8 @@ def test_lock_file_replaced(make_mutex, path):
     old = open_lock_file(path)
     os.unlink(path)
     assert mutex.acquire()
-    assert not old.is_current()
-    assert open_lock_file(path).is_current()
+    assert not old.is_current(path)
+    assert open_lock_file(path).is_current(path)
     assert make_mutex().locked()
 
 
@@ -325,6 +325,18 @@ def test_replaced_while_waiting(make_mutex, path, hold):
     finish(but_not_yet=True)
     go_on(new_holder)
     assert finish() is True
+
+
+def test_deleted_while_a_shared_mutex_is_held(make_mutex, path):
+    """If the lock file goes while a thread holds a mutex object that others share, its release is not theirs."""
+    mutex = make_mutex()
+    assert mutex.acquire()
+    os.unlink(path)
+    assert mutex.acquire()
+    mutex.release()
+    assert mutex.locked()
+    mutex.release()
+    assert not mutex.locked()
 
 
 def test_fork_while_held(make_mutex):

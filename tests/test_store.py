@@ -4,6 +4,7 @@ The store: what was put is got, and the ledger equals the disk, whatever happens
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import shutil
@@ -211,6 +212,58 @@ def test_two_stores_see_one_ledger(make_store, base_dir, tmp_path, usage_on_disk
     assert store.usage() == linked.usage() == usage_on_disk()
 
 
+def test_lock_file_that_cannot_be_used(make_store, base_dir):
+    """Without a ledger nothing is stored, but what should be replaced or removed is not served any more."""
+    store = make_store()
+    put_all(store, b"a", b"b")
+    os.remove(f"{base_dir}/lock")
+    os.mkdir(f"{base_dir}/lock")
+    store = make_store()
+    assert not store.put(b"a", b"new")
+    assert store.get(b"a") is None
+    assert store.remove(b"b")
+    assert store.get(b"b") is None
+    assert store.mutex(VALUE, b"a").acquire()
+    assert set(store.failures.counts) == {"EISDIR"}
+
+
+def test_shard_that_cannot_be_listed(make_store, base_dir, usage_on_disk):
+    """A shard that cannot be listed does not keep the others from being stored, evicted and counted."""
+    store = make_store(cache_size=300 * BLOCK)
+    put_all(store, *(b"%d" % number for number in range(250)))
+    shard = entry.digest(VALUE, b"0")[:2]
+    shutil.rmtree(f"{base_dir}/values/{shard}")
+    with open(f"{base_dir}/values/{shard}", "w"):
+        pass
+    os.remove(f"{base_dir}/lock")
+    store = make_store(cache_size=300 * BLOCK)
+    keys = [b"new %d" % number for number in range(600)]
+    kept = [store.put(key, b"") for key in keys]
+    assert all(kept[number] for number, key in enumerate(keys) if entry.digest(VALUE, key)[:2] != shard)
+    assert store.usage().size <= 300 * BLOCK
+    assert "ENOTDIR" in store.failures.counts
+
+
+def test_trash_of_a_killed_clear(make_store, base_dir):
+    """What a killed clear left behind is removed by prune."""
+    store = make_store()
+    put_all(store, b"a")
+    os.rename(f"{base_dir}/values", f"{base_dir}/values.killed")
+    store.prune()
+    assert sorted(os.listdir(base_dir)) == ["CACHEDIR.TAG", "lock"]
+    assert store.usage() == Usage(0, 0, 256)
+
+
+def test_writes_that_fall_short(make_store, monkeypatch):
+    """A value arrives whole, even if each call writes less than it was asked."""
+    writev, write = os.writev, os.write
+    monkeypatch.setattr(os, "writev", lambda fd, parts: writev(fd, [parts[0][:5]]))
+    monkeypatch.setattr(os, "write", lambda fd, data: write(fd, data[:7]))
+    store = make_store()
+    assert store.put(b"a", bytes(range(100)))
+    assert store.get(b"a") == bytes(range(100))
+
+
 # Files
 
 
@@ -282,6 +335,48 @@ def test_reader_is_not_disturbed(make_store, change):
         else:
             store.clear()
         assert reader.read() == b"old content"
+
+
+def test_stored_under_another_key(make_store):
+    """What one key returned can be stored under another, and the first keeps it."""
+    store = make_store()
+    store.put_file(b"a", file_with(b"content"))
+    with store.get_file(b"a").file as file:
+        assert store.put_file(b"b", file, movable=True)
+    assert read(store.get_file(b"a")) == read(store.get_file(b"b")) == b"content"
+
+
+def test_moved_file_that_cannot_be_kept(make_store, tmp_path, monkeypatch, usage_on_disk):
+    """A file that was moved in gets its name back if its entry cannot be written."""
+    path = tmp_path / "source"
+    path.write_bytes(b"content")
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "no space left on device")
+
+    store = make_store()
+    store.put(b"b", b"")
+    monkeypatch.setattr(os, "writev", full)
+    with open(path, "rb") as file:
+        assert not store.put_file(b"a", file, movable=True)
+    assert path.read_bytes() == b"content"
+    assert store.usage() == usage_on_disk() == Usage(BLOCK, 1, 256)
+
+
+def test_content_always_replaced_while_it_is_opened(make_store, monkeypatch):
+    """A reader that loses the race against writers time and again still gets a file, never a miss."""
+    store = make_store()
+    store.put_file(b"a", file_with(b"old"))
+    open_content = store._open_content
+    replace = iter(range(5))
+
+    def replaced_first(place, payload):
+        if next(replace, None) is not None:
+            store.put_file(b"a", file_with(b"new"))
+        return open_content(place, payload)
+
+    monkeypatch.setattr(store, "_open_content", replaced_first)
+    assert read(store.get_file(b"a")) == b"new"
 
 
 def test_content_replaced_while_it_is_opened(make_store, monkeypatch):
