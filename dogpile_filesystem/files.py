@@ -67,7 +67,7 @@ def write_all(fd: int, parts: list[bytes]) -> None:
     :raises OSError: they cannot all be written.
     """
     written = os.writev(fd, parts)
-    while written < sum(map(len, parts)):
+    while written != sum(map(len, parts)):
         while written >= len(parts[0]):
             written -= len(parts[0])
             parts = parts[1:]

@@ -175,11 +175,13 @@ class Ledger:
         :raises OSError: the file cannot be read or written.
         """
         offset = _RECORDS_AT + _RECORD.size * shard
-        blocks, old_entries = _RECORD.unpack(os.pread(self._fd, _RECORD.size, offset).ljust(_RECORD.size, b"\0"))
-        # Below zero nothing makes sense: a record that was too low stops there and is mended by the next count.
-        blocks = min(max(0, blocks + size // BLOCK), _MOST)
-        entries = max(0, (old_entries & ~_COUNTED) + entries)
+        old_blocks, old_entries = _RECORD.unpack(os.pread(self._fd, _RECORD.size, offset).ljust(_RECORD.size, b"\0"))
+        blocks = old_blocks + size // BLOCK
         flag = _COUNTED if counted else old_entries & _COUNTED
+        entries += old_entries & ~_COUNTED
+        # Below zero nothing makes sense: a record that was too low stops there and is mended by the next count.
+        if blocks < 0 or entries < 0 or blocks > _MOST:
+            blocks, entries = min(max(0, blocks), _MOST), max(0, entries)
         _write(self._fd, _RECORD.pack(blocks, entries | flag), offset)
 
     def set(self, shard: int, size: int, entries: int) -> None:

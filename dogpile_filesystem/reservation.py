@@ -85,8 +85,10 @@ os.register_at_fork(after_in_child=unique.renew)
 
 
 def temporary_name(unique_part: str, size: int, entries: int) -> str:
-    """The name of a temporary file, which tells a visit what has been reserved for it: bytes, and 0 or 1 entries."""
-    return f".{unique_part}-{size:x}-{entries}{TEMPORARY_SUFFIX}"
+    """
+    The name of a temporary file, after its directory: it tells a visit what has been reserved, bytes and 0 or 1 entries.
+    """
+    return f"/.{unique_part}-{size:x}-{entries}{TEMPORARY_SUFFIX}"
 
 
 def parse_temporary(name: str) -> tuple[str, int, int]:
@@ -116,7 +118,7 @@ class Reservation:
         self._unique = unique_part
         self._size = size
         self._entries = entries
-        self._temporary = f"{place.directory}/{temporary_name(unique_part, size, entries)}"
+        self._temporary = place.directory + temporary_name(unique_part, size, entries)
         ledger.add(place.shard, size, entries)
         try:
             #: The temporary file, open for writing; -1: closed.
@@ -178,7 +180,7 @@ class Reservation:
     def _become_one_more(self) -> None:
         self._ledger.add(self._place.shard, 0, 1)
         self._entries = 1
-        renamed = f"{self._place.directory}/{temporary_name(self._unique, self._size, 1)}"
+        renamed = self._place.directory + temporary_name(self._unique, self._size, 1)
         os.rename(self._temporary, renamed)
         self._temporary = renamed
 
