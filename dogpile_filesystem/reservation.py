@@ -86,7 +86,7 @@ os.register_at_fork(after_in_child=unique.renew)
 
 def temporary_name(unique_part: str, size: int, entries: int) -> str:
     """
-    The name of a temporary file, after its directory: it tells a visit what has been reserved, bytes and 0 or 1 entries.
+    The name of a temporary file, behind its directory. It tells a visit what is reserved: bytes, and 0 or 1 entries.
     """
     return f"/.{unique_part}-{size:x}-{entries}{TEMPORARY_SUFFIX}"
 
