@@ -11,7 +11,7 @@ import shutil
 
 import pytest
 
-from dogpile_filesystem import entry
+from dogpile_filesystem import entry, eviction
 from dogpile_filesystem import store as store_module
 from dogpile_filesystem.entry import FILE, VALUE
 from dogpile_filesystem.ledger import BLOCK, Usage
@@ -264,6 +264,22 @@ def test_writes_that_fall_short(make_store, monkeypatch):
     assert store.get(b"a") == bytes(range(100))
 
 
+def test_symbolic_link_that_comes_to_lead_elsewhere(make_store, base_dir, tmp_path, usage_on_disk):
+    """A store whose base_dir is a symbolic link follows it to another directory, and keeps that one's own ledger."""
+    link = tmp_path / "link"
+    os.symlink(base_dir, link)
+    put_all(make_store(), b"b")
+    linked = store_module.Store(str(link))
+    put_all(linked, b"a")
+    os.unlink(link)
+    os.mkdir(tmp_path / "elsewhere")
+    os.symlink(tmp_path / "elsewhere", link)
+    assert linked.usage() == Usage(0, 0, 256)
+    put_all(linked, b"c")
+    assert linked.usage() == Usage(BLOCK, 1, 256)
+    assert make_store().usage() == usage_on_disk() == Usage(2 * BLOCK, 2, 256)
+
+
 # Files
 
 
@@ -335,6 +351,20 @@ def test_reader_is_not_disturbed(make_store, change):
         else:
             store.clear()
         assert reader.read() == b"old content"
+
+
+def test_entry_that_cannot_be_read_for_now(make_store, monkeypatch):
+    """A visit that cannot read an entry, for want of descriptors say, leaves its content alone."""
+    store = make_store()
+    store.put_file(b"a", file_with(b"content"))
+
+    def refuse(path):
+        raise OSError(errno.EMFILE, "too many open files", path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(eviction, "read_file", refuse)
+        store.prune()
+    assert read(store.get_file(b"a")) == b"content"
 
 
 def test_stored_under_another_key(make_store):
