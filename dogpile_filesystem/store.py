@@ -222,20 +222,7 @@ class Store:
         try:
             if self._bound.size is not None and size > self._bound.size:
                 raise TooLarge
-            for pause in _PAUSES:
-                try:
-                    self._store(place, unique_part, size, parts, stamp, source)
-                    break
-                except FileNotFoundError:
-                    # The first entry of its shard; or the directory was deleted, perhaps with the ledger.
-                    self._directory.make(place.directory)
-                except NotCounted:
-                    raise
-                except NoRoom:
-                    # What others are writing leaves none. Together they take too much: let some of them finish.
-                    time.sleep(random.uniform(0, pause))  # noqa: S311 - spreads writers, keeps no secret
-            else:
-                raise NoRoom
+            self._store_patiently(place, unique_part, size, parts, stamp, source)
         except OSError as error:
             self.failures.report_error(error, "a value was not stored")
         except TooLarge:
@@ -248,6 +235,26 @@ class Store:
             return True
         self._remove(place)
         return False
+
+    def _store_patiently(
+        self, place: Place, unique_part: str, size: int, parts: list[bytes], stamp: int, source: Source | None
+    ) -> None:
+        """Store, and try again where that may help."""
+        trouble: Exception
+        for pause in _PAUSES:
+            try:
+                return self._store(place, unique_part, size, parts, stamp, source)
+            except FileNotFoundError as error:
+                # The first entry of its shard; or the directory was deleted, perhaps with the ledger.
+                trouble = error
+                self._directory.make(place.directory)
+            except NotCounted:
+                raise
+            except NoRoom as error:
+                # What others are writing leaves none. Together they take too much: let some of them finish.
+                trouble = error
+                time.sleep(random.uniform(0, pause))  # noqa: S311 - spreads writers, keeps no secret
+        raise trouble
 
     def _store(
         self, place: Place, unique_part: str, size: int, parts: list[bytes], stamp: int, source: Source | None
