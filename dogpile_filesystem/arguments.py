@@ -10,11 +10,29 @@ import difflib
 import math
 import os
 import re
+import stat
 import threading
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dogpile_filesystem import entry
+from dogpile_filesystem.access import Access
+
+_KNOWN = (
+    "base_dir",
+    "cache_size",
+    "max_entries",
+    "min_free_space",
+    "expiration_time",
+    "distributed_lock",
+    "lock_timeout",
+    "file_movable",
+    "dir_mode",
+    "file_mode",
+    "signing_key",
+    "allow_shared",
+)
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12} | {
     "kib": 1 << 10,
     "mib": 1 << 20,
@@ -27,6 +45,8 @@ _BYTES = "a number of bytes more than 0, a string such as '512MiB' or '10GB', or
 _COUNT = "a whole number more than 0, or None for no bound"
 _SECONDS = "seconds more than 0, a timedelta, or None for never"
 _BOOLEAN = "True or False"
+_MODE = "permission bits that leave everything to the owner, such as 0o2770, or '2770' as a string"
+_KEYS = "bytes or a string that is not empty, or a list of such"
 _PATH = "the path of a directory, as a string or path-like"
 
 
@@ -42,6 +62,9 @@ class Arguments:
     :ivar distributed_lock: whether creators in other processes are excluded.
     :ivar lock_timeout: seconds; None: for ever.
     :ivar file_movable: whether files are moved in rather than copied.
+    :ivar min_free_space: bytes; None: any.
+    :ivar access: of ``dir_mode``, ``file_mode``, ``allow_shared``, and whether there is a ``signing_key``.
+    :ivar signing_keys: the keys made of ``signing_key``.
     """
 
     base_dir: str
@@ -51,6 +74,9 @@ class Arguments:
     distributed_lock: bool
     lock_timeout: float | None
     file_movable: bool
+    min_free_space: int | None
+    access: Access
+    signing_keys: tuple[bytes, ...] = dataclasses.field(repr=False)
 
     @classmethod
     def parse(cls, arguments: Mapping[str, Any]) -> Arguments:
@@ -60,6 +86,7 @@ class Arguments:
         :raises TypeError: ``base_dir`` is missing, or a value is of a wrong type.
         :raises ValueError: a value is out of range.
         """
+        signing_keys = _keys(arguments.get("signing_key"))
         if "base_dir" not in arguments:
             msg = f"the argument 'base_dir' is missing: pass {_PATH}"
             raise TypeError(msg)
@@ -72,15 +99,17 @@ class Arguments:
             distributed_lock=_boolean("distributed_lock", arguments.get("distributed_lock", True)),
             lock_timeout=_seconds("lock_timeout", arguments.get("lock_timeout")),
             file_movable=_boolean("file_movable", arguments.get("file_movable", False)),
+            min_free_space=_bytes("min_free_space", arguments.get("min_free_space")),
+            access=_access(arguments, is_signed=bool(signing_keys)),
+            signing_keys=signing_keys,
         )
 
 
 def _warn_of_unknown(arguments: Mapping[str, Any]) -> None:
-    known = [field.name for field in dataclasses.fields(Arguments)]
     for name in arguments:
-        if name not in known:
-            nearest = difflib.get_close_matches(str(name), known, n=1)
-            hint = f"did you mean {nearest[0]!r}?" if nearest else f"known are {', '.join(known)}"
+        if name not in _KNOWN:
+            nearest = difflib.get_close_matches(str(name), _KNOWN, n=1)
+            hint = f"did you mean {nearest[0]!r}?" if nearest else f"known are {', '.join(_KNOWN)}"
             # To the line that configures the region: past this module, the backend and dogpile.
             warnings.warn(f"unknown argument {name!r} is ignored: {hint}", UserWarning, stacklevel=5)
 
@@ -171,3 +200,52 @@ def _boolean(name: str, value: object) -> bool:
     if text not in _BOOLEANS:
         raise _value_error(name, value, _BOOLEAN)
     return _BOOLEANS[text]
+
+
+def _access(arguments: Mapping[str, Any], *, is_signed: bool) -> Access:
+    anyone = is_signed or _boolean("allow_shared", arguments.get("allow_shared", False))
+    dir_mode = _mode("dir_mode", arguments.get("dir_mode"), 0o700, 0o3777)
+    if dir_mode & stat.S_IWOTH and not anyone:
+        msg = f"dir_mode={dir_mode:#o} lets everybody plant entries: leave that out, or pass signing_key"
+        raise ValueError(msg)
+    # Who may enter a directory may read the files in it; who may change it may write them, and so set their times.
+    file_mode = _mode("file_mode", arguments.get("file_mode"), dir_mode & 0o666, 0o666)
+    return Access(dir_mode, file_mode, anyone)
+
+
+def _mode(name: str, value: object, default: int, most: int) -> int:
+    if _is_none(value):
+        return default
+    if isinstance(value, str):
+        try:
+            mode = int(value, 8)
+        except ValueError:
+            raise _value_error(name, value, _MODE) from None
+    elif isinstance(value, int) and not isinstance(value, bool):
+        mode = value
+    else:
+        raise _type_error(name, value, _MODE)
+    owner = most & stat.S_IRWXU
+    if mode & owner != owner or mode & ~most:
+        raise _value_error(name, value if isinstance(value, str) else f"{value:#o}", _MODE)
+    return mode
+
+
+def _keys(value: object) -> tuple[bytes, ...]:
+    """The keys for signing. What is wrong with a secret is said without the secret."""
+    if _is_none(value):
+        return ()
+    secrets: Sequence[object] = value if isinstance(value, list | tuple) else [value]
+    keys = []
+    for secret in secrets:
+        if not isinstance(secret, str | bytes):
+            msg = f"signing_key: {type(secret).__name__} is no key: pass {_KEYS}"
+            raise TypeError(msg)
+        if not secret:
+            msg = f"signing_key: a key is empty: pass {_KEYS}"
+            raise ValueError(msg)
+        keys.append(entry.signing_key(secret.encode() if isinstance(secret, str) else secret))
+    if not keys:
+        msg = f"signing_key: an empty list: pass {_KEYS}, or None to sign nothing"
+        raise ValueError(msg)
+    return tuple(keys)

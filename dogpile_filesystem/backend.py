@@ -7,7 +7,6 @@ from __future__ import annotations
 import functools
 import json
 import logging
-import os
 import pickle
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, BinaryIO, cast
@@ -25,8 +24,11 @@ from dogpile.cache.api import (
     SerializedReturnType,
 )
 
+from dogpile_filesystem.access import Refused
 from dogpile_filesystem.arguments import Arguments
+from dogpile_filesystem.check import Report
 from dogpile_filesystem.entry import FILE, VALUE
+from dogpile_filesystem.predecessor import report_predecessor
 from dogpile_filesystem.store import Store
 
 logger = logging.getLogger(__name__)
@@ -64,12 +66,18 @@ class _FSBackend(CacheBackend):
             self.arguments.base_dir,
             cache_size=self.arguments.cache_size,
             max_entries=self.arguments.max_entries,
+            min_free_space=self.arguments.min_free_space,
             expiration_time=self.arguments.expiration_time,
+            access=self.arguments.access,
+            signing_keys=self.arguments.signing_keys,
         )
         try:
-            os.makedirs(self.arguments.base_dir, 0o700, exist_ok=True)
+            self.store.open()
+        except Refused:
+            raise
         except OSError as error:
-            self.store.failures.report_error(error, "cannot make the directory, so nothing is kept")
+            self.store.failures.report_error(error, "cannot open the directory, so nothing is kept")
+        report_predecessor(self.arguments.base_dir)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.arguments}>"
@@ -100,6 +108,17 @@ class _FSBackend(CacheBackend):
         every entry, so that it takes time in proportion to their number.
         """
         self.store.prune()
+
+    def check(self, *, repair: bool = False) -> Report:
+        """
+        Read everything, and say what is wrong. Takes time in proportion to the entries, and disturbs nobody.
+
+        :param repair: whether to mend it: damaged entries, and what killed processes left, go; the ledger is counted
+         anew.
+        :return: what was found, before it was mended.
+        :raises OSError: the directory cannot be used.
+        """
+        return self.store.check(repair=repair)
 
 
 class GenericFSBackend(_FSBackend, BytesBackend):

@@ -17,6 +17,7 @@ import stat
 from collections.abc import Iterator
 from typing import BinaryIO
 
+from dogpile_filesystem.access import Access
 from dogpile_filesystem.files import Reader
 
 _ADVICE = "pass a binary file that can be read and seeked, such as open(path, 'rb') or tempfile.TemporaryFile()"
@@ -61,16 +62,16 @@ class Source:
                 file.seek(0, os.SEEK_END)
                 self.length = file.tell()
 
-    def take_in(self, target: str, mode: int) -> None:
+    def take_in(self, target: str, access: Access) -> None:
         """
         Move the file to ``target``, or copy it there.
 
-        :param mode: permission bits that it gets.
+        :param access: the mode that it gets.
         :raises OSError: it can be neither moved nor copied, or turns out shorter than it was.
         """
         if self.path is not None and self._fd is not None:
             try:
-                os.fchmod(self._fd, mode)
+                access.take_over(self._fd, target)
                 os.rename(self.path, target)
             except OSError:  # It lies on another filesystem, belongs to somebody else, or may not be renamed.
                 self._copied = True
@@ -78,7 +79,7 @@ class Source:
                 self._moved_to = target
                 self._check_length(self._fd)
                 return
-        fd = os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
+        fd = access.create(target)
         try:
             self._copy(fd)
         finally:

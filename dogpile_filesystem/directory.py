@@ -11,27 +11,36 @@ A cache directory: where things lie in it, and its lock file and ledger, which s
         <digest>.<unique>      the content of an entry that is a file: nothing but the user's bytes
         .<unique>-<size>-<entries>.tmp
                                being written; so many bytes and entries are reserved for it
+      values.<unique>/         what was cleared, until its files are gone
+
+Deletion. ``base_dir`` is held open, and entries are read from what is open: who puts another directory in its place,
+after somebody deleted it, is not read from before that one passed its check (see access.py). Whether the path still
+leads to it is looked at with every miss and before everything that writes, but not twice within 50 ms.
+
+Limits. A symbolic link in the place of ``values`` or a shard is not followed. One that is put there while the
+directory is in use is noticed after 50 ms by who writes, after 3 seconds by who only reads, at once by what deletes.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import stat
 import time
-from collections.abc import Callable
-from typing import TypeVar
+import weakref
 
 from dogpile_filesystem import entry
+from dogpile_filesystem.access import Access, Refused
 from dogpile_filesystem.failures import Failures
-from dogpile_filesystem.files import CREATE_FLAGS, DIR_MODE, FILE_MODE, write_all
+from dogpile_filesystem.files import CREATE_FLAGS, DIRECTORY_FLAGS, write_all
 from dogpile_filesystem.ledger import Ledger, key_offset
 from dogpile_filesystem.locking import LockFile, open_lock_file
 from dogpile_filesystem.mutex import KeyMutex
 from dogpile_filesystem.reservation import Place
 
-_T = TypeVar("_T")
-
-#: Seconds for which the ledger is taken to be the current one.
+#: Seconds for which what was looked at is taken to be as it was. On ext4, each look at the lock file makes the next
+#: write to it 4 us dearer: a tenth of storing a value.
 _TRUST = 0.05
 
 # See https://bford.info/cachedir/
@@ -42,15 +51,25 @@ class Directory:
     """
     The cache directory at ``base_dir``. What is missing in it is made when it is needed.
 
+    :param access: modes of what is made, and which directories are refused.
+    :ivar fd: the directory, opened; -1: it is not there, or refused.
     :ivar values_dir: the directory of the shards.
+    :ivar checked: shards that are known not to be symbolic links.
     """
 
-    def __init__(self, base_dir: str) -> None:
+    def __init__(self, base_dir: str, access: Access) -> None:
         self.base_dir = base_dir
+        self.access = access
         self.values_dir = os.path.join(base_dir, "values")
+        self.fd = -1
+        self.checked: set[str] = set()
+        # The descriptor, kept under one number for good, and what it leads to.
+        self._opened = _Opened()
         self._lock_path = os.path.join(base_dir, "lock")
         self._ledger: Ledger | None = None
-        self._trusted_until = 0.0
+        self._trusted_until = self._looked_until = 0.0
+        weakref.finalize(self, self._opened.close)
+        _instances.add(self)
 
     def place(self, kind: int, key: bytes) -> Place:
         """Where the entry of a key lies."""
@@ -67,33 +86,90 @@ class Directory:
         """
         The ledger, opened again if its file is no longer the one at its path.
 
-        :param look: whether to look even if it was the current one within the last 50 ms. On ext4, each look makes the
-         next write to the file 4 us dearer: a tenth of storing a value.
-        :raises OSError: it cannot be opened, made or locked.
+        :param look: whether to look even if it was the current one within the last 50 ms.
+        :raises OSError: it cannot be opened, made or locked, or the directory is refused.
         """
         ledger = self._ledger
         now = time.monotonic()
         if ledger is not None and now < self._trusted_until and not look:
             return ledger
-        if ledger is None or not ledger.file.is_current(self._lock_path):
-            ledger = self._ledger = self._with_directories(
-                lambda: Ledger.open(self._lock_path, is_fresh=self._is_empty, mode=FILE_MODE)
-            )
+        self.look(make=True)
+        if ledger is None or not ledger.is_at(self._lock_path):
+            ledger = self._ledger = Ledger.open(self._lock_path, self.access.file_mode)
         self._trusted_until = now + _TRUST
         return ledger
 
+    def look(self, *, make: bool = False) -> None:
+        """
+        Open the directory, unless the one that is open is still at its path.
+
+        :param make: whether to make it if it is missing.
+        :raises FileNotFoundError: it is missing.
+        :raises Refused: others may write to it.
+        :raises OSError: it cannot be opened or made.
+        """
+        self.checked.clear()
+        try:
+            try:
+                found = os.stat(self.base_dir)
+            except FileNotFoundError:
+                if not make:
+                    raise
+                self._make_base()
+                found = os.stat(self.base_dir)
+            self.access.check(self.base_dir, found)
+            if not self._opened.is_the_same(found):
+                self._opened.turn_to(self.base_dir, self.access)
+        except Refused:
+            self.fd = -1
+            raise
+        self.fd = self._opened.fd
+
+    def look_again(self) -> None:
+        """As :meth:`look`, after a miss, but not twice within 50 ms; whatever is wrong, others will report."""
+        now = time.monotonic()
+        if now >= self._looked_until:
+            self._looked_until = now + _TRUST
+            with contextlib.suppress(OSError):
+                self.look()
+
+    def distrust(self) -> None:
+        """Look again before the next use."""
+        self.checked.clear()
+        self._trusted_until = self._looked_until = 0.0
+
+    def check(self, shard: str) -> None:
+        """
+        Make sure that a shard is no symbolic link.
+
+        :raises FileNotFoundError: it is missing.
+        :raises Refused: it is one.
+        """
+        if shard in self.checked:
+            return
+        for name in ("values", f"values/{shard}"):
+            if stat.S_ISLNK(os.stat(name, dir_fd=self.fd, follow_symlinks=False).st_mode):
+                what = "a symbolic link inside a cache is not followed: remove it"
+                raise Refused(errno.EPERM, what, f"{self.base_dir}/{name}")
+        self.checked.add(shard)
+
     def make(self, shard: str | None = None) -> None:
         """
-        Make the directories that are missing, the tag for backup programs, and the directory of a shard.
+        Make the directories that are missing, and the directory of a shard.
 
         :raises OSError: they cannot be made.
         """
-        self._trusted_until = 0.0  # Who deleted them may have deleted the lock file too.
-        os.makedirs(self.base_dir, DIR_MODE, exist_ok=True)
+        self.distrust()  # Who deleted them may have deleted the lock file too.
+        self.look(make=True)
         for directory in (self.values_dir, shard):
             if directory is not None:
                 with contextlib.suppress(FileExistsError):
-                    os.mkdir(directory, DIR_MODE)
+                    self.access.make_directory(directory)
+
+    def _make_base(self) -> None:
+        os.makedirs(os.path.dirname(self.base_dir), exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            self.access.make_directory(self.base_dir)
         with contextlib.suppress(FileExistsError):
             fd = os.open(os.path.join(self.base_dir, "CACHEDIR.TAG"), CREATE_FLAGS, 0o644)
             try:
@@ -101,18 +177,66 @@ class Directory:
             finally:
                 os.close(fd)
 
-    def _open_lock_file(self) -> LockFile:
-        return self._with_directories(lambda: open_lock_file(self._lock_path, FILE_MODE))
-
-    def _with_directories(self, call: Callable[[], _T]) -> _T:
+    def _open_lock_file(self, look: bool) -> LockFile:
         try:
-            return call()
-        except FileNotFoundError:
-            self.make()
-            return call()
+            return self.ledger(look=look).file
+        except Refused:
+            raise
+        except OSError:  # Perhaps it cannot be written, the disk being full. Its ranges can be locked all the same.
+            return open_lock_file(self._lock_path, self.access.file_mode)
 
-    def _is_empty(self) -> bool:
+
+class _Opened:
+    """
+    The descriptor of a directory. It keeps its number when it is turned to another directory, so that no thread ever
+    uses a number that leads to something else.
+    """
+
+    def __init__(self) -> None:
+        self.fd = -1
+        self._identity: tuple[int, int] | None = None
+
+    def is_the_same(self, found: os.stat_result) -> bool:
+        return self._identity == (found.st_dev, found.st_ino) and self._is_open()
+
+    def turn_to(self, path: str, access: Access) -> None:
+        fd = os.open(path, DIRECTORY_FLAGS)
         try:
-            return not os.listdir(self.values_dir)
-        except FileNotFoundError:
-            return True
+            found = os.fstat(fd)
+            access.check(path, found)
+        except BaseException:
+            os.close(fd)
+            raise
+        if self._is_open():
+            os.dup2(fd, self.fd, inheritable=False)
+            os.close(fd)
+        else:
+            # Two threads may come here at once. Then one descriptor stays open, unused.
+            self.fd = fd
+        self._identity = found.st_dev, found.st_ino
+
+    def close(self) -> None:
+        if self._is_open():
+            os.close(self.fd)
+            self._identity = None
+
+    def _is_open(self) -> bool:
+        """Whether the number is still ours: who becomes a daemon closes all descriptors."""
+        if self.fd < 0:
+            return False
+        try:
+            found = os.fstat(self.fd)
+        except OSError:
+            return False
+        return (found.st_dev, found.st_ino) == self._identity
+
+
+_instances: weakref.WeakSet[Directory] = weakref.WeakSet()
+
+
+def _distrust_all() -> None:
+    for directory in list(_instances):
+        directory.distrust()
+
+
+os.register_at_fork(after_in_child=_distrust_all)

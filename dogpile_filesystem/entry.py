@@ -1,7 +1,8 @@
 r"""
 The format of an entry, version 1.
 
-An entry is one file: a header of 32 bytes, the key, the payload. The header, little-endian:
+An entry is one file: a header of 32 bytes, the signature if it is signed, the key, the payload. The header,
+little-endian:
 
 ======  ====  =========================================================================
 offset  type  content
@@ -10,7 +11,7 @@ offset  type  content
 4       u32   CRC-32 (zlib) of everything behind it
 8       u8    format version
 9       u8    kind: 1 a value, 2 a file whose content lies beside the entry
-10      u16   0
+10      u16   1 if it is signed, else 0
 12      u32   length of the key in bytes
 16      u64   length of the payload in bytes
 24      u64   time of creation, nanoseconds since the epoch
@@ -19,23 +20,33 @@ offset  type  content
 Whatever does not add up is :class:`Damaged`: a file torn or emptied by a power cut, one of another version, one that
 is no entry. Nobody gets a payload that was not written under the key asked for.
 
+The signature is a BLAKE2b MAC of 32 bytes over the header behind the checksum, the key and the payload. Who has signing
+keys takes nothing that was not signed with one of them. Who has none reads signed entries too: the checksum covers all.
+A signature does not say when, nor in which directory: an old entry of the same key, put back, is accepted, until it
+expires.
+
 The payload of an entry of kind 2 is a :class:`Content`: a header (u64 length, u64 position, u16 length of the name),
 the name of the file with the content, and the caller's metadata.
 """
 
 from __future__ import annotations
 
+import hmac
 import struct
+from collections.abc import Sequence
 from hashlib import blake2b
 from typing import NamedTuple
 from zlib import crc32
 
 _MAGIC, _VERSION = b"\x89DFS", 1
-_HEADER = struct.Struct("<4sIBB2xIQQ")
-_CHECKED = struct.Struct("<BB2xIQQ")
+_HEADER = struct.Struct("<4sIBBHIQQ")
+_CHECKED = struct.Struct("<BBHIQQ")
 #: Where the part begins that the checksum covers.
 _CHECKED_AT = _HEADER.size - _CHECKED.size
 _CONTENT = struct.Struct("<QQH")
+_SIGNED = 1
+_MAC_SIZE = 32
+_MAC_PURPOSE, _KEY_PURPOSE = b"dogpile entry", b"dogpile key"
 
 
 #: Kinds of entries: a value, or a file. Plain numbers, since an enum's hash and comparison cost a tenth of a hit.
@@ -99,48 +110,80 @@ def digest(kind: int, key: bytes) -> str:
     return blake2b(key, digest_size=16, salt=_SALTS[kind]).hexdigest()
 
 
-def head(kind: int, key: bytes, payload: bytes, created_ns: int) -> bytes:
-    """What stands in the file before the payload: header and key."""
-    checked = _CHECKED.pack(_VERSION, kind, len(key), len(payload), created_ns) + key
+def signing_key(secret: bytes) -> bytes:
+    """The key for signing that is made of a secret of any length: 64 bytes, the most that BLAKE2b takes."""
+    return blake2b(secret, person=_KEY_PURPOSE).digest()
+
+
+def head(kind: int, key: bytes, payload: bytes, created_ns: int, signing_key: bytes | None = None) -> bytes:
+    """
+    What stands in the file before the payload: header, signature, key.
+
+    :param signing_key: of :func:`signing_key`; None: the entry is not signed.
+    """
+    if signing_key is None:
+        checked = _CHECKED.pack(_VERSION, kind, 0, len(key), len(payload), created_ns) + key
+    else:
+        checked = _CHECKED.pack(_VERSION, kind, _SIGNED, len(key), len(payload), created_ns)
+        checked += _mac(signing_key, checked, key + payload) + key
     return _MAGIC + crc32(payload, crc32(checked)).to_bytes(4, "little") + checked
 
 
-def decode(kind: int, key: bytes, data: bytes) -> tuple[bytes, int]:
+def decode(kind: int, key: bytes, data: bytes, signing_keys: Sequence[bytes] = ()) -> tuple[bytes, int]:
     """
     Check an entry and take it apart.
 
     :param data: the whole file.
+    :param signing_keys: one of which has to have signed it; none: it need not be signed.
     :return: payload, and time of creation in nanoseconds.
-    :raises Damaged: the file is not a whole entry of this kind and version.
+    :raises Damaged: the file is not a whole entry of this kind and version, or not signed as it should be.
     :raises OtherKey: it is, but of another key.
     """
+    found_kind, found_key, payload, created_ns = inspect(data, signing_keys)
+    if found_kind != kind:
+        msg = f"it is a {_KIND_NAMES[found_kind]}"
+        raise Damaged(msg)
+    if found_key != key:
+        raise OtherKey(found_key)
+    return payload, created_ns
+
+
+def inspect(data: bytes, signing_keys: Sequence[bytes] = ()) -> tuple[int, bytes, bytes, int]:
+    """
+    Check an entry of whatever kind and key, and take it apart.
+
+    :return: kind, key, payload, and time of creation in nanoseconds.
+    :raises Damaged: as :func:`decode`.
+    """
     try:
-        magic, checksum, version, found, key_length, length, created_ns = _HEADER.unpack_from(data)
+        magic, checksum, version, kind, flags, key_length, length, created_ns = _HEADER.unpack_from(data)
     except struct.error as error:
         msg = f"{len(data)} bytes are too few"
         raise Damaged(msg) from error
-    if magic != _MAGIC or version != _VERSION or found != kind:
-        msg = f"no entry of format {_VERSION} and kind {_KIND_NAMES[kind]}"
+    if magic != _MAGIC or version != _VERSION or kind not in _KIND_NAMES:
+        msg = f"no entry of format {_VERSION}"
         raise Damaged(msg)
-    start = _HEADER.size + key_length
+    key_at = _HEADER.size + _MAC_SIZE if flags & _SIGNED else _HEADER.size
+    start = key_at + key_length
     if len(data) != start + length:
         msg = f"{len(data)} bytes instead of {start + length}"
         raise Damaged(msg)
     if crc32(data[_CHECKED_AT:]) != checksum:
         msg = "the checksum is wrong"
         raise Damaged(msg)
-    if data[_HEADER.size : start] != key:
-        raise OtherKey(data[_HEADER.size : start])
-    return data[start:], created_ns
+    if signing_keys and not (flags & _SIGNED and _is_signed(data, signing_keys)):
+        msg = "it is not signed with one of the signing keys"
+        raise Damaged(msg)
+    return kind, data[key_at:start], data[start:], created_ns
 
 
-def key_of(data: bytes) -> bytes:
-    """
-    The key of an entry, unchecked.
+def _mac(signing_key: bytes, header: bytes, rest: bytes) -> bytes:
+    mac = blake2b(header, key=signing_key, digest_size=_MAC_SIZE, person=_MAC_PURPOSE)
+    mac.update(rest)
+    return mac.digest()
 
-    :raises Damaged: there is no header.
-    """
-    try:
-        return data[_HEADER.size : _HEADER.size + _HEADER.unpack_from(data)[4]]
-    except struct.error as error:
-        raise Damaged(str(error)) from error
+
+def _is_signed(data: bytes, signing_keys: Sequence[bytes]) -> bool:
+    mac_end = _HEADER.size + _MAC_SIZE
+    header, mac, rest = data[_CHECKED_AT : _HEADER.size], data[_HEADER.size : mac_end], data[mac_end:]
+    return any(hmac.compare_digest(_mac(key, header, rest), mac) for key in signing_keys)

@@ -1,17 +1,19 @@
 """
-Whole files: reading, writing and removing them, and the modes and flags with which all of that is done.
+Whole files: reading, writing and removing them, and the flags with which all of that is done.
 
 No symbolic link is followed in the last part of a path, and nothing that is opened is inherited by other programs.
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 
-DIR_MODE, FILE_MODE = 0o700, 0o600
-READ_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+# Who opens a FIFO that lies in the place of an entry must not wait for somebody to write to it.
+READ_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 CREATE_FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 #: The first read asks for so many bytes: most entries are read in one call.
 _READ_SIZE = 1 << 16
@@ -41,23 +43,35 @@ def _open_to_read(path: str, _flags: int) -> int:
     return os.open(path, READ_FLAGS)
 
 
-def read_file(path: str) -> bytes:
+def read_file(path: str, dir_fd: int | None = None) -> bytes:
     """
-    All of a file.
+    All of a file, as most filesystems hand it out: less than asked for is the end.
 
+    :param dir_fd: the directory that the path begins in.
     :raises OSError: it is missing, or cannot be read.
     """
-    fd = os.open(path, READ_FLAGS)
+    fd = os.open(path, READ_FLAGS, dir_fd=dir_fd)
     try:
         data = os.read(fd, _READ_SIZE)
-        if len(data) < _READ_SIZE:
-            return data
-        chunks = [data]
-        while chunks[-1]:
-            chunks.append(os.read(fd, max(_READ_SIZE, os.fstat(fd).st_size)))
-        return b"".join(chunks)
+        return data if len(data) < _READ_SIZE else data + _read_on(fd)
     finally:
         os.close(fd)
+
+
+def read_file_to_its_end(path: str, dir_fd: int | None = None) -> bytes:
+    """As :func:`read_file`, for a filesystem that may hand out less than it was asked for (FUSE)."""
+    fd = os.open(path, READ_FLAGS, dir_fd=dir_fd)
+    try:
+        return _read_on(fd)
+    finally:
+        os.close(fd)
+
+
+def _read_on(fd: int) -> bytes:
+    chunks = [b"-"]
+    while chunks[-1]:
+        chunks.append(os.read(fd, max(_READ_SIZE, os.fstat(fd).st_size)))
+    return b"".join(chunks[1:])
 
 
 def write_all(fd: int, parts: list[bytes]) -> None:
@@ -74,10 +88,45 @@ def write_all(fd: int, parts: list[bytes]) -> None:
         written += os.write(fd, memoryview(parts[0])[written:])
 
 
-def unlink_quietly(path: str) -> bool:
+def unlink_quietly(path: str, dir_fd: int | None = None) -> bool:
     """Remove a file; whether that was done."""
     try:
-        os.unlink(path)
+        os.unlink(path, dir_fd=dir_fd)
     except OSError:
         return False
     return True
+
+
+def open_below(directory: str, name: str) -> int:
+    """
+    Open a directory by its name in another one. Neither may be a symbolic link.
+
+    :raises OSError: it is missing, no directory, or a symbolic link.
+    """
+    parent = os.open(directory, DIRECTORY_FLAGS | os.O_NOFOLLOW)
+    try:
+        return os.open(name, DIRECTORY_FLAGS | os.O_NOFOLLOW, dir_fd=parent)
+    finally:
+        os.close(parent)
+
+
+def remove_tree(name: str, dir_fd: int) -> None:
+    """
+    Remove a directory of another one, with all that is in it; what cannot be removed stays. Nothing outside is touched,
+    whatever symbolic links are put in the way meanwhile (``shutil.rmtree`` cannot begin at a descriptor before 3.11).
+    """
+    try:
+        fd = os.open(name, DIRECTORY_FLAGS | os.O_NOFOLLOW, dir_fd=dir_fd)
+    except OSError:
+        unlink_quietly(name, dir_fd)
+        return
+    try:
+        for inner in os.listdir(fd):
+            if not unlink_quietly(inner, fd):
+                remove_tree(inner, fd)
+    except OSError:
+        pass  # It stays.
+    finally:
+        os.close(fd)
+    with contextlib.suppress(OSError):
+        os.rmdir(name, dir_fd=dir_fd)

@@ -6,11 +6,13 @@ Layout of the lock file, little-endian:
 =========  =========================================================================================
 offset     content
 =========  =========================================================================================
-0          magic ``dogpilfs``, format version (u32)
+0          magic ``dogpilfs``, format version (u32), CRC-32 of these two (u32)
 16         the shard that eviction visits next (u32)
+24         which start of the machine the records are of (u64)
 64         one byte that guards the making of the file, one that guards eviction
-4096       the record of each of the 256 shards, 8 bytes: blocks of 4096 bytes (u32), and entries (u32), whose
-           highest bit says that the shard has been counted
+4096       the record of each of the 256 shards, 8 bytes: blocks of 4096 bytes (u32), entries (u32)
+6144       a byte for each shard: 1, if it has been counted, so that its record can be believed
+2**61      a byte for each process that writes, locked as long as it lives
 2**62      the mutexes of the keys, a byte each
 =========  =========================================================================================
 
@@ -21,16 +23,20 @@ without any lock. Order of locks: eviction, then a shard; nobody holds two shard
 What a record says is never less than what lies in the shard: bytes are added before they are written, and taken off
 after they are gone.
 
-Crash. A process killed in between leaves a record too high, until the shard is counted the next time. A lost lock
-file comes back with all its records marked as not counted.
+Crash. A process killed in between leaves a record too high, until the shard is counted the next time. A lost or
+damaged lock file comes back with no shard counted. The same after a restart of the machine, where the kernel tells of
+it: a power cut may have kept entries whose bytes were never written here.
+
+Limits. A file that this module did not write, and one of another version, is left as it is: it cannot be used.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
-from collections.abc import Callable
 from typing import NamedTuple
+from zlib import crc32
 
 from dogpile_filesystem.locking import LockFile, RangeLock, open_lock_file
 
@@ -39,18 +45,23 @@ SHARDS = 256
 BLOCK = 4096
 
 _MAGIC, _VERSION = b"dogpilfs", 1
-_HEADER = struct.Struct("<8sI4xI")
+_HEADER = struct.Struct("<8sI")
+_CHECKSUM = struct.Struct("<I")
 _CURSOR = struct.Struct("<I")
 _CURSOR_AT = 16
+_START = struct.Struct("<Q")
+_START_AT = 24
 _MAKE_AT, _EVICT_AT = 64, 65
 _RECORDS_AT = 4096
 _RECORD = struct.Struct("<II")
 _RECORDS = struct.Struct("<" + "II" * SHARDS)
 _BLOCKS = struct.Struct("<" + "I4x" * SHARDS)
-# Set in the number of entries of a shard that has been counted.
-_COUNTED = 1 << 31
-# The most blocks that a record can tell: 16 TiB.
+_COUNTED_AT = _RECORDS_AT + _RECORDS.size
+_ALL_COUNTED = b"\1" * SHARDS
+_LENGTH = _COUNTED_AT + SHARDS
+# The most that a record can tell: 16 TiB.
 _MOST = (1 << 32) - 1
+_ALIVE_AT = 1 << 61
 _KEYS_AT = 1 << 62
 
 
@@ -96,43 +107,61 @@ def key_offset(digest: str) -> int:
     return _KEYS_AT + (int(digest[:16], 16) >> 2)
 
 
+def _start_of_machine() -> int:
+    """A number that another start of the machine does not have; 0: unknown."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            return int(file.read(16).replace("-", ""), 16)
+    except (OSError, ValueError):
+        return 0
+
+
 class Ledger:
     """
     The records of one lock file.
 
     :ivar file: the lock file.
+    :ivar identity: its device and inode. The lock file itself moves on to another when this one is deleted.
     :ivar eviction: the lock under which a process evicts.
-    :ivar is_complete: whether all shards are known to have been counted. It stays so.
     """
 
-    def __init__(self, file: LockFile, *, is_fresh: Callable[[], bool]) -> None:
+    def __init__(self, file: LockFile) -> None:
         self.file = file
-        self._fd = file.fd
+        self.identity = file.identity
+        self._alive_as: str | None = None
         self.eviction = file.borrow(_EVICT_AT, 1)
         self._shards = [file.borrow(_RECORDS_AT + _RECORD.size * shard, _RECORD.size) for shard in range(SHARDS)]
         with file.borrow(_MAKE_AT, 1):
-            self._make(is_fresh)
-        self.is_complete = self.usage().counted == SHARDS
+            self._make()
 
     @classmethod
-    def open(cls, path: str, *, is_fresh: Callable[[], bool], mode: int = 0o600) -> Ledger:
+    def open(cls, path: str, mode: int = 0o600) -> Ledger:
         """
         Open the ledger, and make its file if it is missing.
 
-        :param is_fresh: whether there are no entries yet, so that a new ledger need not count them.
         :param mode: permission bits of a new file.
-        :raises OSError: the file cannot be opened, made, locked or written.
+        :raises OSError: the file cannot be opened, made, locked or written, or is no lock file of this version.
         """
-        return cls(open_lock_file(path, mode), is_fresh=is_fresh)
+        return cls(open_lock_file(path, mode))
 
-    def _make(self, is_fresh: Callable[[], bool]) -> None:
-        header = os.pread(self._fd, _HEADER.size, 0)
-        if len(header) == _HEADER.size and _HEADER.unpack(header)[:2] == (_MAGIC, _VERSION):
+    def _make(self) -> None:
+        header = _HEADER.pack(_MAGIC, _VERSION)
+        header += _CHECKSUM.pack(crc32(header))
+        data = os.pread(self.file.fd, _LENGTH, 0)
+        start = _START.pack(_start_of_machine())
+        if data[: len(header)] != header:
+            _refuse_foreign(data, os.fstat(self.file.fd).st_size, self.file.path)
+            data = bytes(_LENGTH)
+        elif data[_START_AT : _START_AT + _START.size] == start:
             return
-        # Records before the header: a process killed in between starts over.
-        records = _RECORD.pack(0, _COUNTED if is_fresh() else 0) * SHARDS
-        _write(self._fd, records, _RECORDS_AT)
-        _write(self._fd, _HEADER.pack(_MAGIC, _VERSION, 0), 0)
+        # The header last: a process killed in between starts over.
+        _write(self.file.fd, bytes(SHARDS), _COUNTED_AT)
+        _write(self.file.fd, data[_RECORDS_AT:_COUNTED_AT].ljust(_RECORDS.size, b"\0"), _RECORDS_AT)
+        _write(self.file.fd, header + bytes(_START_AT - len(header)) + start, 0)
+
+    def is_at(self, path: str) -> bool:
+        """Whether a path still leads to the file that this ledger was opened for."""
+        return self.file.identity == self.identity and self.file.is_current(path) and self.file.is_open()
 
     def shard(self, shard: int) -> RangeLock:
         """The lock that guards a shard: which entries it has, and its record."""
@@ -144,61 +173,126 @@ class Ledger:
 
         :raises OSError: the file cannot be read.
         """
-        records = _RECORDS.unpack(self._read())
-        counted, entries = divmod(sum(records[1::2]), _COUNTED)
-        return Usage(sum(records[::2]) * BLOCK, entries, counted)
+        data = self._read()
+        records = _RECORDS.unpack_from(data)
+        return Usage(sum(records[::2]) * BLOCK, sum(records[1::2]), data.count(1, _RECORDS.size))
 
-    def holds(self, bound: Bound) -> bool:
+    def record(self, shard: int) -> Usage:
         """
-        Whether the usage is within the bound. Takes no lock.
+        What the record of a shard says; ``counted`` is 1 if it can be believed.
 
         :raises OSError: the file cannot be read.
         """
-        if bound.entries is not None:
-            return bound.holds(self.usage())
-        # On the way of every value stored. Measured: 3 us, where the sums of all that `usage` tells take 14.
-        return bound.size is None or sum(_BLOCKS.unpack(self._read())) * BLOCK <= bound.size
+        data = self._read()
+        blocks, entries = _RECORD.unpack_from(data, _RECORD.size * shard)
+        return Usage(blocks * BLOCK, entries, data[_RECORDS.size + shard])
+
+    def implausible(self, most: int) -> list[int]:
+        """
+        The shards whose records cannot be right: more entries than blocks, or more bytes than ``most``.
+
+        :raises OSError: the file cannot be read.
+        """
+        records = _RECORDS.unpack_from(self._read())
+        pairs = zip(records[::2], records[1::2], strict=True)
+        return [shard for shard, (blocks, entries) in enumerate(pairs) if entries > blocks or blocks * BLOCK > most]
+
+    def holds(self, bound: Bound) -> bool:
+        """
+        Whether the usage is known, and within the bound. Takes no lock.
+
+        :raises OSError: the file cannot be read.
+        """
+        data = self._read()
+        # On the way of every value stored, so no more is added up than the bound is about: a third of the time.
+        return (
+            data.endswith(_ALL_COUNTED)
+            and (bound.size is None or sum(_BLOCKS.unpack_from(data)) * BLOCK <= bound.size)
+            and (bound.entries is None or sum(_RECORDS.unpack_from(data)[1::2]) <= bound.entries)
+        )
+
+    def is_complete(self) -> bool:
+        """Whether all shards have been counted."""
+        return self._read().endswith(_ALL_COUNTED)
 
     def _read(self) -> bytes:
-        return os.pread(self._fd, _RECORDS.size, _RECORDS_AT).ljust(_RECORDS.size, b"\0")
+        length = _LENGTH - _RECORDS_AT
+        return os.pread(self.file.fd, length, _RECORDS_AT).ljust(length, b"\0")
 
-    def is_counted(self, shard: int) -> bool:
-        """Whether the shard's record can be believed."""
-        entries: int = _RECORDS.unpack(self._read())[2 * shard + 1]
-        return entries >= _COUNTED
-
-    def add(self, shard: int, size: int, entries: int, *, counted: bool = False) -> None:
+    def add(self, shard: int, size: int, entries: int) -> None:
         """
         Add to a shard's record, or take off. The caller holds the shard.
 
-        :param counted: whether to have it taken for counted, although it may not have been.
         :raises OSError: the file cannot be read or written.
         """
         offset = _RECORDS_AT + _RECORD.size * shard
-        old_blocks, old_entries = _RECORD.unpack(os.pread(self._fd, _RECORD.size, offset).ljust(_RECORD.size, b"\0"))
-        blocks = old_blocks + size // BLOCK
-        flag = _COUNTED if counted else old_entries & _COUNTED
-        entries += old_entries & ~_COUNTED
+        data = os.pread(self.file.fd, _RECORD.size, offset)
+        old_blocks, old_entries = _RECORD.unpack(data.ljust(_RECORD.size, b"\0"))
+        blocks, entries = old_blocks + size // BLOCK, old_entries + entries
         # Below zero nothing makes sense: a record that was too low stops there and is mended by the next count.
-        if blocks < 0 or entries < 0 or blocks > _MOST:
-            blocks, entries = min(max(0, blocks), _MOST), max(0, entries)
-        _write(self._fd, _RECORD.pack(blocks, entries | flag), offset)
+        if blocks < 0 or entries < 0 or blocks > _MOST or entries > _MOST:
+            blocks, entries = min(max(0, blocks), _MOST), min(max(0, entries), _MOST)
+        _write(self.file.fd, _RECORD.pack(blocks, entries), offset)
 
     def set(self, shard: int, size: int, entries: int) -> None:
         """Write what was counted, if the record says something else. The caller holds the shard."""
-        record = _RECORD.pack(min(size // BLOCK, _MOST), entries | _COUNTED)
-        offset = _RECORDS_AT + _RECORD.size * shard
-        if os.pread(self._fd, _RECORD.size, offset) != record:
-            _write(self._fd, record, offset)
+        counted = min(size, _MOST * BLOCK), entries, 1
+        if self.record(shard) != counted:
+            _write(self.file.fd, _RECORD.pack(counted[0] // BLOCK, entries), _RECORDS_AT + _RECORD.size * shard)
+            self.believe(shard)
+
+    def believe(self, shard: int) -> None:
+        """Take a shard's record for counted. The caller holds the shard."""
+        _write(self.file.fd, b"\1", _COUNTED_AT + shard)
+
+    def live_as(self, process: str) -> None:
+        """
+        Show to all processes, until this one ends, that a process lives.
+
+        :param process: its name, 16 hexadecimal digits. A child made by ``fork`` has another one than its parent.
+        :raises OSError: the file cannot be locked.
+        """
+        if self._alive_as != process:
+            self.file.borrow(_alive_offset(process), 1).acquire(wait=False)
+            self._alive_as = process
+
+    def is_alive(self, process: str) -> bool:
+        """Whether a process of that name lives. Where locks cannot be asked for: yes."""
+        lock = self.file.borrow(_alive_offset(process), 1)
+        try:
+            return lock.is_held(otherwise=True)
+        finally:
+            self.file.give_back(lock)
 
     def next_shard(self) -> int:
         """The shard to visit next; all processes take turns. The caller holds :attr:`eviction`."""
-        data = os.pread(self._fd, _CURSOR.size, _CURSOR_AT)
+        data = os.pread(self.file.fd, _CURSOR.size, _CURSOR_AT)
         return int(_CURSOR.unpack(data.ljust(_CURSOR.size, b"\0"))[0]) % SHARDS
 
     def set_next_shard(self, shard: int) -> None:
         """Say where to go on. The caller holds :attr:`eviction`."""
-        _write(self._fd, _CURSOR.pack(shard), _CURSOR_AT)
+        _write(self.file.fd, _CURSOR.pack(shard), _CURSOR_AT)
+
+
+def _alive_offset(process: str) -> int:
+    return _ALIVE_AT + (int(process, 16) >> 4)
+
+
+def _refuse_foreign(data: bytes, length: int, path: str) -> None:
+    """
+    Raise for a file that this version must not write to.
+
+    Ours, although the header is wrong, is what was damaged: of the right length, cut off, or emptied.
+    """
+    if len(data) >= _HEADER.size + _CHECKSUM.size:
+        magic, version = _HEADER.unpack_from(data)
+        is_whole = _CHECKSUM.unpack_from(data, _HEADER.size)[0] == crc32(data[: _HEADER.size])
+        if magic == _MAGIC and is_whole and version != _VERSION:
+            what = f"was made by a version with format {version}, this one has {_VERSION}: use another base_dir"
+            raise OSError(errno.EPROTO, f"the lock file {what}", path)
+        if magic != _MAGIC and length != _LENGTH and data.strip(b"\0"):
+            what = "is no lock file of this cache: point base_dir at a directory of its own"
+            raise OSError(errno.EPROTO, what, path)
 
 
 def _write(fd: int, data: bytes, offset: int) -> None:

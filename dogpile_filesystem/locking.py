@@ -17,6 +17,9 @@ Concurrency. POSIX range locks have three traps, and this module is where they a
 
 A child made by ``fork`` owns none of its parent's locks. Its locks are made new when it starts.
 
+Deletion. A lock file that was deleted, and made again by whoever came first, is followed: its descriptor is turned to
+the new file, under its old number, and the ranges held are locked there too, unless another process was faster.
+
 Crash. The ranges of a process that ends in any way are free at once.
 
 Limits. Where the lock file cannot be opened or the filesystem has no locks, a range excludes the threads of this
@@ -160,14 +163,16 @@ class RangeLock:
         finally:
             self._threads.release()
 
-    def is_held(self) -> bool:
+    def is_held(self, *, otherwise: bool = False) -> bool:
         """
         Whether any thread of any process holds the range. Takes nothing, and disturbs nobody who does.
+
+        :param otherwise: the answer where the filesystem has none.
         """
         if self._threads.locked():
             return True
         if self.file.fd < 0:
-            return False
+            return otherwise
         if _LINUX:
             query = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, self.offset, self.length, 0)
         else:
@@ -175,7 +180,7 @@ class RangeLock:
         try:
             answer = _FLOCK.unpack(fcntl.fcntl(self.file.fd, fcntl.F_GETLK, query))
         except OSError:
-            return False
+            return otherwise
         return bool(answer[0 if _LINUX else 3] != fcntl.F_UNLCK)
 
     def _try(self) -> bool:
@@ -189,13 +194,20 @@ class RangeLock:
             raise
         return True
 
+    def lock_again(self) -> None:
+        """Lock in a new lock file what this process held in the deleted one, if nobody else was faster."""
+        if self.owned:
+            with contextlib.suppress(OSError):
+                lockf(self.file.fd, _TRY, self.length, self.offset)
+
     def _wait(self, give_up_at: float | None) -> bool:
         if give_up_at is None and not _is_cooperative():
             # The kernel wakes the waiter the moment the range is free.
             try:
                 lockf(self.file.fd, LOCK_EX, self.length, self.offset)
             except OSError as error:
-                if error.errno != errno.EDEADLK:
+                # Linux says EBADF when the descriptor was turned to another file meanwhile.
+                if error.errno not in (errno.EDEADLK, errno.EBADF):
                     raise
             else:
                 return True
@@ -254,10 +266,38 @@ class LockFile:
     def is_current(self, path: str) -> bool:
         """Whether a path leads to this file, and not to none or another: someone may have deleted the directory."""
         try:
-            found = os.stat(path)
+            return _identity(os.stat(path, follow_symlinks=False)) == self.identity
         except OSError:
             return False
-        return (found.st_dev, found.st_ino) == self.identity
+
+    def is_open(self) -> bool:
+        """Whether the descriptor is still this file's: who becomes a daemon closes all descriptors."""
+        try:
+            return _identity(os.fstat(self.fd)) == self.identity
+        except OSError:
+            return False
+
+    def is_deleted(self) -> bool:
+        """Whether no path leads to this file any more."""
+        return self.is_open() and os.fstat(self.fd).st_nlink == 0
+
+    def move_to(self, fd: int, identity: tuple[int, int]) -> None:
+        """
+        Become another file: the one that was made in the place of this one, or this one opened again.
+
+        :param fd: a descriptor of it, which is closed.
+        """
+        if self.is_open():
+            # No other thread ever finds the number closed, or leading anywhere but to one of the two files.
+            os.dup2(fd, self.fd, inheritable=False)
+            os.close(fd)
+        else:
+            self.fd = fd
+        self.identity = identity
+        with self._guard:
+            ranges = list(self._ranges.values())
+        for lock in ranges:
+            lock.lock_again()
 
     def borrow(self, offset: int, length: int) -> RangeLock:
         """
@@ -305,10 +345,12 @@ class LockFile:
             lock.reset_after_fork()
 
 
-# Guards `_open_files` and `_detached_files`: that a process opens each lock file once.
+# Guards the three below: that a process opens each lock file once.
 _registry_guard = threading.Lock()
 # Lock files by device and inode. Never closed: a range of it may be held, and a mutex outlives whoever made it.
 _open_files: dict[tuple[int, int], LockFile] = {}
+# The same by the path under which each was opened last.
+_by_path: dict[str, LockFile] = {}
 # Stand-ins for lock files that cannot be opened, by path.
 _detached_files: dict[str, LockFile] = {}
 
@@ -317,25 +359,41 @@ def open_lock_file(path: str, mode: int = 0o600) -> LockFile:
     """
     The lock file at ``path``, which is made if it is missing (its directory is not).
 
-    :param mode: permission bits of a new file.
-    :raises OSError: it can be neither opened nor made.
+    :param mode: permission bits of a new file, whatever the umask.
+    :raises OSError: it can be neither opened nor made, or is a symbolic link.
     """
     with _registry_guard:
         with contextlib.suppress(FileNotFoundError):
-            found = os.stat(path)
-            known = _open_files.get((found.st_dev, found.st_ino))
-            if known is not None:
+            known = _open_files.get(_identity(os.stat(path, follow_symlinks=False)))
+            if known is not None and known.is_open():
+                _by_path[path] = known
                 return known
         fd = _open_or_create(path, mode)
-        opened = os.fstat(fd)
-        identity = (opened.st_dev, opened.st_ino)
-        known = _open_files.get(identity)
-        if known is not None:
-            # It was put in place of another file after the stat above. This second descriptor stays open, since
-            # closing it would drop the locks of the first.
-            return known
-        file = _open_files[identity] = LockFile(path, fd, identity)
-        return file
+        return _register(path, fd, _identity(os.fstat(fd)))
+
+
+def _identity(stat: os.stat_result) -> tuple[int, int]:
+    return stat.st_dev, stat.st_ino
+
+
+def _register(path: str, fd: int, identity: tuple[int, int]) -> LockFile:
+    known = _open_files.get(identity)
+    if known is not None and known.is_open():
+        # It was put in place of another file after it was looked for. This second descriptor stays open, since closing
+        # it would drop the locks of the first.
+        return known
+    superseded = _by_path.get(path)
+    if known is not None:
+        file = known
+        file.move_to(fd, identity)
+    elif superseded is not None and superseded.is_deleted():
+        file = superseded
+        _open_files.pop(file.identity or identity, None)
+        file.move_to(fd, identity)
+    else:
+        file = LockFile(path, fd, identity)
+    _open_files[identity] = _by_path[path] = file
+    return file
 
 
 def detached_lock_file(path: str) -> LockFile:
@@ -345,12 +403,16 @@ def detached_lock_file(path: str) -> LockFile:
 
 
 def _open_or_create(path: str, mode: int) -> int:
-    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
     for _ in range(10):
-        # Raced by two machines, O_CREAT without O_EXCL says FileExistsError now and then (GlusterFS, MooseFS).
+        with contextlib.suppress(FileNotFoundError):
+            return os.open(path, flags)
+        # Another process may make it in this moment.
         with contextlib.suppress(FileExistsError):
-            return os.open(path, flags, mode)
-    return os.open(path, flags, mode)
+            fd = os.open(path, flags | os.O_CREAT | os.O_EXCL, mode)
+            os.fchmod(fd, mode)
+            return fd
+    return os.open(path, flags)
 
 
 def _reset_after_fork() -> None:

@@ -12,6 +12,9 @@ from collections.abc import Callable
 from dogpile_filesystem.failures import Failures
 from dogpile_filesystem.locking import LockFile, RangeLock, detached_lock_file
 
+#: Lock files deleted in the course of one acquisition, after which the one at hand is good enough.
+_DELETIONS = 10
+
 
 class KeyMutex:
     """
@@ -26,7 +29,7 @@ class KeyMutex:
     than once, but it is created.
 
     :param path: of the lock file.
-    :param open_file: opens the one that is there now.
+    :param open_file: opens the one that is there now; called with True if the one that it gave before was deleted.
     :param offset: the key's byte in it.
     :param lock_timeout: seconds after which a waiter goes on without the lock; None: never.
     :param failures: where trouble is reported.
@@ -35,7 +38,7 @@ class KeyMutex:
     def __init__(
         self,
         path: str,
-        open_file: Callable[[], LockFile],
+        open_file: Callable[[bool], LockFile],
         offset: int,
         lock_timeout: float | None,
         failures: Failures,
@@ -60,23 +63,24 @@ class KeyMutex:
         """
         give_up_at = None if self._lock_timeout is None else time.monotonic() + self._lock_timeout
         file = self._current_file()
-        while True:
+        for deleted in range(_DELETIONS + 1):
             timeout = None if give_up_at is None else max(0.0, give_up_at - time.monotonic())
             try:
                 lock = file.acquire(self._offset, wait=wait, timeout=timeout)
             except OSError as error:
                 file = self._detached_file(error)
-                continue
+                lock = file.acquire(self._offset, wait=wait, timeout=timeout)
             if lock is None:
                 if wait:
                     self._go_without()
                 return False
-            if file.fd < 0 or file.is_current(self._path):
+            if file.fd < 0 or file.is_current(self._path) or deleted == _DELETIONS:
                 self._held.append((lock, os.getpid()))
                 return True
             # The directory was deleted while this thread waited: others lock a new file by now.
             file.release(lock)
-            file = self._current_file()
+            file = self._current_file(deleted=True)
+        raise AssertionError  # The last round returns.
 
     def release(self) -> None:
         """
@@ -100,9 +104,9 @@ class KeyMutex:
         finally:
             file.give_back(lock)
 
-    def _current_file(self) -> LockFile:
+    def _current_file(self, *, deleted: bool = False) -> LockFile:
         try:
-            return self._open_file()
+            return self._open_file(deleted)
         except OSError as error:
             return self._detached_file(error)
 

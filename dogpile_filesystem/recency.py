@@ -35,10 +35,12 @@ class Recency:
     The pending uses of one cache directory.
 
     :param clock: seconds since the epoch.
+    :param on_flush: called whenever pending uses are written.
     """
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float], on_flush: Callable[[], None] = lambda: None) -> None:
         self._clock = clock
+        self._on_flush = on_flush
         self._last_stamp = 0
         self._pending: dict[str, int] = {}
         self._timer: threading.Timer | None = None
@@ -78,6 +80,8 @@ class Recency:
     def flush(self) -> None:
         """Write what is pending. Never fails."""
         pending = self._pending
+        if pending:
+            self._on_flush()
         for _ in range(len(pending)):
             try:
                 path, stamp = pending.popitem()

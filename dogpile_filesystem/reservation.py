@@ -12,7 +12,8 @@ A value on its way has these states:
 Concurrency. The rename alone decides what a reader gets; the lock only keeps the ledger right.
 
 Crash. Whoever is killed leaves at most a temporary file, or a content without an entry, and a ledger too high. The next
-visit to the shard (see eviction.py) mends all three.
+visit to the shard (see eviction.py) mends all three: it sees by :meth:`.Ledger.is_alive` whose temporary files nobody
+will finish.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ import os
 from typing import NamedTuple
 
 from dogpile_filesystem import entry
-from dogpile_filesystem.files import CREATE_FLAGS, FILE_MODE, read_file, unlink_quietly, write_all
+from dogpile_filesystem.access import Access
+from dogpile_filesystem.files import read_file, unlink_quietly, write_all
 from dogpile_filesystem.ledger import Ledger, charge
 
 TEMPORARY_SUFFIX = ".tmp"
@@ -65,18 +67,31 @@ class Place(NamedTuple):
 
 
 class _Unique:
-    """Names that no other process uses: a random number of the process and a count."""
+    """
+    Names that no other process uses: a random number of the process and a count.
+
+    :ivar process: the first 16 characters of all of them.
+    :ivar unfinished: those under which this process is writing something.
+    """
 
     def __init__(self) -> None:
         self.renew()
 
     def renew(self) -> None:
         """Start anew, in a child that must not go on with its parent's names."""
-        self._process = os.urandom(8).hex()
+        self.process = os.urandom(8).hex()
+        self.unfinished: set[str] = set()
         self._count = iter(range(1 << 62))
 
     def __call__(self) -> str:
-        return f"{self._process}{next(self._count):x}"
+        return f"{self.process}{next(self._count):x}"
+
+    def is_left_over(self, unique_part: str, ledger: Ledger) -> bool:
+        """Whether nobody will finish what is being written under a name: its process has ended, or forgot it."""
+        process = unique_part[:16]
+        if process == self.process:
+            return unique_part not in self.unfinished
+        return not ledger.is_alive(process)
 
 
 #: A part of a name that is used once.
@@ -91,19 +106,23 @@ def temporary_name(unique_part: str, size: int, entries: int) -> str:
     return f"/.{unique_part}-{size:x}-{entries}{TEMPORARY_SUFFIX}"
 
 
-def parse_temporary(name: str) -> tuple[str, int, int]:
-    """The unique part of the name of a temporary file, and the bytes and entries reserved for it."""
+def parse_temporary(name: str) -> tuple[str, int, int] | None:
+    """
+    The unique part of the name of a temporary file, and the bytes and entries reserved for it; None: it is not ours.
+    """
     try:
         unique_part, size, entries = name[1 : -len(TEMPORARY_SUFFIX)].split("-")
+        int(unique_part[:16], 16)
         return unique_part, int(size, 16), int(entries)
-    except ValueError:  # Not one of ours. It goes when it is stale.
-        return name, 0, 0
+    except ValueError:
+        return None
 
 
 class Reservation:
     """
     An entry on its way. The shard has to be locked while it is made, and for all methods but :meth:`write`.
 
+    :param access: the modes of files.
     :param size: the bytes charged for the entry, and for its content if it is a file.
     :param entries: 1; or 0 if it is to replace an entry that is there.
     :raises FileNotFoundError: the shard's directory is missing.
@@ -112,18 +131,21 @@ class Reservation:
 
     __slots__ = ("_entries", "_fd", "_ledger", "_place", "_size", "_temporary", "_unique")
 
-    def __init__(self, ledger: Ledger, place: Place, unique_part: str, size: int, entries: int) -> None:
+    def __init__(self, ledger: Ledger, access: Access, place: Place, unique_part: str, size: int, entries: int) -> None:
         self._ledger = ledger
         self._place = place
         self._unique = unique_part
         self._size = size
         self._entries = entries
         self._temporary = place.directory + temporary_name(unique_part, size, entries)
+        ledger.live_as(unique.process)
         ledger.add(place.shard, size, entries)
+        unique.unfinished.add(unique_part)
         try:
             #: The temporary file, open for writing; -1: closed.
-            self._fd = os.open(self._temporary, CREATE_FLAGS, FILE_MODE)
+            self._fd = access.create(self._temporary)
         except BaseException:
+            unique.unfinished.discard(unique_part)
             ledger.add(place.shard, -size, -entries)
             raise
 
@@ -155,6 +177,7 @@ class Reservation:
             self._become_one_more()
             return False
         os.rename(self._temporary, self._place.path)
+        unique.unfinished.discard(self._unique)
         if replaced is not None:
             size, content = replaced
             if content and not unlink_quietly(f"{self._place.directory}/{content}"):
@@ -166,13 +189,18 @@ class Reservation:
         """
         Take back the reservation, and whatever was written for it.
 
-        :return: False: whoever deleted the directory took it with it, so that the shard has to be counted anew.
+        :return: False: something could not be removed, or whoever deleted the directory took it with it, so that the
+         shard has to be counted anew.
         :raises OSError: the ledger cannot be written.
         """
+        unique.unfinished.discard(self._unique)
         with contextlib.suppress(OSError):
             self._close()
-        unlink_quietly(self.content_path)
-        if not unlink_quietly(self._temporary):
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self.content_path)
+            os.unlink(self._temporary)
+        except OSError:
             return False
         self._ledger.add(self._place.shard, -self._size, -self._entries)
         return True

@@ -4,53 +4,52 @@ A size-bounded store of values and files under one directory, shared by threads 
 Concurrency. A reader takes no lock: it opens, reads and checks an entry, and gets it as it was written, or nothing. The
 rename alone decides which; locks only keep the ledger right.
 
-Crash. What a killed process leaves is mended by the next visit to its shard (see reservation.py). After a power cut an
+Crash. What a killed process leaves is mended by the next visit to its shard (see visit.py). After a power cut an
 entry may be empty or torn under its final name: it does not pass its checks, and is a miss.
 
 Limits. Nothing here raises for trouble with the filesystem: a read is then a miss, a value is not kept, and what it
-should have replaced is removed, so that nobody gets something stale. Directories and the lock file are not counted.
+should have replaced is removed, so that nobody gets something stale. Where it cannot be removed, this process does not
+read it. Directories and the lock file are not counted.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
-import random
-import shutil
+import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import BinaryIO, NamedTuple
 
 from dogpile_filesystem import entry
+from dogpile_filesystem.access import Access
+from dogpile_filesystem.check import Report, check
 from dogpile_filesystem.content import Source
 from dogpile_filesystem.directory import Directory
 from dogpile_filesystem.entry import FILE, VALUE
 from dogpile_filesystem.eviction import Evictor
 from dogpile_filesystem.failures import Failures
-from dogpile_filesystem.files import FILE_MODE, Reader, open_reader, read_file, unlink_quietly
-from dogpile_filesystem.ledger import SHARDS, Bound, Ledger, Usage, charge
+from dogpile_filesystem.files import (
+    Reader,
+    open_below,
+    open_reader,
+    read_file,
+    read_file_to_its_end,
+    remove_tree,
+    unlink_quietly,
+)
+from dogpile_filesystem.ledger import Bound, Usage
 from dogpile_filesystem.mutex import KeyMutex
 from dogpile_filesystem.recency import Recency, flush_all
-from dogpile_filesystem.reservation import Place, Reservation, unique
+from dogpile_filesystem.reservation import Place, unique
+from dogpile_filesystem.visit import CLEARED_PREFIX, Visitor
+from dogpile_filesystem.writer import Incoming, NoRoom, TooLarge, Writer
 
-#: A value charged no more bytes than this is written while its shard is locked: 64 KiB take some 20 us.
-_SMALL = 1 << 16
-#: Seconds that a writer pauses at most before it tries again, since there was no room beside what others are writing.
-_PAUSES = (0.005, 0.02, 0.1, 0)
 #: A content may be replaced between reading its entry and opening it, so the entry is read again, so often at most.
 _TRIES = 5
-
-
-class TooLarge(Exception):
-    """A value that alone is larger than the bound."""
-
-
-class NoRoom(Exception):
-    """No room can be made: what is there is being written, or cannot be removed."""
-
-
-class NotCounted(NoRoom):
-    """The ledger was lost, and has not been counted again: nobody knows how much room there is."""
+#: So many values that should have gone, and could not be removed, are remembered.
+_STALE_LIMIT = 10_000
 
 
 class StoredFile(NamedTuple):
@@ -73,7 +72,10 @@ class Store:
     :param cache_size: bytes that entries and temporary files take at most, each file counted in whole blocks of 4096;
      None: unbounded.
     :param max_entries: the number of entries at most; None: unbounded.
+    :param min_free_space: bytes that are to stay free on the filesystem; None: none.
     :param expiration_time: seconds after which an entry is a miss; None: never.
+    :param access: modes of what is made, and which directories are refused.
+    :param signing_keys: of :func:`.entry.signing_key`; the first signs, all are accepted; none: nothing is signed.
     :param clock: seconds since the epoch.
     """
 
@@ -83,36 +85,61 @@ class Store:
         *,
         cache_size: int | None = None,
         max_entries: int | None = None,
+        min_free_space: int | None = None,
         expiration_time: float | None = None,
+        access: Access | None = None,
+        signing_keys: Sequence[bytes] = (),
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.base_dir = base_dir
         self.failures = Failures(base_dir)
-        self._directory = Directory(base_dir)
+        self._directory = Directory(base_dir, access or Access())
         self._bound = Bound(cache_size, max_entries)
         self._expiration_ns = None if expiration_time is None else int(expiration_time * 1e9)
+        self._signing_keys = tuple(signing_keys)
         self._clock = clock
-        self._recency = Recency(clock)
-        self._evictor = Evictor(self._directory.values_dir, self._bound, expiration_time, clock, self.failures)
+        self._recency = Recency(clock, self._directory.distrust)
+        self._visitor = Visitor(base_dir, expiration_time, clock, self.failures)
+        self._evictor = Evictor(self._bound, self._visitor)
+        self._writer = Writer(self._directory, self._bound, min_free_space, self._visitor, self._evictor, self._recency)
+        # Values that should have gone but could not be removed, by their paths: what of them is still there is known
+        # by its inode (0: not even that could be found out).
+        self._stale: dict[str, int] = {}
+
+    def open(self) -> None:
+        """
+        Open the directory, and make it if it is missing. Otherwise, the first use does.
+
+        :raises Refused: others may write to it.
+        :raises OSError: it cannot be opened or made.
+        """
+        self._directory.look(make=True)
 
     # Reading
 
     def get(self, key: bytes, kind: int = VALUE) -> bytes | None:
         """The value under a key, or the payload of its entry of another kind; None: a miss."""
+        directory = self._directory
         digest = entry.digest(kind, key)
-        path = f"{self._directory.values_dir}/{digest[:2]}/{digest}"
+        shard = digest[:2]
+        path = f"{directory.values_dir}/{shard}/{digest}"
         try:
-            payload, created_ns = entry.decode(kind, key, read_file(path))
+            if shard not in directory.checked:
+                directory.check(shard)
+            data = read_file(f"values/{shard}/{digest}", directory.fd)
+            payload, created_ns = entry.decode(kind, key, data, self._signing_keys)
         except FileNotFoundError:
+            directory.look_again()
             self._sweep()
-            return None
-        except entry.Damaged as damage:
-            self._remove_damaged(self._directory.place(kind, key), damage)
             return None
         except entry.OtherKey:
             return None
-        except OSError as error:
-            self.failures.report_error(error, "cannot read an entry")
+        except (entry.Damaged, OSError) as trouble:
+            found = self._get_in_spite_of(trouble, directory.place(kind, key))
+            if found is None:
+                return None
+            payload, created_ns = found
+        if self._stale and self._is_stale(path):
             return None
         if self._expiration_ns is not None:
             self._sweep()
@@ -120,6 +147,26 @@ class Store:
                 return None
         self._recency.note(path)
         return payload
+
+    def _get_in_spite_of(self, trouble: Exception, place: Place) -> tuple[bytes, int] | None:
+        """What an entry says, after a first look failed: payload and time of creation; None: a miss."""
+        try:
+            if isinstance(trouble, OSError) and not _is_no_file(trouble):
+                # Perhaps the directory was not open, or its descriptor was closed by who became a daemon.
+                self._directory.look()
+                self._directory.check(place.digest[:2])
+            data = read_file_to_its_end(f"values/{place.digest[:2]}/{place.digest}", self._directory.fd)
+            return entry.decode(place.kind, place.key, data, self._signing_keys)
+        except (FileNotFoundError, entry.OtherKey):
+            pass
+        except entry.Damaged as damage:
+            self._remove_damaged(place, damage)
+        except OSError as error:
+            if _is_no_file(error):
+                self._remove_damaged(place, error)
+            else:
+                self.failures.report_error(error, "cannot read an entry")
+        return None
 
     def get_file(self, key: bytes) -> StoredFile | None:
         """The file under a key; None: a miss."""
@@ -155,24 +202,32 @@ class Store:
     @staticmethod
     def _open_content(place: Place, payload: bytes) -> StoredFile:
         content = entry.Content.unpack(payload)
-        file = open_reader(f"{place.directory}/{content.name}")
-        length = os.fstat(file.fileno()).st_size
-        if length != content.length:
+        try:
+            file = open_reader(f"{place.directory}/{content.name}")
+        except OSError as error:
+            if _is_no_file(error):
+                raise entry.Damaged(str(error)) from error
+            raise
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode) or found.st_size != content.length:
             file.close()
-            msg = f"the content has {length} bytes instead of {content.length}"
+            msg = f"the content is no file of {content.length} bytes"
             raise entry.Damaged(msg)
         file.seek(content.position)
         return StoredFile(file, content.metadata)
 
     def _is_whole(self, place: Place) -> bool:
         try:
-            payload, _ = entry.decode(place.kind, place.key, read_file(place.path))
+            data = read_file_to_its_end(place.path)
+            payload, _ = entry.decode(place.kind, place.key, data, self._signing_keys)
             if place.kind == FILE:
                 self._open_content(place, payload).file.close()
         except (entry.Damaged, FileNotFoundError):
             return False
         except entry.OtherKey:
             return True
+        except OSError as error:
+            return not _is_no_file(error)
         return True
 
     # Writing
@@ -184,8 +239,8 @@ class Store:
         :return: whether it is kept. If not, nothing is left under the key.
         """
         stamp = self._recency.stamp()
-        parts = [entry.head(VALUE, key, payload, stamp), payload]
-        return self._put(self._directory.place(VALUE, key), unique(), parts, stamp)
+        parts = [entry.head(VALUE, key, payload, stamp, self._signing_key()), payload]
+        return self._put(Incoming(self._directory.place(VALUE, key), unique(), parts, stamp))
 
     def put_file(self, key: bytes, file: BinaryIO, metadata: bytes = b"", *, movable: bool = False) -> bool:
         """
@@ -208,106 +263,34 @@ class Store:
         unique_part = unique()
         content = entry.Content(f"{place.digest}.{unique_part}", source.length, source.position, metadata)
         payload = content.pack()
-        parts = [entry.head(FILE, key, payload, stamp), payload]
-        kept = self._put(place, unique_part, parts, stamp, source)
+        parts = [entry.head(FILE, key, payload, stamp, self._signing_key()), payload]
+        kept = self._put(Incoming(place, unique_part, parts, stamp, source))
         if kept:
             source.discard_copied()
         return kept
 
-    def _put(
-        self, place: Place, unique_part: str, parts: list[bytes], stamp: int, source: Source | None = None
-    ) -> bool:
-        """Store an entry that consists of these two parts, and its content if it is a file."""
-        size = charge(len(parts[0]) + len(parts[1])) + (charge(source.length) if source else 0)
+    def _signing_key(self) -> bytes | None:
+        return self._signing_keys[0] if self._signing_keys else None
+
+    def _put(self, incoming: Incoming) -> bool:
+        place = incoming.place
         try:
-            if self._bound.size is not None and size > self._bound.size:
-                raise TooLarge
-            self._store_patiently(place, unique_part, size, parts, stamp, source)
+            self._writer.write(incoming)
         except OSError as error:
             self.failures.report_error(error, "a value was not stored")
         except TooLarge:
-            self.failures.report("too large", "a value of %d bytes was not stored: raise cache_size", size)
+            what = "a value of %d bytes was not stored: raise cache_size"
+            self.failures.report("too large", what, incoming.size())
         except NoRoom:
-            self.failures.report("no room", "a value of %d bytes was not stored: no room could be made", size)
+            what = "a value of %d bytes was not stored: no room could be made"
+            self.failures.report("no room", what, incoming.size())
         else:
             self._recency.forget(place.path)
+            self._stale.pop(place.path, None)
             self._sweep()
             return True
         self._remove(place)
         return False
-
-    def _store_patiently(
-        self, place: Place, unique_part: str, size: int, parts: list[bytes], stamp: int, source: Source | None
-    ) -> None:
-        """Store, and try again where that may help."""
-        trouble: Exception
-        for pause in _PAUSES:
-            try:
-                return self._store(place, unique_part, size, parts, stamp, source)
-            except FileNotFoundError as error:
-                # The first entry of its shard; or the directory was deleted, perhaps with the ledger.
-                trouble = error
-                self._directory.make(place.directory)
-            except NotCounted:
-                raise
-            except NoRoom as error:
-                # What others are writing leaves none. Together they take too much: let some of them finish.
-                trouble = error
-                time.sleep(random.uniform(0, pause))  # noqa: S311 - spreads writers, keeps no secret
-        raise trouble
-
-    def _store(
-        self, place: Place, unique_part: str, size: int, parts: list[bytes], stamp: int, source: Source | None
-    ) -> None:
-        """Reserve, write, publish; or cancel."""
-        ledger = self._directory.ledger()
-        shard = ledger.shard(place.shard)
-        reservation = None
-        try:
-            with shard:
-                # To replace an entry must not evict another one for the sake of `max_entries`.
-                entries = 0 if self._bound.entries is not None and os.path.exists(place.path) else 1
-                reservation = Reservation(ledger, place, unique_part, size, entries)
-                # What is written in no time is not worth a second lock.
-                published = size <= _SMALL and source is None and ledger.is_complete and ledger.holds(self._bound)
-                if published:
-                    reservation.write(parts, stamp)
-                    reservation.publish()
-            if not published:
-                self._make_room(ledger, place)
-                if source:
-                    source.take_in(reservation.content_path, FILE_MODE)
-                reservation.write(parts, stamp)
-                with shard:
-                    published = reservation.publish()
-                if not published:
-                    self._make_room(ledger, place)
-                    with shard:
-                        reservation.publish()
-        except BaseException:
-            if source:
-                source.give_back()
-            if reservation is not None:
-                self._cancel(reservation, ledger, place)
-            raise
-
-    def _cancel(self, reservation: Reservation, ledger: Ledger, place: Place) -> None:
-        with contextlib.suppress(OSError):
-            with ledger.shard(place.shard):
-                cancelled = reservation.cancel()
-            if not cancelled:
-                self._evictor.visit(ledger, place.shard)
-
-    def _make_room(self, ledger: Ledger, place: Place) -> None:
-        if not ledger.is_complete and not self._evictor.count(ledger) and self._bound != (None, None):
-            raise NotCounted
-        if ledger.holds(self._bound):
-            return
-        # An entry that is being replaced goes last: nobody shall miss it until the new one is there.
-        self._recency.note(place.path)
-        flush_all()
-        if not self._evictor.make_room(ledger):
-            raise NoRoom
 
     # Removing
 
@@ -315,23 +298,12 @@ class Store:
         """Remove the entry under a key; whether there was one."""
         return self._remove(self._directory.place(kind, key))
 
-    def _remove_damaged(self, place: Place, damage: object) -> None:
-        """Remove an entry that did not pass its checks, if it still does not."""
-        self.failures.report("damaged", "removed a damaged entry, %s: %s", place.path, damage)
-        with contextlib.suppress(OSError):
-            ledger = self._directory.ledger()
-            with ledger.shard(place.shard):
-                if self._is_whole(place):
-                    return
-                os.unlink(place.path)
-            # What it was charged nobody knows any more: count anew.
-            self._evictor.visit(ledger, place.shard)
-
     def _remove(self, place: Place) -> bool:
         try:
             os.stat(place.path, follow_symlinks=False)  # Nothing to lock for, mostly.
             self._recency.forget(place.path)
             ledger = self._directory.ledger()
+            self._directory.check(place.digest[:2])
             with ledger.shard(place.shard):
                 size, content = place.look_up() or (0, "")
                 os.unlink(place.path)
@@ -342,9 +314,47 @@ class Store:
             return False
         except OSError as error:
             self.failures.report_error(error, "cannot remove an entry by the book")
-            # Better a ledger that is too high until the next visit than a value that should be gone.
-            return unlink_quietly(place.path)
+            return self._remove_anyhow(place)
         return True
+
+    def _remove_anyhow(self, place: Place) -> bool:
+        """Remove an entry without the ledger: better one that is too high until the next visit than a stale value."""
+        try:
+            self._directory.check(place.digest[:2])
+            os.unlink(place.path)
+        except FileNotFoundError:
+            return False
+        except OSError:
+            # On a filesystem mounted read-only, say. This process at least will not read it.
+            if len(self._stale) >= _STALE_LIMIT:
+                self._stale.pop(next(iter(self._stale)), None)
+            self._stale[place.path] = _inode(place.path)
+            return False
+        return True
+
+    def _is_stale(self, path: str) -> bool:
+        """Whether what lies at a path should have gone."""
+        stale = self._stale.get(path)
+        if stale is None or stale in (0, _inode(path)):
+            return stale is not None
+        self._stale.pop(path, None)  # Another process has written a new one.
+        return False
+
+    def _remove_damaged(self, place: Place, damage: object) -> None:
+        """Remove an entry that did not pass its checks, if it still does not."""
+        self.failures.report("damaged", "removed a damaged entry, %s: %s", place.path, damage)
+        with contextlib.suppress(OSError):
+            ledger = self._directory.ledger()
+            with ledger.shard(place.shard):
+                if self._is_whole(place):
+                    return
+                fd = open_below(self._directory.values_dir, place.digest[:2])
+                try:
+                    remove_tree(place.digest, fd)
+                finally:
+                    os.close(fd)
+            # What it was charged nobody knows any more: count anew.
+            self._visitor.visit(ledger, place.shard)
 
     def clear(self) -> None:
         """
@@ -353,43 +363,41 @@ class Store:
         What is being written meanwhile may be lost.
         """
         try:
-            trash = os.path.join(self.base_dir, f"values.{unique()}")
             with contextlib.suppress(FileNotFoundError):
-                os.rename(self._directory.values_dir, trash)
-            self._remove_trash()
-            ledger = self._directory.ledger(look=True)
-            for shard in range(SHARDS):
-                self._evictor.visit(ledger, shard)
+                os.rename(self._directory.values_dir, f"{self.base_dir}/{CLEARED_PREFIX}{unique()}")
+            self._visitor.visit_all(self._directory.ledger(look=True))
         except OSError as error:
             self.failures.report_error(error, "cannot clear the cache")
-
-    def _remove_trash(self) -> None:
-        """Remove what was cleared, also by a process that was killed before it came to this."""
-        for name in os.listdir(self.base_dir):
-            if name.startswith("values."):
-                shutil.rmtree(os.path.join(self.base_dir, name), ignore_errors=True)
 
     def prune(self) -> None:
         """Remove what is expired, left over, and over the bound, now. Takes time in proportion to the entries."""
         try:
             flush_all()
-            self._remove_trash()
             ledger = self._directory.ledger(look=True)
-            for shard in range(SHARDS):
-                self._evictor.visit(ledger, shard)
-            self._evictor.make_room(ledger)
+            self._visitor.visit_all(ledger)
+            self._evictor.make_room(ledger, self._bound.holds)
         except OSError as error:
             self.failures.report_error(error, "cannot prune the cache")
 
     def _sweep(self) -> None:
-        if self._expiration_ns is None or not self._evictor.is_sweep_due():
+        if self._expiration_ns is None or not self._visitor.is_sweep_due():
             return
         try:
-            self._evictor.sweep(self._directory.ledger())
+            self._visitor.sweep(self._directory.ledger())
         except OSError as error:
             self.failures.report_error(error, "cannot remove expired entries")
 
     # Besides
+
+    def check(self, *, repair: bool = False) -> Report:
+        """
+        Read everything, and say what is wrong. Takes time in proportion to the entries, and disturbs nobody.
+
+        :param repair: whether to mend it: damaged entries and what was left over go, and the ledger is counted anew.
+        :return: what was found, before it was mended.
+        :raises OSError: the directory or its ledger cannot be used.
+        """
+        return check(self._directory, self._visitor, self._signing_keys, repair=repair)
 
     def usage(self) -> Usage:
         """
@@ -406,3 +414,15 @@ class Store:
     def mutex(self, kind: int, key: bytes, lock_timeout: float | None = None) -> KeyMutex:
         """The creation mutex of a key."""
         return self._directory.mutex(kind, key, lock_timeout, self.failures)
+
+
+def _is_no_file(error: OSError) -> bool:
+    """Whether something else than a file lies where an entry or a content should."""
+    return error.errno in (errno.EISDIR, errno.ELOOP)
+
+
+def _inode(path: str) -> int:
+    try:
+        return os.stat(path, follow_symlinks=False).st_ino
+    except OSError:
+        return 0

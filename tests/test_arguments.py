@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from dogpile_filesystem.access import Access
 from dogpile_filesystem.arguments import Arguments
 
 
@@ -20,7 +21,48 @@ def parse(**arguments):
 
 def test_defaults():
     """Without arguments: 1 GiB, no other bound, no expiry, creators excluded without a timeout, files copied."""
-    assert parse() == Arguments("/nonexistent/cache", 1 << 30, None, None, True, None, False)
+    expected = Arguments("/nonexistent/cache", 1 << 30, None, None, True, None, False, None, Access(), ())
+    assert parse() == expected
+
+
+@pytest.mark.parametrize(
+    ("dir_mode", "file_mode", "modes"),
+    [
+        (None, None, (0o700, 0o600)),
+        ("2770", None, (0o2770, 0o660)),
+        ("0o2770", "0660", (0o2770, 0o660)),
+        (0o750, 0o640, (0o750, 0o640)),
+        (0o755, None, (0o755, 0o644)),
+    ],
+    ids=repr,
+)
+def test_modes(dir_mode, file_mode, modes):
+    """Modes are numbers or octal strings; files get the mode of directories, but for what is of no use to a file."""
+    access = parse(dir_mode=dir_mode, file_mode=file_mode).access
+    assert (access.dir_mode, access.file_mode) == modes
+
+
+@pytest.mark.parametrize("mode", [770, "rwx", 0o4700, 0o570, "0o777"], ids=repr)
+def test_wrong_modes(mode):
+    """A mode that was not given in octal, keeps its owner out, or lets everybody in, is refused."""
+    with pytest.raises(ValueError, match="dir_mode"):
+        parse(dir_mode=mode)
+
+
+def test_signing_keys():
+    """A secret is bytes or a string, or there is a list of them; the same secret makes the same key."""
+    key = parse(signing_key="secret").signing_keys
+    assert key == parse(signing_key=b"secret").signing_keys == parse(signing_key=["secret"]).signing_keys
+    assert parse(signing_key=["new", b"secret"]).signing_keys[1:] == key
+    assert parse(signing_key=None).signing_keys == parse(signing_key="").signing_keys == ()
+
+
+@pytest.mark.parametrize("secret", [b"", [], ["a", ""], 5, ["a", 5], {"a"}], ids=repr)
+def test_wrong_signing_keys(secret):
+    """A secret that is empty or of another type is refused, and never shown."""
+    with pytest.raises((TypeError, ValueError), match="signing_key"):
+        parse(signing_key=secret)
+    assert "hidden" not in repr(parse(signing_key="hidden"))
 
 
 @pytest.mark.parametrize(

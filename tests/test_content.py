@@ -13,6 +13,7 @@ import tempfile
 
 import pytest
 
+from dogpile_filesystem.access import Access
 from dogpile_filesystem.content import Source
 from dogpile_filesystem.files import open_reader
 
@@ -24,7 +25,7 @@ def target(tmp_path):
 
 def take_in(file, target, *, movable=False):
     source = Source(file, movable=movable)
-    source.take_in(target, 0o600)
+    source.take_in(target, Access())
     source.discard_copied()
     with open(target, "rb") as taken:
         content = taken.read()
@@ -166,7 +167,7 @@ def test_given_back(source_path, target):
     """A file that was moved, but could not be kept, gets its name again."""
     with open(source_path, "rb") as file:
         source = Source(file, movable=True)
-        source.take_in(target, 0o600)
+        source.take_in(target, Access())
         assert not source_path.exists()
         source.give_back()
     assert source_path.read_bytes() == b"content"

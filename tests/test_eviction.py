@@ -119,16 +119,16 @@ def test_entry_gone_while_it_is_replaced(make_store, clock, monkeypatch, usage_o
     """If the entry to be replaced goes while its replacement is written, room is made for one entry more."""
     store = make_store(max_entries=2)
     put_all(store, clock, [b"0", b"1"])
-    make_room = store._make_room
+    make_room = store._writer._make_room
 
     def others_first(*arguments):
-        monkeypatch.setattr(store, "_make_room", make_room)
+        monkeypatch.setattr(store._writer, "_make_room", make_room)
         other = make_store(max_entries=2)
         other.remove(b"0")
         put_all(other, clock, [b"2"])
         make_room(*arguments)
 
-    monkeypatch.setattr(store, "_make_room", others_first)
+    monkeypatch.setattr(store._writer, "_make_room", others_first)
     clock.move(1)
     assert store.put(b"0", bytes(length))
     if length:
@@ -196,7 +196,7 @@ def test_entries_that_cannot_be_removed(make_store, clock, monkeypatch):
     """An entry that cannot be removed is skipped: the next one goes in its place."""
     store = make_store(cache_size=3 * BLOCK)
     put_all(store, clock, names(range(3)))
-    stuck = store._directory.place(1, b"0").path
+    stuck = store._directory.place(1, b"0").digest
     unlink = os.unlink
 
     def refuse(path, **kwargs):
@@ -213,10 +213,9 @@ def test_nothing_can_be_removed(make_store, clock, monkeypatch, usage_on_disk):
     """If no room can be made, the value is not kept, nothing raises, and the reservation is given back."""
     store = make_store(cache_size=3 * BLOCK)
     put_all(store, clock, names(range(3)))
-    remove = eviction.Evictor._remove_unused
-    monkeypatch.setattr(eviction.Evictor, "_remove_unused", lambda *_: None)
-    assert not store.put(b"3", b"")
-    monkeypatch.setattr(eviction.Evictor, "_remove_unused", remove)
+    with monkeypatch.context() as patch:
+        patch.setattr(eviction, "remove_unused", lambda *_: None)
+        assert not store.put(b"3", b"")
     assert store.failures.counts == {"no room": 1}
     assert store.usage() == usage_on_disk() == Usage(3 * BLOCK, 3, 256)
 

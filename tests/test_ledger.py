@@ -5,15 +5,21 @@ The ledger: sums, turns, and a file that was damaged or lost.
 from __future__ import annotations
 
 import os
+import pathlib
+import zlib
 
 import pytest
 
+from dogpile_filesystem import ledger as ledger_module
 from dogpile_filesystem.ledger import BLOCK, SHARDS, Bound, Ledger, Usage, charge, key_offset
 
 
 @pytest.fixture
 def ledger(tmp_path):
-    return Ledger.open(str(tmp_path / "lock"), is_fresh=lambda: True)
+    ledger = Ledger.open(str(tmp_path / "lock"))
+    for shard in range(SHARDS):
+        ledger.set(shard, 0, 0)
+    return ledger
 
 
 def test_charge():
@@ -70,15 +76,78 @@ def test_lost_records(ledger):
     with ledger.shard(3):
         ledger.set(3, BLOCK, 1)
     assert ledger.usage() == Usage(BLOCK, 1, 1)
-    assert ledger.is_counted(3)
-    assert not ledger.is_counted(4)
+    assert ledger.record(3) == Usage(BLOCK, 1, 1)
+    assert ledger.record(4) == Usage(0, 0, 0)
+    assert not ledger.holds(Bound(None, None))
+
+
+@pytest.mark.parametrize("damage", ["magic", "version", "zeroed", "cut", "emptied"])
+def test_damaged_file(ledger, damage):
+    """A lock file whose header was damaged is made anew, and nothing in it is believed."""
+    with ledger.shard(3):
+        ledger.add(3, BLOCK, 1)
+    path = ledger.file.path
+    data = bytearray(pathlib.Path(path).read_bytes())
+    if damage == "magic":
+        data[0] ^= 1
+    elif damage == "version":
+        data[8] ^= 2
+    elif damage == "zeroed":
+        data = bytearray(len(data))
+    os.truncate(path, {"cut": 5, "emptied": 0}.get(damage, len(data)))
+    if damage not in ("cut", "emptied"):
+        pathlib.Path(path).write_bytes(data)
+    again = Ledger.open(path)
+    assert again.usage().counted == 0
+    assert pathlib.Path(path).read_bytes().startswith(b"dogpilfs\1\0\0\0")
 
 
 def test_another_file(tmp_path):
-    """A file that is no ledger becomes one, with nothing counted."""
+    """A file that is no ledger, or one of a later version, is refused, and left as it is."""
     path = tmp_path / "lock"
-    path.write_bytes(os.urandom(10_000))
-    assert Ledger.open(str(path), is_fresh=lambda: False).usage() == Usage(0, 0, 0)
+    later = b"dogpilfs" + (2).to_bytes(4, "little")
+    for content in (os.urandom(10_000), later + zlib.crc32(later).to_bytes(4, "little")):
+        path.write_bytes(content)
+        with pytest.raises(OSError, match="base_dir"):
+            Ledger.open(str(path))
+        assert path.read_bytes() == content
+
+
+def test_machine_started_again(ledger, monkeypatch):
+    """After a restart of the machine, no record is believed: a power cut may have lost what was added to it."""
+    path = ledger.file.path
+    assert Ledger.open(path).usage().counted == SHARDS
+    monkeypatch.setattr(ledger_module, "_start_of_machine", lambda: 12345)
+    with ledger.shard(3):
+        ledger.add(3, BLOCK, 1)
+    assert Ledger.open(path).usage() == Usage(BLOCK, 1, 0)
+
+
+def test_who_lives(ledger, spawn):
+    """A process that shows that it lives is seen to, until it is killed."""
+    program = """
+        import sys
+        from dogpile_filesystem.ledger import Ledger
+        ledger = Ledger.open(sys.argv[1])
+        ledger.live_as("0123456789abcdef")
+        print("lives", flush=True)
+        sys.stdin.read()
+    """
+    process = spawn(program, ledger.file.path)
+    assert process.stdout.readline() == "lives\n"
+    assert ledger.is_alive("0123456789abcdef")
+    assert not ledger.is_alive("1123456789abcdef")
+    process.kill()
+    process.wait()
+    assert not ledger.is_alive("0123456789abcdef")
+
+
+def test_implausible(ledger):
+    """Records that cannot be are found: more entries than blocks, or more bytes than the bound."""
+    for shard, blocks, entries in [(1, 5, 5), (2, 5, 6), (3, 11, 1)]:
+        with ledger.shard(shard):
+            ledger.add(shard, blocks * BLOCK, entries)
+    assert ledger.implausible(10 * BLOCK) == [2, 3]
 
 
 def test_key_offsets():

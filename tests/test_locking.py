@@ -26,7 +26,7 @@ HOLDER = """
     from dogpile_filesystem.locking import open_lock_file
     from dogpile_filesystem.failures import Failures
     from dogpile_filesystem.mutex import KeyMutex
-    mutex = KeyMutex(sys.argv[1], lambda: open_lock_file(sys.argv[1]), int(sys.argv[2]), None, Failures(""))
+    mutex = KeyMutex(sys.argv[1], lambda _: open_lock_file(sys.argv[1]), int(sys.argv[2]), None, Failures(""))
     assert mutex.acquire()
     print("held", flush=True)
     sys.stdin.readline()
@@ -44,7 +44,7 @@ def path(tmp_path):
 @pytest.fixture
 def make_mutex(path):
     def make(offset=OFFSET, lock_timeout=None):
-        return KeyMutex(path, lambda: open_lock_file(path), offset, lock_timeout, Failures(""))
+        return KeyMutex(path, lambda _: open_lock_file(path), offset, lock_timeout, Failures(""))
 
     return make
 
@@ -153,7 +153,7 @@ def test_locked_takes_nothing(make_mutex, spawn, path):
         from dogpile_filesystem.locking import open_lock_file
         from dogpile_filesystem.failures import Failures
         from dogpile_filesystem.mutex import KeyMutex
-        mutex = KeyMutex(sys.argv[1], lambda: open_lock_file(sys.argv[1]), int(sys.argv[2]), None, Failures(""))
+        mutex = KeyMutex(sys.argv[1], lambda _: open_lock_file(sys.argv[1]), int(sys.argv[2]), None, Failures(""))
         print("ready", flush=True)
         failed = 0
         for _ in range(5000):
@@ -180,7 +180,7 @@ def test_two_paths_of_one_file(make_mutex, hold, path, tmp_path):
     mutex = make_mutex()
     assert mutex.acquire()
     assert open_lock_file(str(linked / "lock")) is open_lock_file(path)
-    assert not KeyMutex(path, lambda: open_lock_file(str(linked / "lock")), OFFSET, None, Failures("")).acquire(False)
+    assert not KeyMutex(path, lambda _: open_lock_file(str(linked / "lock")), OFFSET, None, Failures("")).acquire(False)
     mutex.release()
     hold(through=str(linked / "lock"))
     assert not mutex.acquire(False)
@@ -202,7 +202,7 @@ def test_one_descriptor(make_mutex, spawn, path, open_descriptors):
         from dogpile_filesystem.locking import open_lock_file
         from dogpile_filesystem.failures import Failures
         from dogpile_filesystem.mutex import KeyMutex
-        mutex = KeyMutex(sys.argv[1], lambda: open_lock_file(sys.argv[1]), int(sys.argv[2]), None, Failures(""))
+        mutex = KeyMutex(sys.argv[1], lambda _: open_lock_file(sys.argv[1]), int(sys.argv[2]), None, Failures(""))
         print(mutex.acquire(False))
         """,
         path,
@@ -305,12 +305,44 @@ def test_lock_file_replaced(make_mutex, path):
     mutex = make_mutex()
     assert mutex.acquire()
     mutex.release()
-    old = open_lock_file(path)
+    file = open_lock_file(path)
     os.unlink(path)
+    assert not file.is_current(path)
     assert mutex.acquire()
-    assert not old.is_current(path)
-    assert open_lock_file(path).is_current(path)
+    assert file.is_current(path)
     assert make_mutex().locked()
+
+
+def test_held_while_the_lock_file_is_deleted(make_mutex, path, spawn, open_descriptors):
+    """A mutex that is held when the lock file goes is held in the next one, and no descriptor stays open for it."""
+    mutex = make_mutex()
+    assert mutex.acquire()
+    before = open_descriptors()
+    for _ in range(3):
+        os.unlink(path)
+        assert not make_mutex().acquire(False)
+    assert open_descriptors() == before
+    program = HOLDER.replace("assert mutex.acquire()", "print(mutex.acquire(False)); sys.exit()")
+    assert spawn(program, path, OFFSET).communicate()[0] == "False\n"
+    mutex.release()
+    assert spawn(program, path, OFFSET).communicate()[0] == "True\n"
+
+
+def test_descriptors_closed_by_a_daemon(make_mutex, path):
+    """A child that closes all descriptors, as daemons do, and opens others, locks the lock file and no other."""
+    mutex = make_mutex()
+    assert mutex.acquire()
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)
+        number = open_lock_file(path).fd
+        os.close(number)
+        other = os.open(os.path.dirname(path), os.O_RDONLY)
+        assert other == number
+        free = make_mutex(OFFSET + 1)
+        is_excluded = not make_mutex().acquire(False)
+        os._exit(0 if is_excluded and free.acquire() and open_lock_file(path).fd != number else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_replaced_while_waiting(make_mutex, path, hold):
@@ -327,11 +359,11 @@ def test_replaced_while_waiting(make_mutex, path, hold):
     assert finish() is True
 
 
-def test_deleted_while_a_shared_mutex_is_held(make_mutex, path):
-    """If the lock file goes while a thread holds a mutex object that others share, its release is not theirs."""
+def test_moved_while_a_shared_mutex_is_held(make_mutex, path):
+    """If the lock file is moved away while a thread holds a mutex that others share, its release is not theirs."""
     mutex = make_mutex()
     assert mutex.acquire()
-    os.unlink(path)
+    os.rename(path, f"{path}.moved")
     assert mutex.acquire()
     mutex.release()
     assert mutex.locked()
@@ -462,7 +494,7 @@ WORKER = """
         rng = random.Random(seed)
         for _ in range(times):
             key = rng.randrange(8)
-            mutex = KeyMutex(path, lambda: open_lock_file(path), offset + key, None, Failures(""))
+            mutex = KeyMutex(path, lambda _: open_lock_file(path), offset + key, None, Failures(""))
             try:
                 if not mutex.acquire():
                     failures.append("not obtained")
@@ -506,7 +538,7 @@ def test_detached_file_excludes_threads(tmp_path):
     assert locking.detached_lock_file(path) is locking.detached_lock_file(path)
     file = locking.detached_lock_file(path)
     assert isinstance(file, LockFile)
-    first, second = (KeyMutex(path, lambda: file, OFFSET, None, Failures("")) for _ in range(2))
+    first, second = (KeyMutex(path, lambda _: file, OFFSET, None, Failures("")) for _ in range(2))
     assert first.acquire()
     assert not second.acquire(False)
     assert second.locked()

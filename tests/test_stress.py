@@ -178,7 +178,10 @@ def tmpfs(tmp_path):
     """
     directory = tmp_path / "tmpfs"
     directory.mkdir()
-    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "tmpfs", directory], check=False).returncode != 0:
+    if (
+        os.geteuid() != 0
+        or subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=0700", "tmpfs", directory], check=False).returncode != 0
+    ):
         pytest.skip("needs to be root, and allowed to mount a tmpfs")
     yield str(directory)
     subprocess.run(["umount", "--lazy", directory], check=True)
