@@ -30,26 +30,17 @@ from dogpile_filesystem.directory import Directory
 from dogpile_filesystem.entry import FILE, VALUE
 from dogpile_filesystem.eviction import Evictor
 from dogpile_filesystem.failures import Failures
-from dogpile_filesystem.files import (
-    Reader,
-    open_below,
-    open_reader,
-    read_file,
-    read_file_to_its_end,
-    remove_tree,
-    unlink_quietly,
-)
+from dogpile_filesystem.files import Reader, open_reader, read_file, read_file_to_its_end
 from dogpile_filesystem.ledger import Bound, Usage
 from dogpile_filesystem.mutex import KeyMutex
 from dogpile_filesystem.recency import Recency, flush_all
+from dogpile_filesystem.removal import Remover
 from dogpile_filesystem.reservation import Place, unique
 from dogpile_filesystem.visit import CLEARED_PREFIX, Visitor
 from dogpile_filesystem.writer import Incoming, NoRoom, TooLarge, Writer
 
 #: A content may be replaced between reading its entry and opening it, so the entry is read again, so often at most.
 _TRIES = 5
-#: So many values that should have gone, and could not be removed, are remembered.
-_STALE_LIMIT = 10_000
 
 
 class StoredFile(NamedTuple):
@@ -102,9 +93,8 @@ class Store:
         self._visitor = Visitor(base_dir, expiration_time, clock, self.failures)
         self._evictor = Evictor(self._bound, self._visitor)
         self._writer = Writer(self._directory, self._bound, min_free_space, self._visitor, self._evictor, self._recency)
-        # Values that should have gone but could not be removed, by their paths: what of them is still there is known
-        # by its inode (0: not even that could be found out).
-        self._stale: dict[str, int] = {}
+        self._remover = Remover(self._directory, self._visitor, self._recency, self.failures)
+        self._stale = self._remover.stale
 
     def open(self) -> None:
         """
@@ -139,7 +129,7 @@ class Store:
             if found is None:
                 return None
             payload, created_ns = found
-        if self._stale and self._is_stale(path):
+        if self._stale and self._remover.is_stale(path):
             return None
         if self._expiration_ns is not None:
             self._sweep()
@@ -160,10 +150,10 @@ class Store:
         except (FileNotFoundError, entry.OtherKey):
             pass
         except entry.Damaged as damage:
-            self._remove_damaged(place, damage)
+            self._remover.remove_damaged(place, damage, self._is_whole)
         except OSError as error:
             if _is_no_file(error):
-                self._remove_damaged(place, error)
+                self._remover.remove_damaged(place, error, self._is_whole)
             else:
                 self.failures.report_error(error, "cannot read an entry")
         return None
@@ -180,7 +170,7 @@ class Store:
             except FileNotFoundError:
                 continue  # Replaced or evicted just now.
             except entry.Damaged as damage:
-                self._remove_damaged(place, damage)
+                self._remover.remove_damaged(place, damage, self._is_whole)
                 return None
             except OSError as error:
                 self.failures.report_error(error, "cannot read a content")
@@ -194,7 +184,7 @@ class Store:
                 payload = self.get(place.key, FILE)
                 return None if payload is None else self._open_content(place, payload)
         except (FileNotFoundError, entry.Damaged) as damage:
-            self._remove_damaged(place, damage)
+            self._remover.remove_damaged(place, damage, self._is_whole)
         except OSError as error:
             self.failures.report_error(error, "cannot read a content")
         return None
@@ -257,7 +247,7 @@ class Store:
             source = Source(file, movable=movable)
         except OSError as error:
             self.failures.report_error(error, "a file was not stored")
-            self._remove(place)
+            self._remover.remove(place)
             return False
         stamp = self._recency.stamp()
         unique_part = unique()
@@ -289,72 +279,14 @@ class Store:
             self._stale.pop(place.path, None)
             self._sweep()
             return True
-        self._remove(place)
+        self._remover.remove(place)
         return False
 
     # Removing
 
     def remove(self, key: bytes, kind: int = VALUE) -> bool:
         """Remove the entry under a key; whether there was one."""
-        return self._remove(self._directory.place(kind, key))
-
-    def _remove(self, place: Place) -> bool:
-        try:
-            os.stat(place.path, follow_symlinks=False)  # Nothing to lock for, mostly.
-            self._recency.forget(place.path)
-            ledger = self._directory.ledger()
-            self._directory.check(place.digest[:2])
-            with ledger.shard(place.shard):
-                size, content = place.look_up() or (0, "")
-                os.unlink(place.path)
-                if content and not unlink_quietly(f"{place.directory}/{content}"):
-                    size = 0
-                ledger.add(place.shard, -size, -1)
-        except FileNotFoundError:
-            return False
-        except OSError as error:
-            self.failures.report_error(error, "cannot remove an entry by the book")
-            return self._remove_anyhow(place)
-        return True
-
-    def _remove_anyhow(self, place: Place) -> bool:
-        """Remove an entry without the ledger: better one that is too high until the next visit than a stale value."""
-        try:
-            self._directory.check(place.digest[:2])
-            os.unlink(place.path)
-        except FileNotFoundError:
-            return False
-        except OSError:
-            # On a filesystem mounted read-only, say. This process at least will not read it.
-            if len(self._stale) >= _STALE_LIMIT:
-                self._stale.pop(next(iter(self._stale)), None)
-            self._stale[place.path] = _inode(place.path)
-            return False
-        return True
-
-    def _is_stale(self, path: str) -> bool:
-        """Whether what lies at a path should have gone."""
-        stale = self._stale.get(path)
-        if stale is None or stale in (0, _inode(path)):
-            return stale is not None
-        self._stale.pop(path, None)  # Another process has written a new one.
-        return False
-
-    def _remove_damaged(self, place: Place, damage: object) -> None:
-        """Remove an entry that did not pass its checks, if it still does not."""
-        self.failures.report("damaged", "removed a damaged entry, %s: %s", place.path, damage)
-        with contextlib.suppress(OSError):
-            ledger = self._directory.ledger()
-            with ledger.shard(place.shard):
-                if self._is_whole(place):
-                    return
-                fd = open_below(self._directory.values_dir, place.digest[:2])
-                try:
-                    remove_tree(place.digest, fd)
-                finally:
-                    os.close(fd)
-            # What it was charged nobody knows any more: count anew.
-            self._visitor.visit(ledger, place.shard)
+        return self._remover.remove(self._directory.place(kind, key))
 
     def clear(self) -> None:
         """
@@ -419,10 +351,3 @@ class Store:
 def _is_no_file(error: OSError) -> bool:
     """Whether something else than a file lies where an entry or a content should."""
     return error.errno in (errno.EISDIR, errno.ELOOP)
-
-
-def _inode(path: str) -> int:
-    try:
-        return os.stat(path, follow_symlinks=False).st_ino
-    except OSError:
-        return 0

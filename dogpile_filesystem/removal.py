@@ -1,0 +1,107 @@
+"""
+Removing one entry: because somebody wants it gone, because it could not be replaced, or because it is damaged.
+
+Limits. On a filesystem mounted read-only, say, what should go cannot be removed. This process remembers it, and
+does not read it any more; another one may.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable
+
+from dogpile_filesystem.directory import Directory
+from dogpile_filesystem.failures import Failures
+from dogpile_filesystem.files import open_below, remove_tree, unlink_quietly
+from dogpile_filesystem.recency import Recency
+from dogpile_filesystem.reservation import Place
+from dogpile_filesystem.visit import Visitor
+
+#: So many entries that should have gone, and could not be removed, are remembered.
+_STALE_LIMIT = 10_000
+
+
+class Remover:
+    """
+    Removes entries of a directory.
+
+    :ivar stale: entries that should have gone but could not be removed, by their paths, with their inodes; 0: not even
+     that could be found out.
+    """
+
+    def __init__(self, directory: Directory, visitor: Visitor, recency: Recency, failures: Failures) -> None:
+        self._directory = directory
+        self._visitor = visitor
+        self._recency = recency
+        self._failures = failures
+        self.stale: dict[str, int] = {}
+
+    def remove(self, place: Place) -> bool:
+        """Remove an entry; whether that was done."""
+        try:
+            os.stat(place.path, follow_symlinks=False)  # Nothing to lock for, mostly.
+            self._recency.forget(place.path)
+            ledger = self._directory.ledger()
+            self._directory.check(place.digest[:2])
+            with ledger.shard(place.shard):
+                size, content = place.look_up() or (0, "")
+                os.unlink(place.path)
+                if content and not unlink_quietly(f"{place.directory}/{content}"):
+                    size = 0  # The ledger stays too high until a visit can remove the content.
+                ledger.add(place.shard, -size, -1)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            self._failures.report_error(error, "cannot remove an entry by the book")
+            return self._remove_anyhow(place)
+        return True
+
+    def _remove_anyhow(self, place: Place) -> bool:
+        """Remove an entry without the ledger: better one that is too high until the next visit than a stale value."""
+        try:
+            self._directory.check(place.digest[:2])
+            os.unlink(place.path)
+        except FileNotFoundError:
+            return False
+        except OSError:
+            if len(self.stale) >= _STALE_LIMIT:
+                self.stale.pop(next(iter(self.stale)), None)
+            self.stale[place.path] = _inode(place.path)
+            return False
+        return True
+
+    def is_stale(self, path: str) -> bool:
+        """Whether what lies at a path should have gone."""
+        stale = self.stale.get(path)
+        if stale is None or stale in (0, _inode(path)):
+            return stale is not None
+        self.stale.pop(path, None)  # Another process has written a new one.
+        return False
+
+    def remove_damaged(self, place: Place, damage: object, is_whole: Callable[[Place], bool]) -> None:
+        """
+        Remove an entry that did not pass its checks, if it still does not.
+
+        :param is_whole: whether it passes them now.
+        """
+        self._failures.report("damaged", "removed a damaged entry, %s: %s", place.path, damage)
+        with contextlib.suppress(OSError):
+            ledger = self._directory.ledger()
+            with ledger.shard(place.shard):
+                if is_whole(place):
+                    return
+                fd = open_below(self._directory.values_dir, place.digest[:2])
+                try:
+                    remove_tree(place.digest, fd)
+                finally:
+                    os.close(fd)
+            # What it was charged nobody knows any more: count anew.
+            self._visitor.visit(ledger, place.shard)
+
+
+def _inode(path: str) -> int:
+    try:
+        return os.stat(path, follow_symlinks=False).st_ino
+    except OSError:
+        return 0
