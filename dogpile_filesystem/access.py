@@ -9,7 +9,6 @@ write to is used with a warning, unless the modes say that it is meant to be.
 from __future__ import annotations
 
 import dataclasses
-import errno
 import logging
 import os
 import stat
@@ -28,7 +27,10 @@ _warned: set[tuple[int, int]] = set()
 
 
 class Refused(PermissionError):
-    """A directory in which others could plant what this process unpickles. The message says what mends it."""
+    """
+    A directory in which others could plant what this process unpickles, or a symbolic link that is not followed. The
+    message says what mends it.
+    """
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -61,10 +63,11 @@ class Access:
             return
         trusted = (os.geteuid(), 0)
         if found.st_uid not in trusted and not (self.is_grouped and _is_of_my_groups(found)):
-            what = f"belongs to user {found.st_uid}, who could plant entries in it"
-            raise Refused(errno.EPERM, f"{what}: {_MENDING}", path)
+            msg = f"{path} belongs to user {found.st_uid}, who could plant entries in it: {_MENDING}"
+            raise Refused(msg)
         if found.st_mode & stat.S_IWOTH:
-            raise Refused(errno.EPERM, f"everybody can write to it, and plant entries: {_MENDING}", path)
+            msg = f"everybody can write to {path}, and plant entries in it: {_MENDING}"
+            raise Refused(msg)
         if found.st_mode & stat.S_IWGRP and not self.is_grouped:
             _warn_of_group(path, found)
 

@@ -258,7 +258,11 @@ class RawFSBackend(_FSBackend):
             return NO_VALUE
         if not hit.metadata:
             return cast("BackendFormatted", hit.file)
-        return CachedValue(hit.file, json.loads(hit.metadata))
+        try:
+            return CachedValue(hit.file, json.loads(hit.metadata))
+        except ValueError:  # Of another version of dogpile.cache, perhaps.
+            hit.file.close()
+            return NO_VALUE
 
     def get_multi(self, keys: Iterable[KeyType]) -> Sequence[BackendFormatted]:
         """The files of several keys, in their order."""

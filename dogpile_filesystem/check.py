@@ -11,6 +11,7 @@ Limits. The content of a file is checked for its length, as on every hit.
 from __future__ import annotations
 
 import dataclasses
+import enum
 import os
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -31,6 +32,7 @@ class Report:
     :ivar size: bytes that they take on the disk, each file in whole blocks of 4096.
     :ivar damaged: entries that do not pass their checks.
     :ivar orphans: files that a killed process left: temporary files, and contents without an entry.
+    :ivar unreadable: entries, and parts of the 256 that the directory consists of, that could not be read.
     :ivar ledger: what the ledger says.
     :ivar disk: what it should say.
     """
@@ -39,13 +41,14 @@ class Report:
     size: int
     damaged: int
     orphans: int
+    unreadable: int
     ledger: Usage
     disk: Usage
 
     @property
     def ok(self) -> bool:
         """Whether nothing has to be mended."""
-        return not self.damaged and not self.orphans and self.ledger == self.disk
+        return not (self.damaged or self.orphans or self.unreadable) and self.ledger == self.disk
 
 
 def check(directory: Directory, visitor: Visitor, signing_keys: Sequence[bytes], *, repair: bool) -> Report:
@@ -64,6 +67,7 @@ def check(directory: Directory, visitor: Visitor, signing_keys: Sequence[bytes],
         size=sum(shard.disk.size for shard in shards),
         damaged=sum(shard.damaged for shard in shards),
         orphans=sum(shard.orphans for shard in shards),
+        unreadable=sum(shard.unreadable for shard in shards),
         ledger=_sum(shard.ledger for shard in shards),
         disk=_sum(shard.disk for shard in shards),
     )
@@ -72,6 +76,7 @@ def check(directory: Directory, visitor: Visitor, signing_keys: Sequence[bytes],
 class _Found(NamedTuple):
     damaged: int
     orphans: int
+    unreadable: int
     ledger: Usage
     disk: Usage
 
@@ -82,44 +87,51 @@ def _sum(usages: Iterable[Usage]) -> Usage:
 
 def _check_shard(ledger: Ledger, visitor: Visitor, shard: int, signing_keys: Sequence[bytes], repair: bool) -> _Found:
     with ledger.shard(shard):
-        listing = Listing(visitor.values_dir, shard)
-        survey = visitor.survey(listing, ledger)
         record = ledger.record(shard)
+        try:
+            listing = Listing(visitor.values_dir, shard)
+        except OSError:
+            return _Found(0, 0, 1, record, record)
+        survey = visitor.survey(listing, ledger)
     with listing:
-        suspects = [name for name in listing.entries if _is_damaged(name, listing.fd, signing_keys)]
-        damaged = 0
-        if suspects:
+        states = {name: _look_at(name, listing.fd, signing_keys) for name in listing.entries}
+        damaged = [name for name, state in states.items() if state is _State.DAMAGED]
+        if damaged:
             with ledger.shard(shard):
-                damaged = sum(_is_still_damaged(name, listing.fd, signing_keys, repair) for name in suspects)
+                # What was replaced meanwhile is whole.
+                damaged = [name for name in damaged if _look_at(name, listing.fd, signing_keys) is _State.DAMAGED]
+                if repair:
+                    for name in damaged:
+                        unlink_quietly(name, listing.fd)
     size = survey.size + sum(charge(found.st_size) for found in listing.entries.values())
     disk = Usage(size, survey.entries + len(listing.entries), 1)
-    return _Found(damaged, len(survey.left_over), record, disk)
+    unreadable = list(states.values()).count(_State.UNREADABLE)
+    return _Found(len(damaged), len(survey.left_over), unreadable, record, disk)
 
 
-def _is_still_damaged(name: str, fd: int, signing_keys: Sequence[bytes], repair: bool) -> bool:
-    """Look at an entry again while nobody can replace it. The shard is locked."""
-    is_damaged = _is_damaged(name, fd, signing_keys)
-    if is_damaged and repair:
-        unlink_quietly(name, fd)
-    return is_damaged
+class _State(enum.Enum):
+    """WHOLE is also what has gone meanwhile."""
+
+    WHOLE = enum.auto()
+    DAMAGED = enum.auto()
+    UNREADABLE = enum.auto()
 
 
-def _is_damaged(name: str, fd: int, signing_keys: Sequence[bytes]) -> bool:
-    """Whether an entry does not pass its checks. One that is gone, or cannot be read for now, is not known to be."""
+def _look_at(name: str, fd: int, signing_keys: Sequence[bytes]) -> _State:
+    """Put an entry to the checks of a read."""
     try:
         kind, key, payload, _ = entry.inspect(read_file_to_its_end(name, fd), signing_keys)
-        if entry.digest(kind, key) != name:
-            return True
-        if kind == entry.FILE:
+        is_whole = entry.digest(kind, key) == name
+        if is_whole and kind == entry.FILE:
             content = entry.Content.unpack(payload)
-            return os.stat(content.name, dir_fd=fd, follow_symlinks=False).st_size != content.length
+            is_whole = os.stat(content.name, dir_fd=fd, follow_symlinks=False).st_size == content.length
     except entry.Damaged:
-        return True
-    except FileNotFoundError:
-        return _exists(name, fd)
+        is_whole = False
+    except FileNotFoundError:  # Either the entry has gone, or its content.
+        is_whole = not _exists(name, fd)
     except OSError:
-        return False
-    return False
+        return _State.UNREADABLE
+    return _State.WHOLE if is_whole else _State.DAMAGED
 
 
 def _exists(name: str, fd: int) -> bool:

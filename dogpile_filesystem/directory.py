@@ -24,7 +24,6 @@ directory is in use is noticed after 50 ms by who writes, after 3 seconds by who
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import stat
 import time
@@ -149,8 +148,8 @@ class Directory:
             return
         for name in ("values", f"values/{shard}"):
             if stat.S_ISLNK(os.stat(name, dir_fd=self.fd, follow_symlinks=False).st_mode):
-                what = "a symbolic link inside a cache is not followed: remove it"
-                raise Refused(errno.EPERM, what, f"{self.base_dir}/{name}")
+                msg = f"a symbolic link inside a cache is not followed: remove {self.base_dir}/{name}"
+                raise Refused(msg)
         self.checked.add(shard)
 
     def make(self, shard: str | None = None) -> None:

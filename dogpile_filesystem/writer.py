@@ -32,7 +32,7 @@ from dogpile_filesystem.visit import Visitor
 #: A value charged no more bytes than this is written while its shard is locked: 64 KiB take some 20 us.
 _SMALL = 1 << 16
 #: Seconds that a writer pauses at most before it tries again, since there was no room beside what others are writing.
-_PAUSES = (0.005, 0.02, 0.1, 0)
+_PAUSES = (0.005, 0.02, 0.1)
 #: Seconds for which a disk that is full of other things is not looked at again for what could be evicted.
 _RESIGNATION = 1.0
 
@@ -104,29 +104,29 @@ class Writer:
         size = incoming.size()
         if self._bound.size is not None and size > self._bound.size:
             raise TooLarge
-        trouble: Exception | None = None
-        full = False
-        for pause in _PAUSES:
+        is_missing = was_full = False
+        for pause in (*_PAUSES, None):
             try:
-                if isinstance(trouble, FileNotFoundError):
-                    # The first entry of its shard; or the directory was deleted, perhaps with the ledger.
+                if is_missing:
                     self._directory.make(incoming.place.directory)
+                    is_missing = False
                 return self._try(incoming, size)
-            except NotCounted:
-                raise
-            except NoRoom as error:
-                # What others are writing leaves none. Together they take too much: let some of them finish.
-                trouble = error
-                time.sleep(random.uniform(0, pause))  # noqa: S311 - spreads writers, keeps no secret
-            except FileNotFoundError as error:
-                trouble = error
-            except OSError as error:
-                if full or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            except FileNotFoundError:
+                # The first entry of its shard; or the directory was deleted, perhaps with the ledger.
+                if pause is None:
                     raise
-                full = True
-                trouble = trouble if isinstance(trouble, FileNotFoundError) else error
+                is_missing = True
+            except NoRoom as trouble:
+                # What others are writing leaves none. Together they take too much: let some of them finish.
+                if pause is None or isinstance(trouble, NotCounted):
+                    raise
+                time.sleep(random.uniform(0, pause))  # noqa: S311 - spreads writers, keeps no secret
+            except OSError as error:
+                if pause is None or was_full or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+                was_full = True
                 self._free(size)
-        raise trouble or NoRoom
+        raise AssertionError  # The last round returns or raises.
 
     def _try(self, incoming: Incoming, size: int) -> None:
         """Reserve, write, publish; or cancel."""
