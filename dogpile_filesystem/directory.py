@@ -18,7 +18,7 @@ after somebody deleted it, is not read from before that one passed its check (se
 leads to it is looked at with every miss and before everything that writes, but not twice within 50 ms.
 
 Limits. A symbolic link in the place of ``values`` or a shard is not followed. One that is put there while the
-directory is in use is noticed after 50 ms by who writes, after 3 seconds by who only reads, at once by what deletes.
+directory is in use is noticed at once by what deletes, and by others after a second, or some more by who only reads.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ from dogpile_filesystem.reservation import Place
 #: Seconds for which what was looked at is taken to be as it was. On ext4, each look at the lock file makes the next
 #: write to it 4 us dearer: a tenth of storing a value.
 _TRUST = 0.05
+#: Seconds for which a shard is taken not to be a symbolic link.
+_CHECK_TRUST = 1.0
 
 # See https://bford.info/cachedir/
 _TAG = b"Signature: 8a477f597d28d172789f06886806bc55\n# A cache of dogpile_filesystem. It may be deleted at any time.\n"
@@ -66,7 +68,7 @@ class Directory:
         self._opened = _Opened()
         self._lock_path = os.path.join(base_dir, "lock")
         self._ledger: Ledger | None = None
-        self._trusted_until = self._looked_until = 0.0
+        self._trusted_until = self._looked_until = self._checked_until = 0.0
         weakref.finalize(self, self._opened.close)
         _instances.add(self)
 
@@ -92,10 +94,13 @@ class Directory:
         now = time.monotonic()
         if ledger is not None and now < self._trusted_until and not look:
             return ledger
+        if look:
+            self.checked.clear()
         self.look(make=True)
         if ledger is None or not ledger.is_at(self._lock_path):
             ledger = self._ledger = Ledger.open(self._lock_path, self.access.file_mode)
         self._trusted_until = now + _TRUST
+        self._forget_checks(now)
         return ledger
 
     def look(self, *, make: bool = False) -> None:
@@ -107,7 +112,6 @@ class Directory:
         :raises Refused: others may write to it.
         :raises OSError: it cannot be opened or made.
         """
-        self.checked.clear()
         try:
             try:
                 found = os.stat(self.base_dir)
@@ -119,6 +123,7 @@ class Directory:
             self.access.check(self.base_dir, found)
             if not self._opened.is_the_same(found):
                 self._opened.turn_to(self.base_dir, self.access)
+                self.checked.clear()
         except Refused:
             self.fd = -1
             raise
@@ -129,13 +134,19 @@ class Directory:
         now = time.monotonic()
         if now >= self._looked_until:
             self._looked_until = now + _TRUST
+            self._forget_checks(now)
             with contextlib.suppress(OSError):
                 self.look()
 
     def distrust(self) -> None:
         """Look again before the next use."""
-        self.checked.clear()
         self._trusted_until = self._looked_until = 0.0
+        self._forget_checks(time.monotonic())
+
+    def _forget_checks(self, now: float) -> None:
+        if now >= self._checked_until:
+            self._checked_until = now + _CHECK_TRUST
+            self.checked.clear()
 
     def check(self, shard: str) -> None:
         """

@@ -219,20 +219,25 @@ class Ledger:
         length = _LENGTH - _RECORDS_AT
         return os.pread(self.file.fd, length, _RECORDS_AT).ljust(length, b"\0")
 
-    def add(self, shard: int, size: int, entries: int) -> None:
+    def add(self, shard: int, size: int, entries: int, record: tuple[int, int] | None = None) -> tuple[int, int]:
         """
         Add to a shard's record, or take off. The caller holds the shard.
 
+        :param record: what this returned before, if the caller has held the shard since: it is not read again.
+        :return: the record, blocks and entries.
         :raises OSError: the file cannot be read or written.
         """
         offset = _RECORDS_AT + _RECORD.size * shard
-        data = os.pread(self.file.fd, _RECORD.size, offset)
-        old_blocks, old_entries = _RECORD.unpack(data.ljust(_RECORD.size, b"\0"))
+        if record is None:
+            data = os.pread(self.file.fd, _RECORD.size, offset)
+            record = _RECORD.unpack(data.ljust(_RECORD.size, b"\0"))
+        old_blocks, old_entries = record
         blocks, entries = old_blocks + size // BLOCK, old_entries + entries
         # Below zero nothing makes sense: a record that was too low stops there and is mended by the next count.
         if blocks < 0 or entries < 0 or blocks > _MOST or entries > _MOST:
             blocks, entries = min(max(0, blocks), _MOST), min(max(0, entries), _MOST)
         _write(self.file.fd, _RECORD.pack(blocks, entries), offset)
+        return blocks, entries
 
     def set(self, shard: int, size: int, entries: int) -> None:
         """Write what was counted, if the record says something else. The caller holds the shard."""

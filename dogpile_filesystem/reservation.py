@@ -129,7 +129,7 @@ class Reservation:
     :raises OSError: nothing can be written.
     """
 
-    __slots__ = ("_entries", "_fd", "_ledger", "_place", "_size", "_temporary", "_unique")
+    __slots__ = ("_entries", "_fd", "_ledger", "_place", "_record", "_size", "_temporary", "_unique")
 
     def __init__(self, ledger: Ledger, access: Access, place: Place, unique_part: str, size: int, entries: int) -> None:
         self._ledger = ledger
@@ -139,7 +139,7 @@ class Reservation:
         self._entries = entries
         self._temporary = place.directory + temporary_name(unique_part, size, entries)
         ledger.live_as(unique.process)
-        ledger.add(place.shard, size, entries)
+        self._record = ledger.add(place.shard, size, entries)
         unique.unfinished.add(unique_part)
         try:
             #: The temporary file, open for writing; -1: closed.
@@ -164,10 +164,11 @@ class Reservation:
         os.utime(self._fd, ns=(stamp, stamp))
         self._close()
 
-    def publish(self) -> bool:
+    def publish(self, *, still_locked: bool = False) -> bool:
         """
         Put the entry in its place.
 
+        :param still_locked: whether the shard has been locked since the reservation was made.
         :return: False: not yet. The entry to be replaced has gone meanwhile, so that this is one more, and room for it
          has to be made first.
         :raises OSError: it cannot be renamed: the directory was deleted.
@@ -182,7 +183,8 @@ class Reservation:
             size, content = replaced
             if content and not unlink_quietly(f"{self._place.directory}/{content}"):
                 size = 0  # The ledger stays too high until a visit can remove the content.
-            self._ledger.add(self._place.shard, -size, -self._entries)
+            record = self._record if still_locked else None
+            self._ledger.add(self._place.shard, -size, -self._entries, record)
         return True
 
     def cancel(self) -> bool:

@@ -135,6 +135,7 @@ class Writer:
         self._directory.check(place.digest[:2])
         shard = ledger.shard(place.shard)
         reservation = None
+        published = False
         try:
             with shard:
                 # To replace an entry must not evict another one for the sake of `max_entries`.
@@ -142,16 +143,16 @@ class Writer:
                 access = self._directory.access
                 reservation = Reservation(ledger, access, place, incoming.unique_part, size, entries)
                 # What is written in no time is not worth a second lock.
-                published = size <= _SMALL and source is None and self._fits(ledger, size)
-                if published:
+                is_written = size <= _SMALL and source is None and self._fits(ledger, size)
+                if is_written:
                     reservation.write(incoming.parts, incoming.stamp)
-                    reservation.publish()
-            if not published:
+                    published = reservation.publish(still_locked=True)
+            if not is_written:
                 self._make_room(ledger, place, size)
                 if source:
                     source.take_in(reservation.content_path, access)
                 reservation.write(incoming.parts, incoming.stamp)
-                self._make_room(ledger, place, 0)
+            if not published:
                 self._publish(reservation, ledger, place)
         except BaseException:
             if source:
@@ -161,13 +162,12 @@ class Writer:
             raise
 
     def _publish(self, reservation: Reservation, ledger: Ledger, place: Place) -> None:
-        shard = ledger.shard(place.shard)
-        with shard:
-            published = reservation.publish()
-        if not published:
+        published = False
+        while not published:
+            # Others may have written meanwhile; or the entry that was to be replaced has gone, and this is one more.
             self._make_room(ledger, place, 0)
-            with shard:
-                reservation.publish()
+            with ledger.shard(place.shard):
+                published = reservation.publish()
 
     def _cancel(self, reservation: Reservation, ledger: Ledger, place: Place) -> None:
         with contextlib.suppress(OSError):
