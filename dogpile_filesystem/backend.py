@@ -147,16 +147,27 @@ class GenericFSBackend(_FSBackend, BytesBackend):
      it may still use; set it to the longest time for which an old value is of any use.
     :param distributed_lock: whether at most one thread of one *process* creates the value of a key. Default True.
      False: dogpile excludes the threads of each process by itself.
+    :param min_free_space: bytes, or a string, that are to stay free on the filesystem: the cache evicts, and then does
+     not store, rather than leave less, give or take what several processes write in one moment. Default None: anything.
+    :param dir_mode: permission bits of directories, as a number or an octal string, whatever the umask. Default 0o700.
+     With ``"2770"`` a group shares the cache.
+    :param file_mode: permission bits of files. Default: those of directories without what is of no use to a file.
+    :param signing_key: bytes or a string, or a list of them: the first signs entries, and none is read that was not
+     signed with one of them. Default None: entries are not signed.
+    :param allow_shared: whether to use a directory that everybody can write to, or that belongs to somebody else than
+     this user or root, although whoever writes there can run code here. Default False.
     :param lock_timeout: seconds that a thread waits for another creator, before it creates the value too. Default
      None: for ever. A creator that dies does not keep anybody waiting.
 
     :raises TypeError: ``base_dir`` is missing, or an argument is of a wrong type.
     :raises ValueError: an argument is out of range.
+    :raises PermissionError: others could plant entries in the directory.
 
     Concurrency. Any number of threads and processes, forked and spawned, may share a directory, also through symbolic
     links to it. Who reads gets a value as it was written, or a miss.
 
-    Crash. Nothing has to be repaired by hand. A killed process loses at most the value it was writing.
+    Crash. Nothing has to be repaired by hand. A killed process loses at most the value it was writing. After a power
+    cut, values that were not yet on the disk are misses.
 
     Limits. Trouble with the filesystem never raises: a read is a miss, and a value is returned though it could not be
     kept. It is logged once a minute per cause, and counted in ``backend.store.failures.counts``. Up to 1,000 entries

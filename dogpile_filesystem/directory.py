@@ -34,7 +34,7 @@ from dogpile_filesystem.access import Access, Refused
 from dogpile_filesystem.failures import Failures
 from dogpile_filesystem.files import CREATE_FLAGS, DIRECTORY_FLAGS, write_all
 from dogpile_filesystem.ledger import Ledger, key_offset
-from dogpile_filesystem.locking import LockFile, open_lock_file
+from dogpile_filesystem.lockfile import LockFile, open_lock_file
 from dogpile_filesystem.mutex import KeyMutex
 from dogpile_filesystem.reservation import Place
 

@@ -38,7 +38,8 @@ import struct
 from typing import NamedTuple
 from zlib import crc32
 
-from dogpile_filesystem.locking import LockFile, RangeLock, open_lock_file
+from dogpile_filesystem.lockfile import LockFile, open_lock_file
+from dogpile_filesystem.locking import RangeLock
 
 SHARDS = 256
 #: Files are charged in whole blocks, whatever the filesystem's own: what is added is then what is taken off again.

@@ -10,7 +10,8 @@ import time
 from collections.abc import Callable
 
 from dogpile_filesystem.failures import Failures
-from dogpile_filesystem.locking import LockFile, RangeLock, detached_lock_file
+from dogpile_filesystem.lockfile import LockFile, detached_lock_file
+from dogpile_filesystem.locking import RangeLock
 
 #: Lock files deleted in the course of one acquisition, after which the one at hand is good enough.
 _DELETIONS = 10
@@ -49,8 +50,8 @@ class KeyMutex:
         self._lock_timeout = lock_timeout
         self._failures = failures
         # The ranges held, with the process that holds each: a child must not release what its parent holds. One; two
-        # if the lock file was deleted and a second thread has taken the new one: then the older is released first.
-        self._held: list[tuple[RangeLock, int]] = []
+        # if the lock file was moved away and a second thread has taken the new one: then the older is released first.
+        self._held: list[tuple[LockFile, RangeLock, int]] = []
         # Threads that gave up waiting, and whose release is not that of the holder.
         self._without: set[int] = set()
 
@@ -75,7 +76,7 @@ class KeyMutex:
                     self._go_without()
                 return False
             if file.fd < 0 or file.is_current(self._path) or deleted == _DELETIONS:
-                self._held.append((lock, os.getpid()))
+                self._held.append((file, lock, os.getpid()))
                 return True
             # The directory was deleted while this thread waited: others lock a new file by now.
             file.release(lock)
@@ -91,9 +92,9 @@ class KeyMutex:
             self._without.discard(thread)
             return
         if self._held:
-            lock, holder = self._held.pop(0)
+            file, lock, holder = self._held.pop(0)
             if holder == os.getpid():
-                lock.file.release(lock)
+                file.release(lock)
 
     def locked(self) -> bool:
         """Whether anybody holds the mutex, here or in another process. Takes nothing."""

@@ -16,14 +16,15 @@ import pytest
 
 from dogpile_filesystem import locking
 from dogpile_filesystem.failures import Failures
-from dogpile_filesystem.locking import LockFile, RangeLock, open_lock_file
+from dogpile_filesystem.lockfile import LockFile, detached_lock_file, open_lock_file
+from dogpile_filesystem.locking import RangeLock
 from dogpile_filesystem.mutex import KeyMutex
 
 OFFSET = 1 << 62
 
 HOLDER = """
     import sys
-    from dogpile_filesystem.locking import open_lock_file
+    from dogpile_filesystem.lockfile import open_lock_file
     from dogpile_filesystem.failures import Failures
     from dogpile_filesystem.mutex import KeyMutex
     mutex = KeyMutex(sys.argv[1], lambda _: open_lock_file(sys.argv[1]), int(sys.argv[2]), None, Failures(""))
@@ -150,7 +151,7 @@ def test_locked_takes_nothing(make_mutex, spawn, path):
     process = spawn(
         """
         import sys
-        from dogpile_filesystem.locking import open_lock_file
+        from dogpile_filesystem.lockfile import open_lock_file
         from dogpile_filesystem.failures import Failures
         from dogpile_filesystem.mutex import KeyMutex
         mutex = KeyMutex(sys.argv[1], lambda _: open_lock_file(sys.argv[1]), int(sys.argv[2]), None, Failures(""))
@@ -199,7 +200,7 @@ def test_one_descriptor(make_mutex, spawn, path, open_descriptors):
     process = spawn(
         """
         import sys
-        from dogpile_filesystem.locking import open_lock_file
+        from dogpile_filesystem.lockfile import open_lock_file
         from dogpile_filesystem.failures import Failures
         from dogpile_filesystem.mutex import KeyMutex
         mutex = KeyMutex(sys.argv[1], lambda _: open_lock_file(sys.argv[1]), int(sys.argv[2]), None, Failures(""))
@@ -484,7 +485,7 @@ def test_lock_file_that_cannot_be_opened(tmp_path):
 
 WORKER = """
     import random, sys, threading, time
-    from dogpile_filesystem.locking import open_lock_file
+    from dogpile_filesystem.lockfile import open_lock_file
     from dogpile_filesystem.failures import Failures
     from dogpile_filesystem.mutex import KeyMutex
     path, offset, threads, times = sys.argv[1], *map(int, sys.argv[2:])
@@ -535,8 +536,8 @@ def test_threads_and_processes(spawn, path):
 def test_detached_file_excludes_threads(tmp_path):
     """The stand-in for a lock file that cannot be opened is the same for all threads of the process."""
     path = str(tmp_path / "never")
-    assert locking.detached_lock_file(path) is locking.detached_lock_file(path)
-    file = locking.detached_lock_file(path)
+    assert detached_lock_file(path) is detached_lock_file(path)
+    file = detached_lock_file(path)
     assert isinstance(file, LockFile)
     first, second = (KeyMutex(path, lambda _: file, OFFSET, None, Failures("")) for _ in range(2))
     assert first.acquire()
