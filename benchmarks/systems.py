@@ -93,8 +93,8 @@ def dbm(directory: str) -> System:
     return _of_region(open_region("dogpile.cache.dbm", {"filename": os.path.join(directory, "cache.dbm")}))
 
 
-def _diskcache(directory: str, **settings: str) -> System:
-    cache = importlib.import_module("diskcache").Cache(directory, size_limit=_HUGE, **settings)
+def _diskcache(directory: str, size_limit: int = _HUGE, **settings: str) -> System:
+    cache = importlib.import_module("diskcache").Cache(directory, size_limit=size_limit, **settings)
 
     def fill(keys: Iterable[str], value: object) -> None:
         with cache.transact():
@@ -108,24 +108,24 @@ def diskcache_lru(directory: str) -> System:
     return _diskcache(directory, eviction_policy="least-recently-used")
 
 
-def diskcache_default(directory: str) -> System:
-    """diskcache with its default policy."""
-    return _diskcache(directory)
+def diskcache_default(directory: str, size_limit: int = _HUGE) -> System:
+    """diskcache with its default policy; ``size_limit`` in bytes."""
+    return _diskcache(directory, size_limit)
 
 
-def cachelib(directory: str) -> System:
-    """cachelib's FileSystemCache; no timeout."""
-    cache = importlib.import_module("cachelib").FileSystemCache(directory, threshold=_HUGE, default_timeout=0)
+def cachelib(directory: str, threshold: int = _HUGE) -> System:
+    """cachelib's FileSystemCache; no timeout. ``threshold`` is a number of entries."""
+    cache = importlib.import_module("cachelib").FileSystemCache(directory, threshold=threshold, default_timeout=0)
     return System(cache.get, cache.set, lambda: None, _fill(cache.set), cache)
 
 
-def django(directory: str) -> System:
+def django(directory: str, max_entries: int = _HUGE) -> System:
     """Django's FileBasedCache; no timeout."""
     settings = importlib.import_module("django.conf").settings
     if not settings.configured:
         settings.configure()
     backend = importlib.import_module("django.core.cache.backends.filebased").FileBasedCache
-    cache = backend(directory, {"TIMEOUT": None, "OPTIONS": {"MAX_ENTRIES": _HUGE}})
+    cache = backend(directory, {"TIMEOUT": None, "OPTIONS": {"MAX_ENTRIES": max_entries}})
     return System(cache.get, cache.set, cache.close, _fill_without(cache, "_cull", cache.set), cache)
 
 

@@ -26,6 +26,7 @@ JOBS = {
     "bound": ("jobs.processes", "bound"),
     "moving": ("jobs.raw", "moving"),
     "copying": ("jobs.raw", "copying"),
+    "fault": ("jobs.faults", "fault"),
 }
 
 

@@ -4,6 +4,7 @@ The arguments of the backends: from whatever a program or an INI file says to ch
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import difflib
@@ -133,9 +134,10 @@ def _path(value: object) -> str:
     if not path or "\0" in path:
         raise _value_error("base_dir", value, _PATH)
     path = os.path.abspath(os.path.expanduser(path))
-    if os.path.exists(path) and not os.path.isdir(path):
-        msg = f"base_dir={value!r} is a file: pass {_PATH}"
-        raise ValueError(msg)
+    with contextlib.suppress(OSError):  # Not there, or not to be looked at for now.
+        if not stat.S_ISDIR(os.stat(path).st_mode):
+            msg = f"base_dir={value!r} is a file: pass {_PATH}"
+            raise ValueError(msg)
     return path
 
 

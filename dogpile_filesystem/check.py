@@ -5,7 +5,7 @@ Concurrency. A shard is locked while it is listed and compared with its record, 
 entries are read. What does not pass its checks is looked at again under the lock: it may have been replaced. So a
 running application is not disturbed, and what it is doing is not taken for damage.
 
-Limits. The content of a file is checked for its length, as on every hit.
+Limits. The content of a file is checked for its length and for holes, as on every hit, and not for its bytes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from dogpile_filesystem import entry
 from dogpile_filesystem.directory import Directory
-from dogpile_filesystem.files import read_file_to_its_end, unlink_quietly
+from dogpile_filesystem.files import READ_FLAGS, has_holes, read_file_to_its_end, unlink_quietly
 from dogpile_filesystem.ledger import SHARDS, Ledger, Usage, charge
 from dogpile_filesystem.visit import Listing, Visitor
 
@@ -123,8 +123,7 @@ def _look_at(name: str, fd: int, signing_keys: Sequence[bytes]) -> _State:
         kind, key, payload, _ = entry.inspect(read_file_to_its_end(name, fd), signing_keys)
         is_whole = entry.digest(kind, key) == name
         if is_whole and kind == entry.FILE:
-            content = entry.Content.unpack(payload)
-            is_whole = os.stat(content.name, dir_fd=fd, follow_symlinks=False).st_size == content.length
+            is_whole = _is_content_whole(entry.Content.unpack(payload, name), fd)
     except entry.Damaged:
         is_whole = False
     except FileNotFoundError:  # Either the entry has gone, or its content.
@@ -132,6 +131,15 @@ def _look_at(name: str, fd: int, signing_keys: Sequence[bytes]) -> _State:
     except OSError:
         return _State.UNREADABLE
     return _State.WHOLE if is_whole else _State.DAMAGED
+
+
+def _is_content_whole(content: entry.Content, fd: int) -> bool:
+    content_fd = os.open(content.name, READ_FLAGS, dir_fd=fd)
+    try:
+        is_whole = os.fstat(content_fd).st_size == content.length
+        return is_whole and not (content.is_dense and has_holes(content_fd, content.length))
+    finally:
+        os.close(content_fd)
 
 
 def _exists(name: str, fd: int) -> bool:

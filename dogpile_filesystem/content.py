@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from dogpile_filesystem.access import Access
-from dogpile_filesystem.files import Reader
+from dogpile_filesystem.files import Reader, has_holes
 
 _ADVICE = "pass a binary file that can be read and seeked, such as open(path, 'rb') or tempfile.TemporaryFile()"
 _BUFFER = 1 << 20
@@ -42,6 +42,7 @@ class Source:
 
     :ivar position: where its reader stands.
     :ivar length: bytes from start to end, what was not yet flushed included.
+    :ivar is_dense: whether what is stored will have no holes.
     :ivar path: the name under which it can be moved; None: it has to be copied.
     """
 
@@ -55,8 +56,10 @@ class Source:
         if self.path is None and not _is_readable(file):
             msg = f"{file!r} cannot be read: {_ADVICE}"
             raise ValueError(msg)
+        self.is_dense = True
         if self._fd is not None:
             self.length = os.fstat(self._fd).st_size
+            self.is_dense = not _has_holes(self._fd, self.length)
         else:
             with self._at_position():
                 file.seek(0, os.SEEK_END)
@@ -77,7 +80,7 @@ class Source:
                 self._copied = True
             else:
                 self._moved_to = target
-                self._check_length(self._fd)
+                self._finish(self._fd)
                 return
         fd = access.create(target)
         try:
@@ -106,9 +109,11 @@ class Source:
             os.lseek(target_fd, 0, os.SEEK_SET)
             os.ftruncate(target_fd, 0)
             self._copy_through_memory(target_fd)
-        self._check_length(target_fd)
+        self._finish(target_fd)
 
-    def _check_length(self, fd: int) -> None:
+    def _finish(self, fd: int) -> None:
+        if not self.is_dense:
+            os.fsync(fd)  # What a power cut leaves of it could not be told from what was stored.
         if os.fstat(fd).st_size != self.length:
             raise NotCopied(errno.EIO, f"{self._file!r} changed its length while it was stored")
 
@@ -197,6 +202,14 @@ def _deletes_its_name(file: BinaryIO) -> bool:
     """Whether it is a NamedTemporaryFile with delete=True, which at its end would remove whatever has its name then."""
     # Only the private closer of tempfile's wrapper knows. Where there is none to ask, the answer is yes.
     return type(file).__module__ == "tempfile" and getattr(getattr(file, "_closer", None), "delete", True)
+
+
+def _has_holes(fd: int, length: int) -> bool:
+    position = os.lseek(fd, 0, os.SEEK_CUR)
+    try:
+        return has_holes(fd, length)
+    finally:
+        os.lseek(fd, position, os.SEEK_SET)
 
 
 def _copy_in_kernel(source_fd: int, target_fd: int, length: int) -> int:

@@ -15,10 +15,10 @@ A cache directory: where things lie in it, and its lock file and ledger, which s
 
 Deletion. ``base_dir`` is held open, and entries are read from what is open: who puts another directory in its place,
 after somebody deleted it, is not read from before that one passed its check (see access.py). Whether the path still
-leads to it is looked at with every miss and before everything that writes, but not twice within 50 ms.
+leads to it is looked at before every use, but not twice within 50 ms.
 
 Limits. A symbolic link in the place of ``values`` or a shard is not followed. One that is put there while the
-directory is in use is noticed at once by what deletes, and by others after a second, or some more by who only reads.
+directory is in use is noticed at once by what deletes, and by others after a second.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ import os
 import stat
 import time
 import weakref
+from typing import ClassVar
 
 from dogpile_filesystem import entry
 from dogpile_filesystem.access import Access, Refused
@@ -56,6 +57,7 @@ class Directory:
     :ivar fd: the directory, opened; -1: it is not there, or refused.
     :ivar values_dir: the directory of the shards.
     :ivar checked: shards that are known not to be symbolic links.
+    :ivar looked_until: time on the monotonic clock until which who reads need not look again.
     """
 
     def __init__(self, base_dir: str, access: Access) -> None:
@@ -68,7 +70,8 @@ class Directory:
         self._opened = _Opened()
         self._lock_path = os.path.join(base_dir, "lock")
         self._ledger: Ledger | None = None
-        self._trusted_until = self._looked_until = self._checked_until = 0.0
+        self.looked_until = 0.0
+        self._trusted_until = self._checked_until = 0.0
         weakref.finalize(self, self._opened.close)
         _instances.add(self)
 
@@ -130,17 +133,23 @@ class Directory:
         self.fd = self._opened.fd
 
     def look_again(self) -> None:
-        """As :meth:`look`, after a miss, but not twice within 50 ms; whatever is wrong, others will report."""
+        """As :meth:`look`, for who reads: whatever is wrong, others will report."""
         now = time.monotonic()
-        if now >= self._looked_until:
-            self._looked_until = now + _TRUST
-            self._forget_checks(now)
-            with contextlib.suppress(OSError):
-                self.look()
+        self.looked_until = now + _TRUST
+        self._forget_checks(now)
+        with contextlib.suppress(OSError):
+            self.look()
+
+    def is_deleted(self) -> bool:
+        """Whether the directory that is open was deleted."""
+        try:
+            return os.fstat(self.fd).st_nlink == 0
+        except OSError:
+            return False
 
     def distrust(self) -> None:
         """Look again before the next use."""
-        self._trusted_until = self._looked_until = 0.0
+        self._trusted_until = self.looked_until = 0.0
         self._forget_checks(time.monotonic())
 
     def _forget_checks(self, now: float) -> None:
@@ -202,9 +211,13 @@ class _Opened:
     uses a number that leads to something else.
     """
 
+    # Whose a number is now. Who becomes a daemon closes all descriptors, and the numbers are given out again.
+    _owners: ClassVar[dict[int, object]] = {}
+
     def __init__(self) -> None:
         self.fd = -1
         self._identity: tuple[int, int] | None = None
+        self._token = object()
 
     def is_the_same(self, found: os.stat_result) -> bool:
         return self._identity == (found.st_dev, found.st_ino) and self._is_open()
@@ -217,22 +230,24 @@ class _Opened:
         except BaseException:
             os.close(fd)
             raise
-        if self._is_open():
+        if fd != self.fd and self._is_open():
             os.dup2(fd, self.fd, inheritable=False)
             os.close(fd)
         else:
             # Two threads may come here at once. Then one descriptor stays open, unused.
             self.fd = fd
+            self._owners[fd] = self._token
         self._identity = found.st_dev, found.st_ino
 
     def close(self) -> None:
         if self._is_open():
-            os.close(self.fd)
+            with contextlib.suppress(OSError):
+                os.close(self.fd)
+            self._owners.pop(self.fd, None)
             self._identity = None
 
     def _is_open(self) -> bool:
-        """Whether the number is still ours: who becomes a daemon closes all descriptors."""
-        if self.fd < 0:
+        if self._owners.get(self.fd) is not self._token:
             return False
         try:
             found = os.fstat(self.fd)

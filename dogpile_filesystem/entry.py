@@ -25,8 +25,8 @@ keys takes nothing that was not signed with one of them. Who has none reads sign
 A signature does not say when, nor in which directory: an old entry of the same key, put back, is accepted, until it
 expires.
 
-The payload of an entry of kind 2 is a :class:`Content`: a header (u64 length, u64 position, u16 length of the name),
-the name of the file with the content, and the caller's metadata.
+The payload of an entry of kind 2 is a :class:`Content`: a header (u64 length, u64 position, u16 length of the name, u8
+1 if the content has no holes, else 0), the name of the file with the content, and the caller's metadata.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _HEADER = struct.Struct("<4sIBBHIQQ")
 _CHECKED = struct.Struct("<BBHIQQ")
 #: Where the part begins that the checksum covers.
 _CHECKED_AT = _HEADER.size - _CHECKED.size
-_CONTENT = struct.Struct("<QQH")
+_CONTENT = struct.Struct("<QQHB")
 _SIGNED = 1
 _MAC_SIZE = 32
 _MAC_PURPOSE, _KEY_PURPOSE = b"dogpile entry", b"dogpile key"
@@ -71,35 +71,38 @@ class Content(NamedTuple):
     :ivar name: the file with the content, in the directory of the entry.
     :ivar length: its length in bytes.
     :ivar position: where reading starts.
+    :ivar is_dense: whether it has no holes, so that holes are damage.
     :ivar metadata: bytes of the caller's.
     """
 
     name: str
     length: int
     position: int
+    is_dense: bool
     metadata: bytes
 
     def pack(self) -> bytes:
         """The payload."""
         name = self.name.encode()
-        return _CONTENT.pack(self.length, self.position, len(name)) + name + self.metadata
+        return _CONTENT.pack(self.length, self.position, len(name), self.is_dense) + name + self.metadata
 
     @classmethod
-    def unpack(cls, payload: bytes) -> Content:
+    def unpack(cls, payload: bytes, digest: str) -> Content:
         """
         Read a payload.
 
-        :raises Damaged: it is none.
+        :param digest: of the key: the name of the content begins with it.
+        :raises Damaged: it is none, or of another key.
         """
         try:
-            length, position, size = _CONTENT.unpack_from(payload)
+            length, position, size, is_dense = _CONTENT.unpack_from(payload)
             name = payload[_CONTENT.size : _CONTENT.size + size].decode()
         except (struct.error, UnicodeDecodeError) as error:
             raise Damaged(str(error)) from error
-        if not name or "/" in name:
-            msg = "the name of the content is no name"
+        if not name.startswith(f"{digest}.") or "/" in name:
+            msg = "the content has the name of another one"
             raise Damaged(msg)
-        return cls(name, length, position, payload[_CONTENT.size + size :])
+        return cls(name, length, position, bool(is_dense), payload[_CONTENT.size + size :])
 
 
 def digest(kind: int, key: bytes) -> str:

@@ -69,10 +69,12 @@ class Evictor:
             # Each shard twice: first for the older part of what is there, then, for a value that takes most of the
             # cache, for all of it.
             visits = iter(range(2 * SHARDS))
-            while True:
-                fits = self._evict_batch(ledger, goal)
-                if fits or not self._find_candidates(ledger, visits):
-                    return fits
+            while not self._evict_batch(ledger, goal):
+                if not self._find_candidates(ledger, visits):
+                    return False
+                if goal(ledger.usage()):  # The ledger was too high, and has been corrected.
+                    return True
+            return True
 
     def _visit_implausible(self, ledger: Ledger, usage: Usage) -> None:
         """Count again what a damaged ledger has wrong, before others have to go for it."""

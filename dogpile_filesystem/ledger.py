@@ -32,6 +32,7 @@ Limits. A file that this module did not write, and one of another version, is le
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import struct
@@ -111,8 +112,8 @@ def key_offset(digest: str) -> int:
 def _start_of_machine() -> int:
     """A number that another start of the machine does not have; 0: unknown."""
     try:
-        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-            return int(file.read(16).replace("-", ""), 16)
+        with open("/proc/sys/kernel/random/boot_id", "rb") as file:
+            return int(file.read(16).replace(b"-", b""), 16)
     except (OSError, ValueError):
         return 0
 
@@ -277,7 +278,9 @@ class Ledger:
 
     def set_next_shard(self, shard: int) -> None:
         """Say where to go on. The caller holds :attr:`eviction`."""
-        _write(self.file.fd, _CURSOR.pack(shard), _CURSOR_AT)
+        # On a full btrfs not even this can be written, and then it must not keep entries from being evicted.
+        with contextlib.suppress(OSError):
+            _write(self.file.fd, _CURSOR.pack(shard), _CURSOR_AT)
 
 
 def _alive_offset(process: str) -> int:

@@ -15,6 +15,7 @@ import contextlib
 import os
 import threading
 
+from dogpile_filesystem.failures import Failures
 from dogpile_filesystem.locking import RangeLock
 
 
@@ -32,6 +33,7 @@ class LockFile:
         self.path = path
         self.fd = fd
         self.identity = identity
+        self.failures = Failures(path)
         # Guards `_ranges` and the `users` of each.
         self._guard = threading.Lock()
         self._ranges: dict[int, RangeLock] = {}
@@ -118,12 +120,14 @@ class LockFile:
             lock.reset_after_fork()
 
 
-# Guards the three below: that a process opens each lock file once.
+# Guards the four below: that a process opens each lock file once.
 _registry_guard = threading.Lock()
 # Lock files by device and inode. Never closed: a range of it may be held, and a mutex outlives whoever made it.
 _open_files: dict[tuple[int, int], LockFile] = {}
 # The same by the path under which each was opened last.
 _by_path: dict[str, LockFile] = {}
+# Descriptors of lock files of which it could not be found out which they are: to close them might drop locks.
+_unidentified: dict[str, int] = {}
 # Stand-ins for lock files that cannot be opened, by path.
 _detached_files: dict[str, LockFile] = {}
 
@@ -141,8 +145,15 @@ def open_lock_file(path: str, mode: int = 0o600) -> LockFile:
             if known is not None and known.is_open():
                 _by_path[path] = known
                 return known
-        fd = _open_or_create(path, mode)
-        return _register(path, fd, _identity(os.fstat(fd)))
+        fd = _unidentified.pop(path, -1)
+        if fd < 0:
+            fd = _open_or_create(path, mode)
+        try:
+            identity = _identity(os.fstat(fd))
+        except OSError:
+            _unidentified[path] = fd
+            raise
+        return _register(path, fd, identity)
 
 
 def _identity(stat: os.stat_result) -> tuple[int, int]:
@@ -183,7 +194,11 @@ def _open_or_create(path: str, mode: int) -> int:
         # Another process may make it in this moment.
         with contextlib.suppress(FileExistsError):
             fd = os.open(path, flags | os.O_CREAT | os.O_EXCL, mode)
-            os.fchmod(fd, mode)
+            try:
+                os.fchmod(fd, mode)
+            except BaseException:
+                os.close(fd)  # Nothing of it can be locked yet.
+                raise
             return fd
     return os.open(path, flags)
 

@@ -25,7 +25,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import logging
 import os
 import random
 import struct
@@ -39,7 +38,7 @@ from typing import Protocol
 
 import fasteners
 
-logger = logging.getLogger(__name__)
+from dogpile_filesystem.failures import Failures
 
 # How long a waiter pauses between two tries, in seconds: from the first, growing by it, to the second.
 _DELAY, _MAX_DELAY = 0.0005, 0.05
@@ -69,10 +68,12 @@ class OpenFile(Protocol):
     What a range is of.
 
     :ivar fd: the descriptor; -1: the file cannot be opened, and ranges exclude only the threads of this process.
+    :ivar failures: where trouble is reported.
     """
 
     path: str
     fd: int
+    failures: Failures
 
 
 class RangeLock:
@@ -112,7 +113,7 @@ class RangeLock:
         :raises OSError: the filesystem refuses to lock.
         """
         give_up_at = None if timeout is None else time.monotonic() + timeout
-        if not self._threads.acquire(wait, -1 if timeout is None or not wait else timeout):
+        if not self._exclude_threads(wait, timeout):
             return False
         try:
             self.owned = self._try() or (wait and self._wait(give_up_at))
@@ -132,14 +133,17 @@ class RangeLock:
         try:
             if fd >= 0:
                 lockf(fd, LOCK_UN, self.length, self.offset)
-        except OSError as error:
-            self._log_unlock(error)
+        except OSError:
+            self._unlock_again()
         finally:
             self._threads.release()
 
-    def _log_unlock(self, error: OSError) -> None:
-        # The range stays locked until this process ends; nobody here could do better.
-        logger.warning("cannot unlock a range of %s: %s", self.file.path, error)
+    def _unlock_again(self) -> None:
+        try:
+            lockf(self.file.fd, LOCK_UN, self.length, self.offset)
+        except OSError as error:
+            # The range stays locked until this process ends; nobody here could do better.
+            self.file.failures.report_error(error, "cannot unlock a range of the lock file")
 
     def __enter__(self) -> None:
         # What acquire does, written out: four calls less on the way of every value stored.
@@ -163,8 +167,8 @@ class RangeLock:
         self.owned = False
         try:
             lockf(self.file.fd, LOCK_UN, self.length, self.offset)
-        except OSError as error:
-            self._log_unlock(error)
+        except OSError:
+            self._unlock_again()
         finally:
             self._threads.release()
 
@@ -187,6 +191,16 @@ class RangeLock:
         except OSError:
             return otherwise
         return bool(answer[0 if _LINUX else 3] != fcntl.F_UNLCK)
+
+    def _exclude_threads(self, wait: bool, timeout: float | None) -> bool:
+        if self._threads.acquire(blocking=False):
+            return True
+        if not wait:
+            return False
+        if _is_cooperative():
+            # The lock may be older than gevent's patch, or be wanted by a thread of gevent's pool: never wait in it.
+            return _Waiter(self.file.path, lambda: self._threads.acquire(blocking=False)).wait(timeout)
+        return self._threads.acquire(timeout=-1 if timeout is None else timeout)
 
     def _try(self) -> bool:
         if self.file.fd < 0:

@@ -76,6 +76,8 @@ class KeyMutex:
                     self._go_without()
                 return False
             if file.fd < 0 or file.is_current(self._path) or deleted == _DELETIONS:
+                # What the parent of a forked process held is not this one's to release.
+                self._held[:] = [held for held in self._held if held[2] == os.getpid()]
                 self._held.append((file, lock, os.getpid()))
                 return True
             # The directory was deleted while this thread waited: others lock a new file by now.

@@ -13,7 +13,7 @@ Crash. A killed process loses the uses of its last :data:`DELAY` seconds, and so
 handlers, as the forked children of multiprocessing do.
 
 Limits. Where times cannot be set, as on a filesystem mounted read-only, uses do not count. Filesystems with whole
-seconds keep the order only to the second.
+seconds keep the order only to the second. A use of what another user owns gets the time at which it is written.
 """
 
 from __future__ import annotations
@@ -42,6 +42,8 @@ class Recency:
         self._clock = clock
         self._on_flush = on_flush
         self._last_stamp = 0
+        # When the timer is overdue. The timer of a thread in gevent's pool may never come.
+        self._due = 0
         self._pending: dict[str, int] = {}
         self._timer: threading.Timer | None = None
         # Guards starting and ending the timer. Not needed to note or to write.
@@ -69,8 +71,10 @@ class Recency:
         pending = self._pending
         pending[path] = stamp
         if self._timer is None:
+            self._due = stamp + int(2 * DELAY * 1e9)
             self._flush_later()
-        elif len(pending) >= LIMIT:
+        elif len(pending) >= LIMIT or stamp > self._due:
+            self._due = stamp + int(2 * DELAY * 1e9)
             self.flush()
 
     def forget(self, path: str) -> None:
@@ -90,7 +94,10 @@ class Recency:
             _set_last_use(path, stamp)
 
     def _flush_later(self) -> None:
-        with self._guard:
+        # Not to be waited for: under gevent, the start of a timer lets another greenlet come here.
+        if not self._guard.acquire(blocking=False):
+            return
+        try:
             if self._timer is not None:
                 return
             timer = threading.Timer(DELAY, self._on_timer)
@@ -103,6 +110,8 @@ class Recency:
             else:
                 self._timer = timer
                 return
+        finally:
+            self._guard.release()
         self.flush()
 
     def _on_timer(self) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable
+from typing import ClassVar
 
 from dogpile_filesystem.directory import Directory
 from dogpile_filesystem.failures import Failures
@@ -26,16 +27,17 @@ class Remover:
     """
     Removes entries of a directory.
 
-    :ivar stale: entries that should have gone but could not be removed, by their paths, with their inodes; 0: not even
-     that could be found out.
+    :cvar stale: entries that should have gone but could not be removed, by their paths, with their inodes; 0: not even
+     that could be found out. For all stores of this process.
     """
+
+    stale: ClassVar[dict[str, int]] = {}
 
     def __init__(self, directory: Directory, visitor: Visitor, recency: Recency, failures: Failures) -> None:
         self._directory = directory
         self._visitor = visitor
         self._recency = recency
         self._failures = failures
-        self.stale: dict[str, int] = {}
 
     def remove(self, place: Place) -> bool:
         """Remove an entry; whether that was done."""

@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 from dogpile_filesystem import entry
 from dogpile_filesystem.access import Access
-from dogpile_filesystem.files import read_file, unlink_quietly, write_all
+from dogpile_filesystem.files import read_file_to_its_end, unlink_quietly, write_all
 from dogpile_filesystem.ledger import Ledger, charge
 
 TEMPORARY_SUFFIX = ".tmp"
@@ -60,7 +60,8 @@ class Place(NamedTuple):
         if self.kind == entry.VALUE:
             return size, ""
         try:
-            name = entry.Content.unpack(entry.decode(self.kind, self.key, read_file(self.path))[0]).name
+            data = read_file_to_its_end(self.path)
+            name = entry.Content.unpack(entry.decode(self.kind, self.key, data)[0], self.digest).name
             return size + charge(os.stat(f"{self.directory}/{name}").st_size), name
         except (entry.Damaged, entry.OtherKey, FileNotFoundError):
             return size, ""  # A content that is left behind is counted and removed by the next visit.
@@ -195,9 +196,7 @@ class Reservation:
          shard has to be counted anew.
         :raises OSError: the ledger cannot be written.
         """
-        unique.unfinished.discard(self._unique)
-        with contextlib.suppress(OSError):
-            self._close()
+        self._let_go()
         try:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self.content_path)
@@ -206,6 +205,20 @@ class Reservation:
             return False
         self._ledger.add(self._place.shard, -self._size, -self._entries)
         return True
+
+    def abandon(self) -> None:
+        """
+        Remove whatever was written, without the lock, where :meth:`cancel` cannot be done. The ledger stays too high,
+        until a visit finds nothing there, or what could not be removed either.
+        """
+        self._let_go()
+        unlink_quietly(self.content_path)
+        unlink_quietly(self._temporary)
+
+    def _let_go(self) -> None:
+        unique.unfinished.discard(self._unique)
+        with contextlib.suppress(OSError):
+            self._close()
 
     def _become_one_more(self) -> None:
         self._ledger.add(self._place.shard, 0, 1)

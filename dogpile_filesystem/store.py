@@ -30,14 +30,14 @@ from dogpile_filesystem.directory import Directory
 from dogpile_filesystem.entry import FILE, VALUE
 from dogpile_filesystem.eviction import Evictor
 from dogpile_filesystem.failures import Failures
-from dogpile_filesystem.files import Reader, open_reader, read_file, read_file_to_its_end
+from dogpile_filesystem.files import Reader, has_holes, open_reader, read_file, read_file_to_its_end
 from dogpile_filesystem.ledger import Bound, Usage
 from dogpile_filesystem.mutex import KeyMutex
 from dogpile_filesystem.recency import Recency, flush_all
 from dogpile_filesystem.removal import Remover
 from dogpile_filesystem.reservation import Place, unique
 from dogpile_filesystem.visit import CLEARED_PREFIX, Visitor
-from dogpile_filesystem.writer import Incoming, NoRoom, TooLarge, Writer
+from dogpile_filesystem.writer import FULL, Incoming, NoRoom, TooLarge, Writer
 
 #: A content may be replaced between reading its entry and opening it, so the entry is read again, so often at most.
 _TRIES = 5
@@ -92,7 +92,15 @@ class Store:
         self._recency = Recency(clock, self._directory.distrust)
         self._visitor = Visitor(base_dir, expiration_time, clock, self.failures)
         self._evictor = Evictor(self._bound, self._visitor)
-        self._writer = Writer(self._directory, self._bound, min_free_space, self._visitor, self._evictor, self._recency)
+        self._writer = Writer(
+            self._directory,
+            self._bound,
+            min_free_space,
+            self._visitor,
+            self._evictor,
+            self._recency,
+            self.failures,
+        )
         self._remover = Remover(self._directory, self._visitor, self._recency, self.failures)
         self._stale = self._remover.stale
 
@@ -110,6 +118,8 @@ class Store:
     def get(self, key: bytes, kind: int = VALUE) -> bytes | None:
         """The value under a key, or the payload of its entry of another kind; None: a miss."""
         directory = self._directory
+        if time.monotonic() >= directory.looked_until:
+            directory.look_again()
         digest = entry.digest(kind, key)
         shard = digest[:2]
         path = f"{directory.values_dir}/{shard}/{digest}"
@@ -119,7 +129,9 @@ class Store:
             data = read_file(f"values/{shard}/{digest}", directory.fd)
             payload, created_ns = entry.decode(kind, key, data, self._signing_keys)
         except FileNotFoundError:
-            directory.look_again()
+            if directory.is_deleted():
+                directory.look_again()
+                return None if directory.is_deleted() else self.get(key, kind)
             self._sweep()
             return None
         except entry.OtherKey:
@@ -191,7 +203,7 @@ class Store:
 
     @staticmethod
     def _open_content(place: Place, payload: bytes) -> StoredFile:
-        content = entry.Content.unpack(payload)
+        content = entry.Content.unpack(payload, place.digest)
         try:
             file = open_reader(f"{place.directory}/{content.name}")
         except OSError as error:
@@ -202,6 +214,10 @@ class Store:
         if not stat.S_ISREG(found.st_mode) or found.st_size != content.length:
             file.close()
             msg = f"the content is no file of {content.length} bytes"
+            raise entry.Damaged(msg)
+        if content.is_dense and has_holes(file.fileno(), content.length):
+            file.close()
+            msg = "the content has holes where something was written"
             raise entry.Damaged(msg)
         file.seek(content.position)
         return StoredFile(file, content.metadata)
@@ -251,7 +267,8 @@ class Store:
             return False
         stamp = self._recency.stamp()
         unique_part = unique()
-        content = entry.Content(f"{place.digest}.{unique_part}", source.length, source.position, metadata)
+        name = f"{place.digest}.{unique_part}"
+        content = entry.Content(name, source.length, source.position, source.is_dense, metadata)
         payload = content.pack()
         parts = [entry.head(FILE, key, payload, stamp, self._signing_key()), payload]
         kept = self._put(Incoming(place, unique_part, parts, stamp, source))
@@ -295,11 +312,20 @@ class Store:
         What is being written meanwhile may be lost.
         """
         try:
-            with contextlib.suppress(FileNotFoundError):
-                os.rename(self._directory.values_dir, f"{self.base_dir}/{CLEARED_PREFIX}{unique()}")
+            try:
+                self._move_away()
+            except OSError as error:
+                if error.errno not in FULL:
+                    raise
+                self._writer.free(1)
+                self._move_away()
             self._visitor.visit_all(self._directory.ledger(look=True))
         except OSError as error:
             self.failures.report_error(error, "cannot clear the cache")
+
+    def _move_away(self) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(self._directory.values_dir, f"{self.base_dir}/{CLEARED_PREFIX}{unique()}")
 
     def prune(self) -> None:
         """Remove what is expired, left over, and over the bound, now. Takes time in proportion to the entries."""

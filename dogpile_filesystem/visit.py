@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 from dogpile_filesystem import entry
 from dogpile_filesystem.failures import Failures
-from dogpile_filesystem.files import DIRECTORY_FLAGS, open_below, read_file, remove_tree, unlink_quietly
+from dogpile_filesystem.files import DIRECTORY_FLAGS, open_below, read_file_to_its_end, remove_tree, unlink_quietly
 from dogpile_filesystem.ledger import SHARDS, Ledger, charge
 from dogpile_filesystem.reservation import TEMPORARY_SUFFIX, parse_temporary, unique
 
@@ -244,11 +244,13 @@ class Visitor:
     def _remove_cleared(self, shard: str) -> None:
         """Remove a shard of all trees that were cleared; with an empty string, all of them."""
         with contextlib.suppress(OSError):
+            trees = [name for name in os.listdir(self._base_dir) if name.startswith(CLEARED_PREFIX)]
+            if not trees:
+                return
             base_fd = os.open(self._base_dir, DIRECTORY_FLAGS)
             try:
-                for tree in os.listdir(base_fd):
-                    if tree.startswith(CLEARED_PREFIX):
-                        _remove_shard(tree, shard, base_fd)
+                for tree in trees:
+                    _remove_shard(tree, shard, base_fd)
             finally:
                 os.close(base_fd)
 
@@ -279,8 +281,8 @@ def _refers_to(owner: str, content: str, fd: int) -> bool:
     :param fd: the directory that both lie in.
     """
     try:
-        data = read_file(owner, fd)
-        return entry.Content.unpack(entry.inspect(data)[2]).name == content
+        data = read_file_to_its_end(owner, fd)
+        return entry.Content.unpack(entry.inspect(data)[2], owner).name == content
     except (FileNotFoundError, entry.Damaged):
         return False
     except OSError:

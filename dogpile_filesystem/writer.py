@@ -14,7 +14,6 @@ what several processes write in one moment may go below it for that moment.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import random
@@ -24,6 +23,7 @@ from typing import NamedTuple
 from dogpile_filesystem.content import Source
 from dogpile_filesystem.directory import Directory
 from dogpile_filesystem.eviction import Evictor
+from dogpile_filesystem.failures import Failures
 from dogpile_filesystem.ledger import Bound, Ledger, Usage, charge
 from dogpile_filesystem.recency import Recency, flush_all
 from dogpile_filesystem.reservation import Place, Reservation
@@ -35,6 +35,8 @@ _SMALL = 1 << 16
 _PAUSES = (0.005, 0.02, 0.1)
 #: Seconds for which a disk that is full of other things is not looked at again for what could be evicted.
 _RESIGNATION = 1.0
+#: What the system says when a disk or a quota is full.
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class TooLarge(Exception):
@@ -84,6 +86,7 @@ class Writer:
         visitor: Visitor,
         evictor: Evictor,
         recency: Recency,
+        failures: Failures,
     ) -> None:
         self._directory = directory
         self._bound = bound
@@ -91,6 +94,7 @@ class Writer:
         self._visitor = visitor
         self._evictor = evictor
         self._recency = recency
+        self._failures = failures
         self._resigned_until = 0.0
 
     def write(self, incoming: Incoming) -> None:
@@ -122,10 +126,11 @@ class Writer:
                     raise
                 time.sleep(random.uniform(0, pause))  # noqa: S311 - spreads writers, keeps no secret
             except OSError as error:
-                if pause is None or was_full or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                if pause is None or was_full or error.errno not in FULL:
                     raise
                 was_full = True
-                self._free(size)
+                self._failures.report_error(error, "entries were evicted, since a value could not be stored")
+                self.free(size)
         raise AssertionError  # The last round returns or raises.
 
     def _try(self, incoming: Incoming, size: int) -> None:
@@ -170,11 +175,13 @@ class Writer:
                 published = reservation.publish()
 
     def _cancel(self, reservation: Reservation, ledger: Ledger, place: Place) -> None:
-        with contextlib.suppress(OSError):
+        try:
             with ledger.shard(place.shard):
                 cancelled = reservation.cancel()
             if not cancelled:
                 self._visitor.visit(ledger, place.shard)
+        except OSError:
+            reservation.abandon()
 
     def _fits(self, ledger: Ledger, size: int) -> bool:
         return ledger.holds(self._bound) and self._is_free(size)
@@ -207,8 +214,12 @@ class Writer:
             self._resign()
             raise NoRoom
 
-    def _free(self, size: int) -> None:
-        """Evict for a value that the disk had no space for."""
+    def free(self, size: int) -> None:
+        """
+        Evict for ``size`` bytes that the disk had no space for.
+
+        :raises OSError: the ledger cannot be read, written or locked.
+        """
         if self._has_resigned():
             return
         flush_all()

@@ -65,12 +65,20 @@ def test_digest_stays():
 
 def test_content_round_trip():
     """What an entry says of its content comes back."""
-    content = entry.Content("name", 5, 3, b"metadata")
-    assert entry.Content.unpack(content.pack()) == content
+    content = entry.Content("abc.name", 5, 3, True, b"metadata")
+    assert entry.Content.unpack(content.pack(), "abc") == content
 
 
-@pytest.mark.parametrize("payload", [b"", b"short", entry.Content("../../etc/passwd", 1, 0, b"").pack()])
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"",
+        b"short",
+        entry.Content("abd.name", 1, 0, True, b"").pack(),
+        entry.Content("abc./../../etc/passwd", 1, 0, True, b"").pack(),
+    ],
+)
 def test_content_that_is_none(payload):
     """A payload that is no content, or leads out of its directory, is damaged."""
     with pytest.raises(entry.Damaged):
-        entry.Content.unpack(payload)
+        entry.Content.unpack(payload, "abc")

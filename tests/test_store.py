@@ -361,7 +361,7 @@ def test_entry_that_cannot_be_read_for_now(make_store, monkeypatch):
         raise OSError(errno.EMFILE, "too many open files", path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(visit, "read_file", refuse)
+        patch.setattr(visit, "read_file_to_its_end", refuse)
         store.prune()
     assert read(store.get_file(b"a")) == b"content"
 

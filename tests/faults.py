@@ -1,0 +1,370 @@
+"""
+Faults at a chosen call, processes that do not survive, and the check of what they leave.
+
+:class:`Faults` wraps the functions through which the package reaches the filesystem, in ``os``, in ``fcntl`` and
+wherever the package has imported them. It counts their calls, and at the n-th one something happens: the process is
+killed, half of the bytes are written, an error is raised. What the standard library calls in ``os`` is counted too;
+what it does in C, as the buffers of ``open``, is not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import pickle
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import traceback
+import types
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple, TypeVar
+
+from dogpile_filesystem.ledger import BLOCK, Usage
+
+T = TypeVar("T")
+
+_LOCKING = frozenset({"fcntl", "flock", "lockf"})
+_OPENING = frozenset({"open", "scandir", "listdir"})
+_BETWEEN_NAMES = frozenset({"rename", "replace", "link", "copy_file_range"})
+_WRITING = frozenset({"write", "writev", "pwrite", "pwritev", "copy_file_range", "sendfile"})
+#: Calls that leave what lies on the disk as it is.
+_LOOKING = _LOCKING | {
+    *{"access", "close", "fstat", "fstatvfs", "listdir", "lseek", "lstat", "posix_fadvise", "pread", "preadv", "read"},
+    *{"readdir", "readlink", "readv", "scandir", "stat", "statvfs"},
+}
+#: Calls that take no room; on a full disk they work.
+_FREEING = frozenset({"chmod", "chown", "fchmod", "fchown", "fdatasync", "fsync", "remove", "rmdir", "unlink", "utime"})
+_OTHERS = {"ftruncate", "mkdir", "open", "posix_fallocate", "symlink", "truncate"}
+_NAMES = (_LOOKING | _FREEING | _BETWEEN_NAMES | _WRITING | _OTHERS) - _LOCKING - {"readdir"}
+#: A record of the ledger: a write of one aligned word is not torn by the kernel.
+_WORD = 8
+
+_WRAPPED: dict[Any, str] = {getattr(os, name): name for name in _NAMES if hasattr(os, name)}
+_WRAPPED |= {getattr(fcntl, name): name for name in (*_LOCKING, "ioctl")}
+
+
+class Call(NamedTuple):
+    """
+    A call of one of the functions.
+
+    :ivar place: the instructions of the package from which it was made; recorded where there is no fault.
+    """
+
+    name: str
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    place: tuple[tuple[str, int], ...] = ()
+
+    def go(self) -> Any:
+        return self.function(*self.args, **self.kwargs)
+
+    def __str__(self) -> str:
+        """The call, with the last parts of paths."""
+        paths = [os.path.basename(argument) for argument in self.args if isinstance(argument, str)]
+        return f"{self.name}({', '.join(paths)})"
+
+    @property
+    def changes(self) -> bool:
+        """Whether something else may lie on the disk after it."""
+        if self.name == "open":
+            return bool(self.args[1] & (os.O_CREAT | os.O_TRUNC))
+        return self.name not in _LOOKING
+
+    @property
+    def length(self) -> int:
+        """The number of bytes that it is to write; 0 for other calls."""
+        if self.name not in _WRITING:
+            return 0
+        data = self.args[2 if self.name == "copy_file_range" else 3 if self.name == "sendfile" else 1]
+        return data if isinstance(data, int) else sum(map(len, data)) if isinstance(data, list) else len(data)
+
+
+Fault = Callable[[Call], Any]
+
+
+def kill(_: Call) -> None:
+    """The process is killed before the call."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def half(call: Call) -> Any:
+    """Only half of the bytes are written, or read, which is no error."""
+    half_length = call.length // 2
+    match call.name, call.args:
+        case "read", (fd, length):
+            return call.function(fd, min(length, os.fstat(fd).st_size) // 2)
+        case "copy_file_range", (source, target, _, *rest):
+            return call.function(source, target, half_length, *rest)
+        case "sendfile", (target, source, offset, _):
+            return call.function(target, source, offset, half_length)
+        case "writev" | "pwritev", (fd, parts, *rest):
+            return call.function(fd, [b"".join(parts)[:half_length]], *rest)
+        case _, (fd, data, *rest):
+            return call.function(fd, data[:half_length], *rest)
+
+
+def half_and_kill(call: Call) -> None:
+    """Half of the bytes are written, and the process is killed."""
+    half(call)
+    kill(call)
+
+
+def fail(code: int) -> Fault:
+    """The call raises an ``OSError``. A ``close`` that fails has closed even so."""
+
+    def fault(call: Call) -> None:
+        if call.name == "close":
+            call.go()
+        raise OSError(code, os.strerror(code))
+
+    return fault
+
+
+def can_be_halved(call: Call) -> bool:
+    return call.length > _WORD
+
+
+def can_be_short(call: Call) -> bool:
+    return can_be_halved(call) or call.name == "read"
+
+
+def can_fail_with(code: int) -> Callable[[Call], bool]:
+    """
+    Which calls a kernel may let fail with this errno. Of a lock, EACCES says no more than that it is held; a position
+    in a file can always be set, but to look for a hole is to read from the disk.
+    """
+
+    def can_fail(call: Call) -> bool:
+        if call.name == "lseek":
+            return call.args[2] == os.SEEK_HOLE and code == errno.EIO
+        if code in (errno.ENOSPC, errno.EDQUOT):
+            return call.changes and call.name not in _FREEING
+        if code == errno.EROFS:
+            return call.changes
+        if code == errno.EMFILE:
+            return call.name in _OPENING
+        if code == errno.EXDEV:
+            return call.name in _BETWEEN_NAMES
+        return code != errno.EACCES or call.name not in _LOCKING
+
+    return can_fail
+
+
+class Faults:
+    """
+    A context in which calls of this thread are counted, and one or all from one on meet a fault.
+
+    :param at: which call, from 1 on; 0: none.
+    :param lasting: whether all behind it meet the fault too.
+    :param only: which calls are counted.
+    :ivar calls: those counted.
+    :ivar struck: those that met the fault.
+    """
+
+    def __init__(
+        self,
+        fault: Fault = kill,
+        at: int = 0,
+        *,
+        lasting: bool = False,
+        only: Callable[[Call], bool] = lambda _: True,
+    ) -> None:
+        self.calls: list[Call] = []
+        self.struck: list[Call] = []
+        self._fault = fault
+        self._at = at
+        self._lasting = lasting
+        self._only = only
+        self._patched: list[tuple[Any, str, Any]] = []
+
+    def __enter__(self):
+        self._thread = threading.get_ident()
+        package = [module for name, module in sys.modules.items() if name.partition(".")[0] == "dogpile_filesystem"]
+        for module in [os, fcntl, *package]:
+            for name, function in list(vars(module).items()):
+                if isinstance(function, types.BuiltinFunctionType) and function in _WRAPPED:
+                    self._patched.append((module, name, function))
+                    setattr(module, name, self._wrap(function))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for module, name, function in self._patched:
+            setattr(module, name, function)
+
+    def meet(self, name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Make a call, or let it meet the fault."""
+        call = Call(name, function, args, kwargs)
+        if threading.get_ident() != self._thread or not self._only(call):
+            return call.go()
+        self.calls.append(call if self._at else call._replace(place=_place()))
+        number = len(self.calls)
+        if not self._at or (number < self._at if self._lasting else number != self._at):
+            return call.go()
+        self.struck.append(call)
+        return self._fault(call)
+
+    def _wrap(self, function: Any) -> Any:
+        name = _WRAPPED[function]
+        if name == "scandir":
+            return lambda *args: _Scan(self, self.meet(name, function, *args))
+        return lambda *args, **kwargs: self.meet(name, function, *args, **kwargs)
+
+
+class _Scan:
+    """What ``scandir`` returns: its steps, and the ``stat`` of what it finds, are calls as well."""
+
+    def __init__(self, faults: Faults, scan: Any) -> None:
+        self._faults = faults
+        self._scan = scan
+        self.close = scan.close
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._scan.close()
+
+    def __iter__(self) -> Iterator[_Found]:
+        return self
+
+    def __next__(self) -> _Found:
+        return _Found(self._faults, self._faults.meet("readdir", self._scan.__next__))
+
+
+class _Found:
+    def __init__(self, faults: Faults, found: Any) -> None:
+        self._faults = faults
+        self._found = found
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._found, name)
+
+    def __fspath__(self) -> str:
+        return self._found.path
+
+    def stat(self, **kwargs: Any) -> Any:
+        return self._faults.meet("stat", self._found.stat, **kwargs)
+
+
+def _place() -> tuple[tuple[str, int], ...]:
+    place = []
+    frame = sys._getframe(2)
+    while frame is not None:
+        if frame.f_globals.get("__package__") == "dogpile_filesystem":
+            place.append((frame.f_code.co_filename, frame.f_lasti))
+        frame = frame.f_back
+    return tuple(place)
+
+
+def thinned(calls: list[Call], most: int) -> list[int]:
+    """The numbers of the first calls from each place: what is done with each of 256 shards is done alike."""
+    seen: Counter[object] = Counter()
+    numbers = []
+    for number, call in enumerate(calls, 1):
+        seen[call.name, call.place] += 1
+        if seen[call.name, call.place] <= most:
+            numbers.append(number)
+    return numbers
+
+
+def after_changes(calls: list[Call], most: int) -> list[int]:
+    """Thinned calls before which a kill leaves something that it does not leave one call earlier."""
+    return [1, *(number + 1 for number in thinned(calls, most) if calls[number - 1].changes and number < len(calls))]
+
+
+@contextlib.contextmanager
+def scratch() -> Iterator[str]:
+    """A directory that goes away; in memory where that can be had, since thousands of cases each make one."""
+    memory = "/dev/shm"
+    with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as directory:
+        yield directory
+
+
+def run_cases(program: str, *arguments: str) -> dict[str, Any]:
+    """What a program that was given a file name prints as JSON. It runs in a process of its own."""
+    command = [sys.executable, program, *arguments]
+    answer: dict[str, Any] = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
+    return answer
+
+
+def in_child(function: Callable[[], T]) -> T | None:
+    """What a function returns that runs in a forked child; None: it was killed underway."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            answer = pickle.dumps((function(), ""))
+        except BaseException:  # It is raised in the parent.
+            answer = pickle.dumps((None, traceback.format_exc()))
+        with open(writer, "wb") as pipe:
+            pipe.write(answer)
+        # Not `os._exit`, where coverage would write a file for each of thousands of children.
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.close(writer)
+    with open(reader, "rb") as pipe:
+        data = pipe.read()
+    os.waitpid(child, 0)
+    answer, trouble = pickle.loads(data) if data else (None, "")
+    if trouble:
+        raise RuntimeError(trouble)
+    return answer
+
+
+def _files(base_dir: str) -> Iterator[str]:
+    """Everything but the lock file and the tag, also what is nowhere near its place."""
+    for directory, _, names in os.walk(base_dir):
+        for name in names:
+            if directory != base_dir or name not in ("lock", "CACHEDIR.TAG"):
+                yield os.path.join(directory, name)
+
+
+def usage_on_disk(base_dir: str) -> Usage:
+    """What lies on the disk, counted without the ledger: files in whole blocks, and entries by their plain names."""
+    size = entries = 0
+    for path in _files(base_dir):
+        size += -(-os.path.getsize(path) // BLOCK) * BLOCK
+        entries += "." not in os.path.relpath(path, base_dir)
+    return Usage(size, entries, 256)
+
+
+def left_over(base_dir: str) -> list[str]:
+    """What should not be there once nobody writes: temporary files, contents without entry, what was cleared."""
+    paths = set(_files(base_dir))
+    trash = [name for name in os.listdir(base_dir) if name not in ("lock", "CACHEDIR.TAG", "values")]
+    belonging = set()
+    for path in paths:
+        if "." not in os.path.relpath(path, base_dir):
+            belonging |= {path, *_content(path)}
+    return sorted([*trash, *(os.path.relpath(path, base_dir) for path in paths ^ belonging)])
+
+
+def _content(path: str) -> list[str]:
+    """The content that an entry names, which begins with the name of the entry; none for that of a value."""
+    with open(path, "rb") as file:
+        names = re.findall(os.path.basename(path).encode() + rb"\.[0-9a-z]+", file.read())
+    return [os.path.join(os.path.dirname(path), name.decode()) for name in names]
+
+
+def difference(usage: Usage, base_dir: str) -> list[str]:
+    """How the ledger and the disk differ, and what is left over: nothing, after a visit to all shards."""
+    found = [f"left over: {name}" for name in left_over(base_dir)]
+    if usage != usage_on_disk(base_dir):
+        found.append(f"the ledger says {usage}, the disk {usage_on_disk(base_dir)}")
+    return found
+
+
+def summary(violations: Iterable[str]) -> str:
+    """Each kind of violation with how often it occurred, and its first case."""
+    kinds: dict[str, list[str]] = {}
+    for violation in violations:
+        kinds.setdefault(re.sub(r"[0-9a-f]{6,}|\d+", "#", violation.partition(": ")[2]), []).append(violation)
+    return "\n".join(f"{len(found)} × {found[0]}" for found in kinds.values())

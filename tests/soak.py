@@ -1,0 +1,225 @@
+"""
+Hours of everything at once, while memory, descriptors, threads and left-over files are watched::
+
+    python tests/soak.py --minutes 60 --directory /mnt/disk
+
+Some processes live all the time, and are measured. Others are killed every second. Now and then the lock file or a
+shard is deleted. The exit status is 1 if something grew between the second and the last quarter of the time, if
+somebody got a wrong value or an exception, or does not go on. Needs /proc.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import random
+import shutil
+import statistics
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from faults import left_over
+from forked import Forked
+from workload import Workload
+
+LASTING, VICTIMS, THREADS = 4, 2, 3
+CACHE_SIZE = 2 << 20
+#: Seconds between two samples, kills, deletions, and lines.
+SAMPLE, KILL, DELETE, LINE = 2.0, 1.0, 10.0, 15.0
+#: A step is a fork with this probability.
+FORK = 0.002
+
+
+class Sample(NamedTuple):
+    """
+    What a process has.
+
+    :ivar rss: KiB of memory.
+    :ivar private: KiB that it shares with no other.
+    """
+
+    rss: int
+    private: int
+    descriptors: int
+    threads: int
+
+
+#: What may be more at the end than it was, and yet has not grown: noise of the allocator, and what is underway.
+SLACK = Sample(rss=2048, private=2048, descriptors=8, threads=3)
+SLACK_LEFT_OVER = 3 * THREADS * (LASTING + VICTIMS)
+
+
+def work(_, directory: str, number: int, seed: int) -> None:
+    """A process that works with several threads until it is killed, and reports what should not be."""
+    load = Workload(f"{directory}/cache", f"{directory}/sources", cache_size=CACHE_SIZE, expiration_time=20)
+    load.values.backend.store.failures.report = lambda *_: None  # Deleted files are no news.
+
+    def run(thread: int) -> None:
+        rng = random.Random(seed * THREADS + thread)
+        name = f"{number}.{thread}"
+        try:
+            while True:
+                load.step(rng, name)
+                if rng.random() < FORK:
+                    fork(load, rng, f"{name}.child")
+                Path(directory, "progress", name).touch()
+        except BaseException:
+            with open(f"{directory}/report", "a") as report:
+                report.write(f"process {number}, seed {seed}: {traceback.format_exc()}\n")
+
+    threads = [threading.Thread(target=run, args=(thread,)) for thread in range(THREADS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def fork(load: Workload, rng: random.Random, name: str) -> None:
+    """Let a child go on for a few steps, while other threads of the parent hold locks."""
+    child = os.fork()
+    if child == 0:
+        try:
+            for _ in range(5):
+                load.step(rng, name)
+        except BaseException:
+            os._exit(1)
+        os._exit(0)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if status != 0:
+        msg = f"a forked child ended with {status}"
+        raise RuntimeError(msg)
+
+
+def measure(pid: int) -> Sample:
+    status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    private = 0
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith(("Private_Clean", "Private_Dirty")):
+                private += int(line.split()[1])
+    descriptors = len(os.listdir(f"/proc/{pid}/fd"))
+    return Sample(int(status["VmRSS"].split()[0]), private, descriptors, int(status["Threads"]))
+
+
+def delete_something(base_dir: str, rng: random.Random) -> None:
+    if rng.random() < 0.5:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(f"{base_dir}/lock")
+    else:
+        shutil.rmtree(f"{base_dir}/values/{rng.randrange(256):02x}", ignore_errors=True)
+
+
+def stalled(directory: str) -> list[str]:
+    """The threads of lasting processes that have not come one step further for half a minute."""
+    names = [f"{number}.{thread}" for number in range(LASTING) for thread in range(THREADS)]
+    return [name for name in names if time.time() - os.stat(f"{directory}/progress/{name}").st_mtime > 30]
+
+
+class Soak:
+    """
+    One run, and what was measured in it: the samples of each lasting process, and the numbers of left-over files.
+    """
+
+    def __init__(self, directory: str, seed: int) -> None:
+        self.directory = directory
+        self.base_dir = f"{directory}/cache"
+        self.rng = random.Random(seed)
+        self.samples: list[list[Sample]] = [[] for _ in range(LASTING)]
+        self.left_over: list[int] = []
+        self.killed = self.deleted = 0
+        for name in ("sources", "progress"):
+            os.mkdir(f"{directory}/{name}")
+        self.lasting = [self.start(number) for number in range(LASTING)]
+        self.victims = [self.start(LASTING + number) for number in range(VICTIMS)]
+
+    def start(self, number: int) -> Forked:
+        return Forked(work, self.directory, number, self.rng.randrange(1 << 32))
+
+    def run(self, seconds: float) -> None:
+        started_at = time.monotonic()
+        acts = [(SAMPLE, self.sample), (KILL, self.kill), (DELETE, self.delete), (LINE, self.print_line)]
+        due = [started_at + interval for interval, _ in acts]
+        while time.monotonic() < started_at + seconds and not self.trouble():
+            for number, (interval, act) in enumerate(acts):
+                if time.monotonic() >= due[number]:
+                    act()
+                    due[number] = time.monotonic() + interval
+            time.sleep(0.05)
+
+    def stop(self) -> None:
+        for process in self.lasting + self.victims:
+            process.kill()
+
+    def sample(self) -> None:
+        for process, samples in zip(self.lasting, self.samples, strict=True):
+            samples.append(measure(process.pid))
+        with contextlib.suppress(OSError):  # Something goes while it is looked at.
+            self.left_over.append(len(left_over(self.base_dir)))
+
+    def kill(self) -> None:
+        number = self.rng.randrange(VICTIMS)
+        self.victims[number].kill()
+        self.victims[number] = self.start(LASTING + number)
+        self.killed += 1
+
+    def delete(self) -> None:
+        delete_something(self.base_dir, self.rng)
+        self.deleted += 1
+
+    def print_line(self) -> None:
+        most = [max(values) for values in zip(*(samples[-1] for samples in self.samples), strict=True)]
+        what = ", ".join(f"{name} {value}" for name, value in zip(Sample._fields, most, strict=True))
+        left = self.left_over[-1] if self.left_over else 0
+        print(f"{self.killed} killed, {self.deleted} deleted; at most: {what}; left over {left}", flush=True)
+
+    def trouble(self) -> list[str]:
+        report = Path(self.directory, "report")
+        found = [report.read_text()] if report.exists() else []
+        ended = [number for number, process in enumerate(self.lasting) if not process.is_alive()]
+        found += [f"process {number} has ended" for number in ended]
+        return found + ([f"not going on: {names}"] if self.samples[0] and (names := stalled(self.directory)) else [])
+
+    def growth(self) -> Iterator[str]:
+        """What is more in the last quarter than in the second."""
+        for number, samples in enumerate(self.samples):
+            for name, slack, values in zip(Sample._fields, SLACK, zip(*samples, strict=True), strict=True):
+                yield from grown(f"{name} of process {number}", list(values), slack)
+        yield from grown("left-over files", self.left_over, SLACK_LEFT_OVER)
+
+
+def grown(what: str, values: list[int], slack: int) -> Iterator[str]:
+    quarter = len(values) // 4
+    if quarter:
+        before = statistics.median(values[quarter : 2 * quarter])
+        after = statistics.median(values[3 * quarter :])
+        if after > before * 1.05 + slack:
+            yield f"{what} grew from {before} to {after}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--directory", help="on the filesystem to be used")
+    parser.add_argument("--seed", type=int, default=random.randrange(1 << 32))
+    arguments = parser.parse_args()
+    print(f"seed {arguments.seed}")
+    with tempfile.TemporaryDirectory(dir=arguments.directory, prefix="soak-", ignore_cleanup_errors=True) as directory:
+        soak = Soak(directory, arguments.seed)
+        try:
+            soak.run(arguments.minutes * 60)
+            trouble = soak.trouble() or list(soak.growth())
+        finally:
+            soak.stop()
+    print("\n".join(trouble) or "nothing grew")
+    return 1 if trouble else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

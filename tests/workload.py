@@ -1,0 +1,113 @@
+"""
+Random work on both backends in one directory, in which every value that is got is checked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import random
+
+from dogpile.cache import make_region
+from dogpile.cache.api import NO_VALUE
+
+KEYS = [f"key {number}" for number in range(120)]
+_DIGEST_SIZE = hashlib.sha256().digest_size
+
+
+class WrongValue(Exception):
+    """A value that was not written under the key asked for."""
+
+
+def seal(key: str, body: bytes) -> bytes:
+    """A value that says under which key it belongs."""
+    return hashlib.sha256(key.encode() + body).digest() + body
+
+
+def check(key: str, value: bytes) -> None:
+    if seal(key, value[_DIGEST_SIZE:]) != value:
+        msg = f"{len(value)} bytes under {key}"
+        raise WrongValue(msg)
+
+
+class Workload:
+    """
+    Two regions on a directory, for any number of threads.
+
+    :param sources: a directory for files that are moved in, on the same filesystem.
+    """
+
+    def __init__(self, base_dir: str, sources: str, **arguments: object) -> None:
+        arguments["base_dir"] = base_dir
+        self._sources = sources
+        self.values = make_region().configure("paylogic.filesystem", arguments=arguments)
+        self.files = make_region().configure("paylogic.raw_filesystem", arguments={**arguments, "file_movable": True})
+        self._work = {
+            self.get: 30,
+            self.get_file: 20,
+            self.get_or_create: 12,
+            self.get_or_create_file: 6,
+            self.set: 12,
+            self.set_copied: 8,
+            self.set_moved: 8,
+            self.delete: 6,
+            self.prune: 0.5,
+            self.flush: 0.5,
+        }
+
+    def step(self, rng: random.Random, thread: str) -> None:
+        """
+        Do one thing.
+
+        :param thread: names the caller, among all processes.
+        """
+        (act,) = rng.choices(list(self._work), list(self._work.values()))
+        act(rng, rng.choice(KEYS), thread)
+
+    def get(self, rng: random.Random, key: str, thread: str) -> None:
+        value = self.values.get(key)
+        if value is not NO_VALUE:
+            check(key, value)
+
+    def get_file(self, rng: random.Random, key: str, thread: str) -> None:
+        file = self.files.get(key)
+        if file is not NO_VALUE:
+            with file:
+                check(key, file.read())
+
+    def get_or_create(self, rng: random.Random, key: str, thread: str) -> None:
+        check(key, self.values.get_or_create(key, lambda: _value(rng, key)))
+
+    def get_or_create_file(self, rng: random.Random, key: str, thread: str) -> None:
+        with self.files.get_or_create(key, lambda: io.BytesIO(_value(rng, key))) as file:
+            check(key, file.read())
+
+    def set(self, rng: random.Random, key: str, thread: str) -> None:
+        self.values.set(key, _value(rng, key))
+
+    def set_copied(self, rng: random.Random, key: str, thread: str) -> None:
+        self.files.set(key, io.BytesIO(_value(rng, key)))
+
+    def set_moved(self, rng: random.Random, key: str, thread: str) -> None:
+        path = f"{self._sources}/{thread}"
+        # What a killed process of the same name left. Its content may be in the cache by now, and must not be changed.
+        if os.path.lexists(path):
+            os.unlink(path)
+        with open(path, "x+b") as file:
+            file.write(_value(rng, key, most=4000))
+            file.seek(0)
+            self.files.set(key, file)
+
+    def delete(self, rng: random.Random, key: str, thread: str) -> None:
+        rng.choice([self.values, self.files]).delete(key)
+
+    def prune(self, rng: random.Random, key: str, thread: str) -> None:
+        self.values.backend.prune()
+
+    def flush(self, rng: random.Random, key: str, thread: str) -> None:
+        self.files.backend.store.flush()
+
+
+def _value(rng: random.Random, key: str, most: int = 20_000) -> bytes:
+    return seal(key, rng.randbytes(rng.randrange(1, most)))
