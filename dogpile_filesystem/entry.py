@@ -52,8 +52,8 @@ _MAC_PURPOSE, _KEY_PURPOSE = b"dogpile entry", b"dogpile key"
 #: Kinds of entries: a value, or a file. Plain numbers, since an enum's hash and comparison cost a tenth of a hit.
 VALUE, FILE = 1, 2
 _KIND_NAMES = {VALUE: "value", FILE: "file"}
-# So that a value and a file under the same key are two entries.
-_SALTS = (b"", b"value", b"file")
+# Before the key, so that a value and a file under the same key are two entries.
+_PREFIXES = (b"", b"v", b"f")
 
 
 class Damaged(ValueError):
@@ -110,7 +110,7 @@ def digest(kind: int, key: bytes) -> str:
     The name of a key's entry: 32 hexadecimal digits, BLAKE2b of the key. A value and a file under the same key are two
     entries.
     """
-    return blake2b(key, digest_size=16, salt=_SALTS[kind]).hexdigest()
+    return blake2b(_PREFIXES[kind] + key, digest_size=16).hexdigest()
 
 
 def signing_key(secret: bytes) -> bytes:

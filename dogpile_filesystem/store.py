@@ -127,20 +127,21 @@ class Store:
             if shard not in directory.checked:
                 directory.check(shard)
             data = read_file(f"values/{shard}/{digest}", directory.fd)
-            payload, created_ns = entry.decode(kind, key, data, self._signing_keys)
+            # As decode, which is a call more on the way of every hit.
+            found_kind, found_key, payload, created_ns = entry.inspect(data, self._signing_keys)
         except FileNotFoundError:
             if directory.is_deleted():
                 directory.look_again()
                 return None if directory.is_deleted() else self.get(key, kind)
             self._sweep()
             return None
-        except entry.OtherKey:
-            return None
         except (entry.Damaged, OSError) as trouble:
             found = self._get_in_spite_of(trouble, directory.place(kind, key))
             if found is None:
                 return None
-            payload, created_ns = found
+            found_kind, found_key, payload, created_ns = found
+        if found_key != key or found_kind != kind:  # Two keys with one digest.
+            return None
         if self._stale and self._remover.is_stale(path):
             return None
         if self._expiration_ns is not None:
@@ -150,16 +151,16 @@ class Store:
         self._recency.note(path)
         return payload
 
-    def _get_in_spite_of(self, trouble: Exception, place: Place) -> tuple[bytes, int] | None:
-        """What an entry says, after a first look failed: payload and time of creation; None: a miss."""
+    def _get_in_spite_of(self, trouble: Exception, place: Place) -> tuple[int, bytes, bytes, int] | None:
+        """What an entry says, as :func:`.entry.inspect` returns it, after a first look failed; None: a miss."""
         try:
             if isinstance(trouble, OSError) and not _is_no_file(trouble):
                 # Perhaps the directory was not open, or its descriptor was closed by who became a daemon.
                 self._directory.look()
                 self._directory.check(place.digest[:2])
             data = read_file_to_its_end(f"values/{place.digest[:2]}/{place.digest}", self._directory.fd)
-            return entry.decode(place.kind, place.key, data, self._signing_keys)
-        except (FileNotFoundError, entry.OtherKey):
+            return entry.inspect(data, self._signing_keys)
+        except FileNotFoundError:
             pass
         except entry.Damaged as damage:
             self._remover.remove_damaged(place, damage, self._is_whole)
