@@ -140,13 +140,6 @@ class Directory:
         with contextlib.suppress(OSError):
             self.look()
 
-    def is_deleted(self) -> bool:
-        """Whether the directory that is open was deleted."""
-        try:
-            return os.fstat(self.fd).st_nlink == 0
-        except OSError:
-            return False
-
     def distrust(self) -> None:
         """Look again before the next use."""
         self._trusted_until = self.looked_until = 0.0

@@ -31,7 +31,7 @@ from dogpile_filesystem.entry import FILE, VALUE
 from dogpile_filesystem.eviction import Evictor
 from dogpile_filesystem.failures import Failures
 from dogpile_filesystem.files import Reader, has_holes, open_reader, read_file, read_file_to_its_end
-from dogpile_filesystem.ledger import Bound, Usage
+from dogpile_filesystem.ledger import Bound, Usage, charge
 from dogpile_filesystem.mutex import KeyMutex
 from dogpile_filesystem.recency import Recency, flush_all
 from dogpile_filesystem.removal import Remover
@@ -88,6 +88,7 @@ class Store:
         self._bound = Bound(cache_size, max_entries)
         self._expiration_ns = None if expiration_time is None else int(expiration_time * 1e9)
         self._signing_keys = tuple(signing_keys)
+        self._signing_key = signing_keys[0] if signing_keys else None
         self._clock = clock
         self._recency = Recency(clock, self._directory.distrust)
         self._visitor = Visitor(base_dir, expiration_time, clock, self.failures)
@@ -130,9 +131,6 @@ class Store:
             # As decode, which is a call more on the way of every hit.
             found_kind, found_key, payload, created_ns = entry.inspect(data, self._signing_keys)
         except FileNotFoundError:
-            if directory.is_deleted():
-                directory.look_again()
-                return None if directory.is_deleted() else self.get(key, kind)
             self._sweep()
             return None
         except (entry.Damaged, OSError) as trouble:
@@ -246,8 +244,9 @@ class Store:
         :return: whether it is kept. If not, nothing is left under the key.
         """
         stamp = self._recency.stamp()
-        parts = [entry.head(VALUE, key, payload, stamp, self._signing_key()), payload]
-        return self._put(Incoming(self._directory.place(VALUE, key), unique(), parts, stamp))
+        head = entry.head(VALUE, key, payload, stamp, self._signing_key)
+        size = charge(len(head) + len(payload))
+        return self._put(Incoming(self._directory.place(VALUE, key), unique(), [head, payload], stamp, size))
 
     def put_file(self, key: bytes, file: BinaryIO, metadata: bytes = b"", *, movable: bool = False) -> bool:
         """
@@ -271,14 +270,12 @@ class Store:
         name = f"{place.digest}.{unique_part}"
         content = entry.Content(name, source.length, source.position, source.is_dense, metadata)
         payload = content.pack()
-        parts = [entry.head(FILE, key, payload, stamp, self._signing_key()), payload]
-        kept = self._put(Incoming(place, unique_part, parts, stamp, source))
+        head = entry.head(FILE, key, payload, stamp, self._signing_key)
+        size = charge(len(head) + len(payload)) + charge(source.length)
+        kept = self._put(Incoming(place, unique_part, [head, payload], stamp, size, source))
         if kept:
             source.discard_copied()
         return kept
-
-    def _signing_key(self) -> bytes | None:
-        return self._signing_keys[0] if self._signing_keys else None
 
     def _put(self, incoming: Incoming) -> bool:
         place = incoming.place
@@ -288,10 +285,10 @@ class Store:
             self.failures.report_error(error, "a value was not stored")
         except TooLarge:
             what = "a value of %d bytes was not stored: raise cache_size"
-            self.failures.report("too large", what, incoming.size())
+            self.failures.report("too large", what, incoming.size)
         except NoRoom:
             what = "a value of %d bytes was not stored: no room could be made"
-            self.failures.report("no room", what, incoming.size())
+            self.failures.report("no room", what, incoming.size)
         else:
             self._recency.forget(place.path)
             self._stale.pop(place.path, None)

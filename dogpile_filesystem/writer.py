@@ -24,15 +24,16 @@ from dogpile_filesystem.content import Source
 from dogpile_filesystem.directory import Directory
 from dogpile_filesystem.eviction import Evictor
 from dogpile_filesystem.failures import Failures
-from dogpile_filesystem.ledger import Bound, Ledger, Usage, charge
+from dogpile_filesystem.ledger import Bound, Ledger, Usage
 from dogpile_filesystem.recency import Recency, flush_all
 from dogpile_filesystem.reservation import Place, Reservation
 from dogpile_filesystem.visit import Visitor
 
 #: A value charged no more bytes than this is written while its shard is locked: 64 KiB take some 20 us.
 _SMALL = 1 << 16
-#: Seconds that a writer pauses at most before it tries again, since there was no room beside what others are writing.
-_PAUSES = (0.005, 0.02, 0.1)
+#: Seconds that a writer pauses at most before it tries again, since there was no room beside what others are writing;
+#: None: the last try.
+_PAUSES = (0.005, 0.02, 0.1, None)
 #: Seconds for which a disk that is full of other things is not looked at again for what could be evicted.
 _RESIGNATION = 1.0
 #: What the system says when a disk or a quota is full.
@@ -57,6 +58,7 @@ class Incoming(NamedTuple):
 
     :ivar parts: of the entry's file.
     :ivar stamp: of its creation and last use, in nanoseconds.
+    :ivar size: the bytes charged for it, its content included.
     :ivar source: of its content, if it is a file.
     """
 
@@ -64,11 +66,8 @@ class Incoming(NamedTuple):
     unique_part: str
     parts: list[bytes]
     stamp: int
+    size: int
     source: Source | None = None
-
-    def size(self) -> int:
-        """The bytes charged for it."""
-        return charge(sum(map(len, self.parts))) + (charge(self.source.length) if self.source else 0)
 
 
 class Writer:
@@ -105,16 +104,16 @@ class Writer:
         :raises NoRoom: no room can be made for it.
         :raises OSError: it cannot be written.
         """
-        size = incoming.size()
+        size = incoming.size
         if self._bound.size is not None and size > self._bound.size:
             raise TooLarge
         is_missing = was_full = False
-        for pause in (*_PAUSES, None):
+        for pause in _PAUSES:
             try:
                 if is_missing:
                     self._directory.make(incoming.place.directory)
                     is_missing = False
-                return self._try(incoming, size)
+                return self._try(incoming)
             except FileNotFoundError:
                 # The first entry of its shard; or the directory was deleted, perhaps with the ledger.
                 if pause is None:
@@ -133,9 +132,9 @@ class Writer:
                 self.free(size)
         raise AssertionError  # The last round returns or raises.
 
-    def _try(self, incoming: Incoming, size: int) -> None:
+    def _try(self, incoming: Incoming) -> None:
         """Reserve, write, publish; or cancel."""
-        place, source = incoming.place, incoming.source
+        place, unique_part, parts, stamp, size, source = incoming
         ledger = self._directory.ledger()
         self._directory.check(place.digest[:2])
         shard = ledger.shard(place.shard)
@@ -146,17 +145,17 @@ class Writer:
                 # To replace an entry must not evict another one for the sake of `max_entries`.
                 entries = 0 if self._bound.entries is not None and os.path.exists(place.path) else 1
                 access = self._directory.access
-                reservation = Reservation(ledger, access, place, incoming.unique_part, size, entries)
+                reservation = Reservation(ledger, access, place, unique_part, size, entries)
                 # What is written in no time is not worth a second lock.
                 is_written = size <= _SMALL and source is None and self._fits(ledger, size)
                 if is_written:
-                    reservation.write(incoming.parts, incoming.stamp)
+                    reservation.write(parts, stamp)
                     published = reservation.publish(still_locked=True)
             if not is_written:
                 self._make_room(ledger, place, size)
                 if source:
                     source.take_in(reservation.content_path, access)
-                reservation.write(incoming.parts, incoming.stamp)
+                reservation.write(parts, stamp)
             if not published:
                 self._publish(reservation, ledger, place)
         except BaseException:
