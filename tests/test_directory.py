@@ -227,6 +227,19 @@ def test_directory_that_everybody_can_write_to(make_store, base_dir, mode):
     assert os.stat(values(base_dir)).st_mode & 0o777 == 0o700
 
 
+def test_directory_that_everybody_comes_to_write_to(make_store, base_dir):
+    """A directory that is opened to everybody while it is in use is used no more, until it is closed to them again."""
+    store = make_store()
+    assert store.put(b"a", b"value")
+    os.chmod(base_dir, 0o777)
+    store._directory.distrust()
+    assert store.get(b"a") is None
+    assert not store.put(b"b", b"value")
+    os.chmod(base_dir, 0o700)
+    store._directory.distrust()
+    assert store.get(b"a") == b"value"
+
+
 def test_directory_that_a_group_can_write_to(make_store, base_dir, caplog, monkeypatch):
     """A directory that a group can write to is used with one warning, and with none if the group is meant."""
     monkeypatch.setattr(access_module, "_warned", set())
