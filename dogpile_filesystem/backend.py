@@ -255,7 +255,9 @@ class RawFSBackend(_FSBackend):
     :raises TypeError: also by ``set``, for what is no binary file.
     :raises ValueError: also by ``set``, for a file that is closed, cannot seek or cannot be read.
 
-    Limits. The content is checked for its length on each hit, not for its bytes.
+    Limits. The content is checked for its length on each hit, and on ext4 for holes that a power cut makes; not for its
+    bytes. A file on ext4 with parts that were allocated, but never written, may be taken for damaged, and made anew. A
+    file that was moved in and cannot be kept gets its name back, unless the process is killed in that moment.
     """
 
     _kind = FILE
@@ -270,8 +272,8 @@ class RawFSBackend(_FSBackend):
         if not hit.metadata:
             return cast("BackendFormatted", hit.file)
         try:
-            return CachedValue(hit.file, json.loads(hit.metadata))
-        except ValueError:  # Of another version of dogpile.cache, perhaps.
+            return CachedValue(hit.file, dict(json.loads(hit.metadata)))
+        except (ValueError, TypeError, RecursionError):  # Not written by dogpile.cache.
             hit.file.close()
             return NO_VALUE
 

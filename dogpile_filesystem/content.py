@@ -49,6 +49,7 @@ class Source:
     def __init__(self, file: BinaryIO, *, movable: bool) -> None:
         self._file = file
         self._moved_to: str | None = None
+        self._found: os.stat_result | None = None
         self._copied = False
         self.position = _check(file)
         self._fd = _descriptor(file)
@@ -74,10 +75,14 @@ class Source:
         """
         if self.path is not None and self._fd is not None:
             try:
+                if _movable_path(self._file, self._fd) != self.path:
+                    raise FileNotFoundError(errno.ENOENT, "another file has its name by now", self.path)
+                self._found = os.fstat(self._fd)
                 access.take_over(self._fd, target)
                 os.rename(self.path, target)
             except OSError:  # It lies on another filesystem, belongs to somebody else, or may not be renamed.
                 self._copied = True
+                self._restore()
             else:
                 self._moved_to = target
                 self._finish(self._fd)
@@ -89,10 +94,25 @@ class Source:
             os.close(fd)
 
     def give_back(self) -> None:
-        """Give a file that was moved, but could not be kept, its name again."""
-        if self._moved_to is not None and self.path is not None:
-            with contextlib.suppress(OSError):
+        """Give a file that was moved, but could not be kept, its name, mode and group again."""
+        if self._moved_to is None or self.path is None:
+            return
+        self._restore()
+        with contextlib.suppress(OSError):
+            try:
                 os.link(self._moved_to, self.path)  # Not over what may have that name by now.
+            except FileExistsError:
+                pass
+            except OSError:  # A filesystem without links.
+                if not os.path.lexists(self.path):
+                    os.rename(self._moved_to, self.path)
+
+    def _restore(self) -> None:
+        """Give the file its mode and group again."""
+        if self._found is not None and self._fd is not None:
+            with contextlib.suppress(OSError):
+                os.fchown(self._fd, -1, self._found.st_gid)
+                os.fchmod(self._fd, stat.S_IMODE(self._found.st_mode))
 
     def discard_copied(self) -> None:
         """Remove the name of a file that should have been moved and had to be copied."""

@@ -132,8 +132,8 @@ class Directory:
                 self._opened.turn_to(self.base_dir, self.access)
                 self.loses_content = filesystem_type(found.st_dev) == "ext4"
                 self.checked.clear()
-        except Refused:
-            self.fd = -1
+        except (Refused, FileNotFoundError, NotADirectoryError):
+            self.fd = -1  # What is open may still be there, under another name.
             raise
         self.fd = self._opened.fd
 

@@ -99,7 +99,7 @@ class Content(NamedTuple):
             name = payload[_CONTENT.size : _CONTENT.size + size].decode()
         except (struct.error, UnicodeDecodeError) as error:
             raise Damaged(str(error)) from error
-        if not name.startswith(f"{digest}.") or "/" in name:
+        if not name.startswith(f"{digest}.") or "/" in name or "\0" in name or position >> 63:
             msg = "the content has the name of another one"
             raise Damaged(msg)
         return cls(name, length, position, bool(is_dense), payload[_CONTENT.size + size :])

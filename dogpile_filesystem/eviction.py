@@ -80,7 +80,7 @@ class Evictor:
         """Count again what a damaged ledger has wrong, before others have to go for it."""
         if self._bound.size is not None and usage.size > 2 * self._bound.size:
             for shard in ledger.implausible(self._bound.size):
-                self._visitor.visit(ledger, shard)
+                self._visitor.visit_patiently(ledger, shard)
 
     def _evict_batch(self, ledger: Ledger, goal: Callable[[Usage], bool]) -> bool:
         """Evict kept candidates; whether the goal is reached then."""
@@ -122,7 +122,7 @@ class Evictor:
         visited = 0
         second_round = False
         for number in visits:
-            seen += self._visitor.visit(ledger, (first + visited) % SHARDS)
+            seen += self._visitor.visit_patiently(ledger, (first + visited) % SHARDS)
             visited += 1
             second_round = number >= SHARDS
             if visited == SHARDS or (len(seen) >= SAMPLE and not everything):

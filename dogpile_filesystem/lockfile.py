@@ -33,6 +33,8 @@ class LockFile:
         self.path = path
         self.fd = fd
         self.identity = identity
+        #: How often the descriptor was turned to another file. To do so drops what was locked in it a moment before.
+        self.moves = 0
         self.failures = Failures(path)
         # Guards `_ranges` and the `users` of each.
         self._guard = threading.Lock()
@@ -69,6 +71,7 @@ class LockFile:
         else:
             self.fd = fd
         self.identity = identity
+        self.moves += 1
         with self._guard:
             ranges = list(self._ranges.values())
         for lock in ranges:

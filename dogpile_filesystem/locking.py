@@ -73,6 +73,7 @@ class OpenFile(Protocol):
 
     path: str
     fd: int
+    moves: int
     failures: Failures
 
 
@@ -85,7 +86,9 @@ class RangeLock:
     """
 
     #: Seconds that ``with`` waits. Ranges used so are held for milliseconds: who holds one longer was stopped.
-    PATIENCE = 10.0
+    PATIENCE = 5.0
+    #: Seconds for which it only tries, after it has waited in vain: else each value would wait again.
+    RESIGNATION = 30.0
 
     def __init__(self, file: OpenFile, offset: int, length: int) -> None:
         self.file = file
@@ -93,6 +96,7 @@ class RangeLock:
         self.length = length
         #: How many borrowers there are. Guarded by the lock file's guard.
         self.users = 0
+        self._resigned_until = 0.0
         #: Whether a thread of this process holds the range. Written only by the thread that holds `_threads`.
         self.owned = False
         # Excludes the threads of this process; held from acquire to release.
@@ -116,7 +120,10 @@ class RangeLock:
         if not self._exclude_threads(wait, timeout):
             return False
         try:
+            moves = self.file.moves
             self.owned = self._try() or (wait and self._wait(give_up_at))
+            if self.owned and self.file.moves != moves:
+                self.lock_again()
         finally:
             if not self.owned:
                 self._threads.release()
@@ -148,6 +155,7 @@ class RangeLock:
     def __enter__(self) -> None:
         # What acquire does, written out: four calls less on the way of every value stored.
         if self._threads.acquire(blocking=False):
+            moves = self.file.moves
             try:
                 lockf(self.file.fd, _TRY, self.length, self.offset)
             except OSError:
@@ -157,10 +165,14 @@ class RangeLock:
                 raise
             else:
                 self.owned = True
+                if self.file.moves != moves:
+                    self.lock_again()
                 return
-        if not self.acquire(timeout=self.PATIENCE):
-            msg = f"a range of the lock file was held for {self.PATIENCE} s by a process that does not go on"
+        if not self.acquire(wait=time.monotonic() >= self._resigned_until, timeout=self.PATIENCE):
+            self._resigned_until = max(self._resigned_until, time.monotonic() + self.RESIGNATION)
+            msg = f"a range of the lock file is held for more than {self.PATIENCE} s by a process that does not go on"
             raise TimeoutError(errno.ETIMEDOUT, msg, self.file.path)
+        self._resigned_until = 0.0
 
     def __exit__(self, *_: object) -> None:
         # As release, but this thread is known to hold the lock.
@@ -218,6 +230,13 @@ class RangeLock:
         if self.owned:
             with contextlib.suppress(OSError):
                 lockf(self.file.fd, _TRY, self.length, self.offset)
+            # Given back meanwhile: unless the next holder is there, who will unlock it.
+            if not self.owned and self._threads.acquire(blocking=False):
+                try:
+                    with contextlib.suppress(OSError):
+                        lockf(self.file.fd, LOCK_UN, self.length, self.offset)
+                finally:
+                    self._threads.release()
 
     def _wait(self, give_up_at: float | None) -> bool:
         if give_up_at is None and not _is_cooperative():

@@ -151,9 +151,17 @@ def _set_last_use(path: str, stamp: int) -> None:
 _instances: weakref.WeakSet[Recency] = weakref.WeakSet()
 
 
+def _all_instances() -> list[Recency]:
+    while True:
+        try:
+            return list(_instances)
+        except RuntimeError:  # Another thread made one in this moment.
+            continue
+
+
 def _each(call: Callable[[Recency], None]) -> Callable[[], None]:
     def run() -> None:
-        for recency in list(_instances):
+        for recency in _all_instances():
             call(recency)
 
     return run

@@ -1,8 +1,8 @@
 """
 Removing one entry: because somebody wants it gone, because it could not be replaced, or because it is damaged.
 
-Limits. On a filesystem mounted read-only, say, what should go cannot be removed. This process remembers it, and
-does not read it any more; another one may.
+Limits. On a filesystem mounted read-only, say, what should go cannot be removed. This process remembers it, up to
+10,000 of them, and does not read it any more; another one may.
 """
 
 from __future__ import annotations
@@ -53,6 +53,7 @@ class Remover:
                     size = 0  # The ledger stays too high until a visit can remove the content.
                 ledger.add(place.shard, -size, -1)
         except FileNotFoundError:
+            self._directory.distrust()  # What is open may have been moved away.
             return False
         except OSError as error:
             self._failures.report_error(error, "cannot remove an entry by the book")
@@ -68,18 +69,21 @@ class Remover:
             return False
         except OSError:
             if len(self.stale) >= _STALE_LIMIT:
-                self.stale.pop(next(iter(self.stale)), None)
+                with contextlib.suppress(RuntimeError):  # Another thread adds one.
+                    self.stale.pop(next(iter(self.stale)), None)
             self.stale[place.path] = _inode(place.path)
             return False
         return True
 
     def is_stale(self, path: str) -> bool:
-        """Whether what lies at a path should have gone."""
+        """Whether what was read at a path a moment ago should have gone."""
         stale = self.stale.get(path)
-        if stale is None or stale in (0, _inode(path)):
-            return stale is not None
-        self.stale.pop(path, None)  # Another process has written a new one.
-        return False
+        if stale is None:
+            return False
+        if stale not in (0, _inode(path)):
+            # Another process has written a new one: perhaps since this one was read.
+            self.stale.pop(path, None)
+        return True
 
     def remove_damaged(self, place: Place, damage: object, is_whole: Callable[[Place], bool]) -> None:
         """

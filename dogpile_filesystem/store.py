@@ -192,13 +192,19 @@ class Store:
         """Read a file while nobody can replace it: if even so its content is gone, it is gone for good."""
         try:
             with self._directory.ledger().shard(place.shard):
-                payload = self.get(place.key, FILE)
-                return None if payload is None else self._open_content(place, payload)
+                return self._open_whole(place)
         except (FileNotFoundError, entry.Damaged) as damage:
             self._remover.remove_damaged(place, damage, self._is_whole)
+        except entry.OtherKey:
+            pass
         except OSError as error:
             self.failures.report_error(error, "cannot read a content")
         return None
+
+    def _open_whole(self, place: Place) -> StoredFile:
+        data = read_file_to_its_end(place.path)
+        payload, _ = entry.decode(place.kind, place.key, data, self._signing_keys)
+        return self._open_content(place, payload)
 
     def _open_content(self, place: Place, payload: bytes) -> StoredFile:
         content = entry.Content.unpack(payload, place.digest)
@@ -222,10 +228,10 @@ class Store:
 
     def _is_whole(self, place: Place) -> bool:
         try:
-            data = read_file_to_its_end(place.path)
-            payload, _ = entry.decode(place.kind, place.key, data, self._signing_keys)
             if place.kind == FILE:
-                self._open_content(place, payload).file.close()
+                self._open_whole(place).file.close()
+            else:
+                entry.decode(place.kind, place.key, read_file_to_its_end(place.path), self._signing_keys)
         except (entry.Damaged, FileNotFoundError):
             return False
         except entry.OtherKey:

@@ -53,7 +53,8 @@ class Candidate(NamedTuple):
 
 class Listing:
     """
-    The files of a shard, by what their names say they are. Whatever else lies there is left alone.
+    The files of a shard, by what their names say they are: every file is taken for one of the cache. Directories,
+    symbolic links and the like are left alone, and so is what an NFS client keeps for who has it open (``.nfs...``).
 
     :raises OSError: they cannot be listed. A shard that is missing has no files.
     :ivar fd: the directory, open until the end of a ``with`` block; -1: missing.
@@ -87,7 +88,7 @@ class Listing:
                     found = file.stat(follow_symlinks=False)
                 except FileNotFoundError:
                     continue  # Gone since it was listed: someone is deleting the directory.
-                if stat.S_ISREG(found.st_mode):
+                if stat.S_ISREG(found.st_mode) and not file.name.startswith(".nfs"):
                     self._of(file.name)[file.name] = found
 
     def _of(self, name: str) -> dict[str, os.stat_result]:
@@ -141,7 +142,6 @@ class Visitor:
         :raises OSError: the ledger cannot be written or locked.
         """
         with ledger.shard(shard):
-            self._remove_cleared(f"{shard:02x}")
             try:
                 listing = Listing(self.values_dir, shard)
             except OSError as error:
@@ -149,12 +149,22 @@ class Visitor:
                 ledger.believe(shard)  # To wait for it to be counted would stop everything.
                 return []
             with listing:
+                # After the tree was opened: what is cleared from now on has been listed, and is charged.
+                self._remove_cleared(f"{shard:02x}")
                 survey = self.survey(listing, ledger)
                 size = survey.size - sum(size for _, size in survey.contents.values())
                 size += sum(size for name, size in survey.left_over.items() if not unlink_quietly(name, listing.fd))
                 found = self._entries(listing, survey, shard)
             ledger.set(shard, size + sum(candidate.size for candidate in found), survey.entries + len(found))
         return found
+
+    def visit_patiently(self, ledger: Ledger, shard: int) -> list[Candidate]:
+        """As :meth:`visit`, but a shard that is held by a process which does not go on is passed over."""
+        try:
+            return self.visit(ledger, shard)
+        except TimeoutError as error:
+            self._failures.report_error(error, "cannot look at a part of the cache")
+            return []
 
     def visit_all(self, ledger: Ledger) -> None:
         """
@@ -163,7 +173,7 @@ class Visitor:
         :raises OSError: as :meth:`visit`.
         """
         for shard in range(SHARDS):
-            self.visit(ledger, shard)
+            self.visit_patiently(ledger, shard)
         self._remove_cleared("")
 
     def count(self, ledger: Ledger) -> bool:
@@ -178,7 +188,7 @@ class Visitor:
             if not ledger.record(shard).counted:
                 if seen >= COUNTED_AT_ONCE:
                     return False
-                seen += len(self.visit(ledger, shard))
+                seen += len(self.visit_patiently(ledger, shard))
         return True
 
     def is_sweep_due(self) -> bool:

@@ -156,6 +156,9 @@ class Writer:
                 if source:
                     source.take_in(reservation.content_path, access)
                 reservation.write(parts, stamp)
+                if self._directory.ledger() is not ledger:
+                    # It was deleted with its file, and the new one knows nothing of this reservation.
+                    raise FileNotFoundError(errno.ENOENT, "the lock file was deleted")
             if not published:
                 self._publish(reservation, ledger, place)
         except BaseException:
@@ -207,7 +210,8 @@ class Writer:
         # An entry that is being replaced goes last: nobody shall miss it until the new one is there.
         self._recency.note(place.path)
         flush_all()
-        if self._bound.holds(ledger.usage()) and self._has_resigned():
+        usage = ledger.usage()
+        if self._bound.holds(usage) and (self._has_resigned() or not self._is_attainable(size, usage)):
             raise NoRoom
         if not self._evictor.make_room(ledger, fits):
             self._resign()
@@ -219,13 +223,19 @@ class Writer:
 
         :raises OSError: the ledger cannot be read, written or locked.
         """
-        if self._has_resigned():
+        ledger = self._directory.ledger()
+        usage = ledger.usage()
+        if self._has_resigned() or not self._is_attainable(size, usage):
             return
         flush_all()
-        ledger = self._directory.ledger()
-        most = ledger.usage().size - size
+        most = usage.size - size
         if not self._evictor.make_room(ledger, lambda usage: usage.size <= most):
             self._resign()
+
+    def _is_attainable(self, size: int, usage: Usage) -> bool:
+        """Whether ``size`` bytes could be written if all entries were gone: else none of them need go."""
+        found = os.statvfs(self._directory.base_dir)
+        return found.f_bavail * found.f_frsize + usage.size - size >= (self._min_free_space or 0)
 
     def _has_resigned(self) -> bool:
         return time.monotonic() < self._resigned_until

@@ -1,18 +1,20 @@
 """
-What the tests share: directories, a clock that is moved by hand, stores, other processes, and the check of a directory.
+The fixtures that the tests share: directories, a clock that is moved by hand, stores, and other processes.
 """
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
 
+import cases
+import ondisk
 import pytest
 
-from dogpile_filesystem.ledger import BLOCK, Usage
 from dogpile_filesystem.store import Store
 
 
@@ -53,34 +55,29 @@ def make_store(base_dir, clock):
     return make
 
 
-def _files(base_dir: str):
-    for directory, _, names in os.walk(os.path.join(base_dir, "values")):
-        for name in names:
-            yield os.path.join(directory, name)
-
-
 @pytest.fixture
 def files(base_dir):
     """
     Lists the files under values/ by the last part of their names.
     """
-    return lambda: {os.path.basename(path): path for path in _files(base_dir)}
+    return lambda: {os.path.basename(path): path for path in ondisk.files(f"{base_dir}/values")}
 
 
 @pytest.fixture
 def usage_on_disk(base_dir):
     """
-    What lies on the disk, counted without the ledger: each file in whole blocks, and entries by their plain names.
+    What lies on the disk, counted without the ledger.
     """
+    return lambda: ondisk.usage_on_disk(base_dir)
 
-    def count() -> Usage:
-        size = entries = 0
-        for path in _files(base_dir):
-            size += -(-os.path.getsize(path) // BLOCK) * BLOCK
-            entries += "." not in os.path.basename(path)
-        return Usage(size, entries, 256)
 
-    return count
+@pytest.fixture
+def scratch():
+    """
+    A directory for thousands of cases.
+    """
+    with cases.scratch() as directory:
+        yield directory
 
 
 @pytest.fixture
@@ -113,4 +110,6 @@ def open_descriptors():
     """
     if not Path("/proc/self/fd").exists():
         pytest.skip("counts descriptors in /proc")
+    # Those of earlier tests' garbage might go while somebody counts.
+    gc.collect()
     return lambda: len(os.listdir("/proc/self/fd"))

@@ -1,6 +1,6 @@
 """
-Operations that are killed at each of their calls, and what must hold then. Run as a program, in a process that has
-never opened a store: ``crash_cases.py OPERATION DIRECTORY`` prints what it found as JSON.
+Helper: operations that are killed at each of their calls, and what must hold then. Run as a program, in a process that
+has never opened a store: ``crash_cases.py OPERATION DIRECTORY`` prints what it found as JSON.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import faults
+from forked import in_child
+from kinds import read, write
+from ondisk import difference, usage_on_disk
 
 from dogpile_filesystem.entry import FILE, VALUE
 from dogpile_filesystem.ledger import BLOCK
@@ -60,15 +63,6 @@ class Case:
     def store(self, **arguments: Any) -> Store:
         return Store(self.base_dir, **{**self.arguments, **arguments})
 
-    def read(self, store: Store, key: Key) -> bytes | None:
-        if key[0] == VALUE:
-            return store.get(key[1])
-        hit = store.get_file(key[1])
-        if hit is None:
-            return None
-        with hit.file as file:
-            return file.read()
-
 
 class Operation(NamedTuple):
     """
@@ -92,7 +86,7 @@ class Operation(NamedTuple):
 
 def _fill(store: Store, entries: dict[Key, bytes]) -> None:
     for (kind, key), value in entries.items():
-        assert store.put(key, value) if kind == VALUE else store.put_file(key, io.BytesIO(value))
+        assert write(store, kind, key, value)
     store.flush()
 
 
@@ -126,7 +120,7 @@ def _create(store: Store, case: Case) -> None:
 
 def _use_all(store: Store, case: Case) -> None:
     for key in _FILLED:
-        assert case.read(store, key) == _FILLED[key]
+        assert read(store, *key) == _FILLED[key]
     store.flush()
 
 
@@ -146,10 +140,10 @@ OPERATIONS = {
         lambda store, case: _copy(store, case, b"absent", movable=True), {ABSENT_FILE: NEW_FILE}, moves=True
     ),
     "move over": Operation(lambda store, case: _copy(store, case, b"f", movable=True), {F: NEW_FILE}, moves=True),
-    "get": Operation(lambda store, case: case.read(store, K)),
-    "get of nothing": Operation(lambda store, case: case.read(store, ABSENT)),
-    "get of a file": Operation(lambda store, case: case.read(store, F)),
-    "get of a damaged entry": Operation(lambda store, case: case.read(store, K), {K: None}, prepare=_prepare_damaged),
+    "get": Operation(lambda store, case: read(store, *K)),
+    "get of nothing": Operation(lambda store, case: read(store, *ABSENT)),
+    "get of a file": Operation(lambda store, case: read(store, *F)),
+    "get of a damaged entry": Operation(lambda store, case: read(store, *K), {K: None}, prepare=_prepare_damaged),
     "remove": Operation(lambda store, case: store.remove(b"k"), {K: None}),
     "remove a file": Operation(lambda store, case: store.remove(b"f", FILE), {F: None}),
     "evict for a value": Operation(
@@ -197,7 +191,7 @@ class Check:
         self.check_mutexes(store)
         self.check_values(store)
         store.prune()
-        self.wrong += faults.difference(store.usage(), self.case.base_dir)
+        self.wrong += difference(store.usage(), self.case.base_dir)
         self.check_values(store)
         self.check_moved(store)
         self.check_goes_on(store)
@@ -207,7 +201,7 @@ class Check:
 
     def check_bound(self, case: Case) -> None:
         """The files are within the bound, and the ledger is not below them."""
-        disk = faults.usage_on_disk(case.base_dir)
+        disk = usage_on_disk(case.base_dir)
         usage = case.store().usage()
         if usage.counted == disk.counted and (usage.size < disk.size or usage.entries < disk.entries):
             self.wrong.append(f"the ledger is too low: {usage}, the disk {disk}")
@@ -227,7 +221,7 @@ class Check:
         """What was not written is as it was; what was, old or new or not there."""
         before = _FILLED if self.operation.prepare else {}
         for key in {*before, *self.operation.writes}:
-            value = self.case.read(store, key)
+            value = read(store, *key)
             allowed = {before.get(key)}
             if key in self.operation.writes:
                 allowed |= {self.operation.writes[key], None}
@@ -245,14 +239,14 @@ class Check:
                 if file.read() != NEW_FILE:
                     self.wrong.append("the caller's file was changed")
         else:
-            self.is_lost = NEW_FILE not in [self.case.read(store, key) for key in self.operation.writes]
+            self.is_lost = NEW_FILE not in [read(store, *key) for key in self.operation.writes]
 
     def check_goes_on(self, store: Store) -> None:
         """What was written can be written again."""
         for kind, key in self.operation.writes or [K]:
             again = _content("again", 1_600)
-            kept = store.put(key, again) if kind == VALUE else store.put_file(key, io.BytesIO(again))
-            if not kept or self.case.read(store, (kind, key)) != again:
+            kept = write(store, kind, key, again)
+            if not kept or read(store, kind, key) != again:
                 self.wrong.append(f"{key} cannot be written: {dict(store.failures.counts)}")
 
     def check_bound_without_prune(self) -> None:
@@ -284,8 +278,8 @@ class Driver:
         with open(case.source, "wb") as file:
             file.write(NEW_FILE)
         if self.operation.prepare:
-            faults.in_child(lambda: self.operation.prepare(Case(self.template, {})))
-        calls = faults.in_child(lambda: self.act(self.case("dry"), faults.Faults())) or []
+            in_child(lambda: self.operation.prepare(Case(self.template, {})))
+        calls = in_child(lambda: self.act(self.case("dry"), faults.Faults())) or []
         self.kill_at_all(calls)
         for number, call in enumerate(calls, 1):
             if faults.can_be_halved(call) and not self.kill(faults.half_and_kill, number, call):
@@ -315,10 +309,10 @@ class Driver:
     def kill(self, fault: faults.Fault, number: int, call: faults.Call | None) -> bool:
         """Kill at one call and check; whether it was killed."""
         case = self.case(f"{number} {fault.__name__}")
-        killed = faults.in_child(lambda: self.act(case, faults.Faults(fault, number))) is None
+        killed = in_child(lambda: self.act(case, faults.Faults(fault, number))) is None
         self.kills += killed
         where = f"{fault.__name__} at call {number}, {call}"
-        wrong, is_lost = faults.in_child(Check(self.operation, case).run) or (["the check was killed"], False)
+        wrong, is_lost = in_child(Check(self.operation, case).run) or (["the check was killed"], False)
         self.wrong += [f"{where}: {what}" for what in wrong]
         if is_lost:
             self.lost.append(number)

@@ -1,5 +1,5 @@
 """
-Filesystems of a test's own, small, in memory or in an image file: to be filled, made read-only and cut off.
+Helper: filesystems of a test's own, small, in memory or in an image file: to be filled, made read-only and cut off.
 
 Needs to be root and allowed to mount; where that is not so, or a mkfs is missing, the test is skipped.
 """

@@ -1,5 +1,5 @@
 """
-Operations of regions that meet an error at each of their calls, and what must hold then. Run as a program:
+Helper: operations of regions that meet an error at each of their calls, and what must hold then. Run as a program:
 ``errno_cases.py OPERATION DIRECTORY`` prints what it found as JSON.
 """
 
@@ -24,6 +24,7 @@ from typing import Any, ClassVar, NamedTuple
 import faults
 from dogpile.cache import make_region
 from dogpile.cache.api import NO_VALUE
+from ondisk import difference, usage_on_disk
 
 from dogpile_filesystem.ledger import BLOCK
 
@@ -385,11 +386,11 @@ class Check:
     def check_ledger(self) -> None:
         """The ledger is never too low, and after a prune equals the disk."""
         store = self.cache.values.backend.store
-        usage, disk = store.usage(), faults.usage_on_disk(self.cache.base_dir)
+        usage, disk = store.usage(), usage_on_disk(self.cache.base_dir)
         if usage.counted == disk.counted and (usage.size < disk.size or usage.entries < disk.entries):
             self.wrong.append(f"the ledger is too low: {usage}, the disk {disk}")
         store.prune()
-        self.wrong += faults.difference(store.usage(), self.cache.base_dir)
+        self.wrong += difference(store.usage(), self.cache.base_dir)
 
     def check_goes_on(self) -> None:
         """What comes next works."""

@@ -1,5 +1,5 @@
 """
-Faults at a chosen call, processes that do not survive, and the check of what they leave.
+Helper: faults at a chosen call of the operating system.
 
 :class:`Faults` wraps the functions through which the package reaches the filesystem, in ``os``, in ``fcntl`` and
 wherever the package has imported them. It counts their calls, and at the n-th one something happens: the process is
@@ -9,27 +9,16 @@ what it does in C, as the buffers of ``open``, is not.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
-import json
 import os
-import pickle
-import re
 import signal
-import subprocess
 import sys
-import tempfile
 import threading
-import traceback
 import types
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple, TypeVar
-
-from dogpile_filesystem.ledger import BLOCK, Usage
-
-T = TypeVar("T")
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 _LOCKING = frozenset({"fcntl", "flock", "lockf"})
 _OPENING = frozenset({"open", "scandir", "listdir"})
@@ -279,92 +268,3 @@ def thinned(calls: list[Call], most: int) -> list[int]:
 def after_changes(calls: list[Call], most: int) -> list[int]:
     """Thinned calls before which a kill leaves something that it does not leave one call earlier."""
     return [1, *(number + 1 for number in thinned(calls, most) if calls[number - 1].changes and number < len(calls))]
-
-
-@contextlib.contextmanager
-def scratch() -> Iterator[str]:
-    """A directory that goes away; in memory where that can be had, since thousands of cases each make one."""
-    memory = "/dev/shm"
-    with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as directory:
-        yield directory
-
-
-def run_cases(program: str, *arguments: str) -> dict[str, Any]:
-    """What a program that was given a file name prints as JSON. It runs in a process of its own."""
-    command = [sys.executable, program, *arguments]
-    answer: dict[str, Any] = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
-    return answer
-
-
-def in_child(function: Callable[[], T]) -> T | None:
-    """What a function returns that runs in a forked child; None: it was killed underway."""
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            answer = pickle.dumps((function(), ""))
-        except BaseException:  # It is raised in the parent.
-            answer = pickle.dumps((None, traceback.format_exc()))
-        with open(writer, "wb") as pipe:
-            pipe.write(answer)
-        # Not `os._exit`, where coverage would write a file for each of thousands of children.
-        os.kill(os.getpid(), signal.SIGKILL)
-    os.close(writer)
-    with open(reader, "rb") as pipe:
-        data = pipe.read()
-    os.waitpid(child, 0)
-    answer, trouble = pickle.loads(data) if data else (None, "")
-    if trouble:
-        raise RuntimeError(trouble)
-    return answer
-
-
-def _files(base_dir: str) -> Iterator[str]:
-    """Everything but the lock file and the tag, also what is nowhere near its place."""
-    for directory, _, names in os.walk(base_dir):
-        for name in names:
-            if directory != base_dir or name not in ("lock", "CACHEDIR.TAG"):
-                yield os.path.join(directory, name)
-
-
-def usage_on_disk(base_dir: str) -> Usage:
-    """What lies on the disk, counted without the ledger: files in whole blocks, and entries by their plain names."""
-    size = entries = 0
-    for path in _files(base_dir):
-        size += -(-os.path.getsize(path) // BLOCK) * BLOCK
-        entries += "." not in os.path.relpath(path, base_dir)
-    return Usage(size, entries, 256)
-
-
-def left_over(base_dir: str) -> list[str]:
-    """What should not be there once nobody writes: temporary files, contents without entry, what was cleared."""
-    paths = set(_files(base_dir))
-    trash = [name for name in os.listdir(base_dir) if name not in ("lock", "CACHEDIR.TAG", "values")]
-    belonging = set()
-    for path in paths:
-        if "." not in os.path.relpath(path, base_dir):
-            belonging |= {path, *_content(path)}
-    return sorted([*trash, *(os.path.relpath(path, base_dir) for path in paths ^ belonging)])
-
-
-def _content(path: str) -> list[str]:
-    """The content that an entry names, which begins with the name of the entry; none for that of a value."""
-    with open(path, "rb") as file:
-        names = re.findall(os.path.basename(path).encode() + rb"\.[0-9a-z]+", file.read())
-    return [os.path.join(os.path.dirname(path), name.decode()) for name in names]
-
-
-def difference(usage: Usage, base_dir: str) -> list[str]:
-    """How the ledger and the disk differ, and what is left over: nothing, after a visit to all shards."""
-    found = [f"left over: {name}" for name in left_over(base_dir)]
-    if usage != usage_on_disk(base_dir):
-        found.append(f"the ledger says {usage}, the disk {usage_on_disk(base_dir)}")
-    return found
-
-
-def summary(violations: Iterable[str]) -> str:
-    """Each kind of violation with how often it occurred, and its first case."""
-    kinds: dict[str, list[str]] = {}
-    for violation in violations:
-        kinds.setdefault(re.sub(r"[0-9a-f]{6,}|\d+", "#", violation.partition(": ")[2]), []).append(violation)
-    return "\n".join(f"{len(found)} × {found[0]}" for found in kinds.values())

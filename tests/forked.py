@@ -1,5 +1,8 @@
 """
-Functions in forked processes: one starts within milliseconds, since all modules are imported already.
+Helper: functions in forked processes. One starts within milliseconds, since all modules are imported already.
+
+:class:`Forked` is talked with, and killed; :class:`Child` makes one call that must succeed; :func:`in_child` makes one
+that may be killed underway.
 """
 
 from __future__ import annotations
@@ -10,8 +13,12 @@ import traceback
 import weakref
 from collections.abc import Callable
 from multiprocessing.connection import Connection, Pipe
-from typing import Any
+from typing import Any, TypeVar
 
+T = TypeVar("T")
+
+#: Seconds after which a call is taken for one that hangs.
+PATIENCE = 30
 # The parent's ends of the pipes to all children. A child closes those it inherits, or none would see the parent end.
 _parents_ends: weakref.WeakSet[Connection] = weakref.WeakSet()
 
@@ -69,3 +76,82 @@ def _run(work: Callable[..., None], pipe: Connection, arguments: tuple[Any, ...]
         traceback.print_exc()
     finally:
         os._exit(status)
+
+
+class Child(Forked):
+    """
+    One call in a forked process, with all that the parent had at that moment.
+
+    :param ids: user, group and list of supplementary groups that the process takes on first.
+    """
+
+    def __init__(self, call: Callable[[], Any], ids: tuple[int, int, list[int]] | None = None) -> None:
+        def work(pipe: Connection) -> None:
+            # pytest-timeout's handler would go on with the tests, in the child.
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(PATIENCE)
+            if ids is not None:
+                os.setgroups(ids[2])
+                os.setgid(ids[1])
+                os.setuid(ids[0])
+            _report(call, pipe)
+
+        super().__init__(work)
+
+    def result(self) -> Any:
+        """What the call returned. An exception that it raised, or a child that hangs, fails the test."""
+        found = _reported(self)
+        assert found, f"the child ended with {self.status} and without a report: it hung, or was killed"
+        return found[0]
+
+
+def in_child(function: Callable[[], T]) -> T | None:
+    """What a function returns that runs in a forked child; None: it was killed underway."""
+
+    def work(pipe: Connection) -> None:
+        _report(function, pipe)
+        # Not `os._exit`, where coverage would write a file for each of thousands of children.
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    found = _reported(Forked(work))
+    return found[0] if found else None
+
+
+def _report(call: Callable[[], Any], pipe: Connection) -> None:
+    try:
+        report = (call(), "")
+    except BaseException:  # It is raised in the parent.
+        report = (None, traceback.format_exc())
+    pipe.send(report)
+
+
+def _reported(child: Forked) -> list[Any]:
+    """What a call returned, as a list; an empty one if its process ended before."""
+    try:
+        result, trouble = child.pipe.recv()
+    except (EOFError, ConnectionResetError):
+        child.wait()
+        return []
+    child.wait()
+    if trouble:
+        raise AssertionError(trouble)
+    return [result]
+
+
+class Gate:
+    """
+    What parent and child wait for each other with: closed until one of them opens it, once.
+    """
+
+    def __init__(self) -> None:
+        self._reading, self._writing = os.pipe()
+
+    def open(self) -> None:
+        os.write(self._writing, b"x")
+
+    def wait(self) -> None:
+        assert os.read(self._reading, 1)
+
+    def __del__(self) -> None:
+        os.close(self._reading)
+        os.close(self._writing)

@@ -1,5 +1,6 @@
 """
-Hours of everything at once, while memory, descriptors, threads and left-over files are watched::
+A program for developers, no test. Hours of everything at once, while memory, descriptors, threads and left-over files
+are watched::
 
     python tests/soak.py --minutes 60 --directory /mnt/disk
 
@@ -18,16 +19,14 @@ import shutil
 import statistics
 import sys
 import tempfile
-import threading
 import time
-import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from faults import left_over
 from forked import Forked
-from workload import Workload
+from ondisk import left_over
+from workload import Workload, in_threads
 
 LASTING, VICTIMS, THREADS = 4, 2, 3
 CACHE_SIZE = 2 << 20
@@ -64,21 +63,17 @@ def work(_, directory: str, number: int, seed: int) -> None:
     def run(thread: int) -> None:
         rng = random.Random(seed * THREADS + thread)
         name = f"{number}.{thread}"
-        try:
-            while True:
-                load.step(rng, name)
-                if rng.random() < FORK:
-                    fork(load, rng, f"{name}.child")
-                Path(directory, "progress", name).touch()
-        except BaseException:
-            with open(f"{directory}/report", "a") as report:
-                report.write(f"process {number}, seed {seed}: {traceback.format_exc()}\n")
+        while True:
+            load.step(rng, name)
+            if rng.random() < FORK:
+                fork(load, rng, f"{name}.child")
+            Path(directory, "progress", name).touch()
 
-    threads = [threading.Thread(target=run, args=(thread,)) for thread in range(THREADS)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    def tell(what: str) -> None:
+        with open(f"{directory}/report", "a") as report:
+            report.write(f"process {number}, seed {seed}: {what}\n")
+
+    in_threads(THREADS, run, tell)
 
 
 def fork(load: Workload, rng: random.Random, name: str) -> None:

@@ -198,6 +198,19 @@ def test_name_that_is_not_only_this_file(source_path, target, change):
     assert source_path.exists()
 
 
+def test_name_that_is_another_file_by_now(source_path, target):
+    """A file whose name went to another one since it was looked at is copied, and the other one left alone."""
+    with open(source_path, "rb") as file:
+        source = Source(file, movable=True)
+        replaced(source_path, file)
+        other = source_path.read_bytes()
+        source.take_in(target, Access())
+        source.discard_copied()
+    with open(target, "rb") as taken:
+        assert taken.read() == b"content"
+    assert source_path.read_bytes() == other
+
+
 def test_temporary_file_that_stays(target, tmp_path):
     """A NamedTemporaryFile with delete=False is moved."""
     with tempfile.NamedTemporaryFile(delete=False, dir=tmp_path) as file:

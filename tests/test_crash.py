@@ -4,17 +4,11 @@ Operations killed at each of their calls: what a process leaves that is gone at 
 
 from __future__ import annotations
 
+import cases
 import crash_cases
-import faults
 import pytest
 
 pytestmark = pytest.mark.faults
-
-
-@pytest.fixture
-def scratch():
-    with faults.scratch() as directory:
-        yield directory
 
 
 @pytest.mark.parametrize("name", crash_cases.OPERATIONS)
@@ -24,11 +18,11 @@ def test_kill_at_each_call(scratch, record_property, name):
     holds and the ledger is not too low, also if nobody prunes; after one prune the ledger equals the disk and nothing
     is left over. A file that is being moved is lost at most between its rename and that of its entry.
     """
-    found = faults.run_cases(crash_cases.__file__, name, scratch)
+    found = cases.run_cases(crash_cases.__file__, name, scratch)
     calls = found["calls"]
     record_property("kills", found["kills"])
     print(f"{name}: {len(calls)} calls, {found['kills']} kills, {len(found['lost'])} moved files lost")
-    assert not found["wrong"], faults.summary(found["wrong"])
+    assert not found["wrong"], cases.summary(found["wrong"])
     assert found["kills"] >= (len(calls) if len(calls) <= crash_cases.MANY else 7)
     renames = [number for number, call in enumerate(calls, 1) if call.startswith("rename")]
     moved, published = renames if crash_cases.OPERATIONS[name].moves else (0, 0)

@@ -13,7 +13,7 @@ import threading
 import time
 
 import pytest
-from children import Child
+from forked import Child
 
 from dogpile_filesystem.entry import VALUE
 

@@ -14,9 +14,11 @@ import pytest
 from dogpile_filesystem import access as access_module
 from dogpile_filesystem import entry
 from dogpile_filesystem.access import Access, Refused
+from dogpile_filesystem.content import Source
 from dogpile_filesystem.entry import FILE, VALUE
 from dogpile_filesystem.ledger import BLOCK
 from dogpile_filesystem.predecessor import report_predecessor
+from dogpile_filesystem.visit import Visitor
 
 
 @pytest.fixture
@@ -209,6 +211,59 @@ def test_what_is_cleared_is_charged_until_it_is_gone(make_store, base_dir, usage
         on_disk = sum(len(names) for _, _, names in os.walk(f"{base_dir}/values.killed")) + usage_on_disk().entries
         assert on_disk <= 10
     assert not os.path.exists(f"{base_dir}/values.killed")
+
+
+def test_cleared_during_a_visit(make_store, base_dir, monkeypatch):
+    """What is cleared while a shard is visited stays charged until it is gone."""
+    store = make_store()
+    assert store.put(b"a", b"value")
+    remove_cleared = Visitor._remove_cleared
+    visited = []
+
+    def clear_first(self, shard):
+        visited.append(shard)
+        if shard == entry.digest(VALUE, b"a")[:2]:
+            os.rename(values(base_dir), f"{base_dir}/values.killed")
+            monkeypatch.setattr(Visitor, "_remove_cleared", remove_cleared)
+
+    monkeypatch.setattr(Visitor, "_remove_cleared", clear_first)
+    ledger = store._directory.ledger()
+    store._visitor.visit(ledger, int(entry.digest(VALUE, b"a")[:2], 16))
+    assert visited == [entry.digest(VALUE, b"a")[:2]]
+    assert store.usage().size == BLOCK
+
+
+def test_lock_file_deleted_while_a_file_is_copied(make_store, base_dir, monkeypatch):
+    """A large value whose reservation went with the lock file is reserved again, in the new one."""
+    store = make_store(cache_size=100 * BLOCK)
+    assert store.put(b"a", b"")
+    other = make_store(cache_size=100 * BLOCK)
+    take_in = Source.take_in
+
+    def delete_first(self, *where):
+        monkeypatch.setattr(Source, "take_in", take_in)
+        os.unlink(f"{base_dir}/lock")
+        other._directory.distrust()
+        other.prune()
+        store._directory.distrust()
+        take_in(self, *where)
+
+    monkeypatch.setattr(Source, "take_in", delete_first)
+    assert store.put_file(b"b", io.BytesIO(bytes(50 * BLOCK)))
+    assert store.usage() == (52 * BLOCK, 2, 256)
+
+
+def test_directory_moved_away(make_store, base_dir, tmp_path):
+    """What was moved away with the directory is not read any more, and what is removed then does not come back."""
+    store = make_store()
+    assert store.put(b"a", b"value")
+    assert store.get(b"a") == b"value"
+    os.rename(base_dir, tmp_path / "moved")
+    assert not store.remove(b"a")
+    assert store.get(b"a") is None
+    os.rename(tmp_path / "moved", base_dir)
+    store._directory.distrust()
+    assert store.get(b"a") == b"value"
 
 
 # Who may use it

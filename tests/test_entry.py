@@ -76,6 +76,8 @@ def test_content_round_trip():
         b"short",
         entry.Content("abd.name", 1, 0, True, b"").pack(),
         entry.Content("abc./../../etc/passwd", 1, 0, True, b"").pack(),
+        entry.Content("abc.\0", 1, 0, True, b"").pack(),
+        entry.Content("abc.name", 1, 1 << 63, True, b"").pack(),
     ],
 )
 def test_content_that_is_none(payload):

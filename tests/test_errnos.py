@@ -9,6 +9,7 @@ import fcntl
 import logging
 import os
 
+import cases
 import errno_cases
 import faults
 import pytest
@@ -20,12 +21,6 @@ pytestmark = [
     pytest.mark.faults,
     pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="counts descriptors in /proc"),
 ]
-
-
-@pytest.fixture
-def scratch():
-    with faults.scratch() as directory:
-        yield directory
 
 
 @pytest.fixture
@@ -49,11 +44,11 @@ def test_errno_at_each_call(scratch, record_property, name):
     nothing raises, what is read is never older than what was written, what did not work is counted under the errno's
     name; and once it is over, everything works, no descriptor is left, and after one prune the ledger equals the disk.
     """
-    found = faults.run_cases(errno_cases.__file__, name, scratch)
+    found = cases.run_cases(errno_cases.__file__, name, scratch)
     record_property("cases", found["cases"])
     record_property("faults", found["struck"])
     print(f"{name}: {found['cases']} cases, {found['struck']} faults")
-    assert not found["wrong"], faults.summary(found["wrong"])
+    assert not found["wrong"], cases.summary(found["wrong"])
     assert found["struck"] >= found["cases"] >= 8
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import io
 import os
 import shutil
 import traceback
@@ -15,11 +14,14 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from faults import Call, Faults, can_fail_with, fail, kill, left_over, scratch, usage_on_disk
+from cases import scratch
+from faults import Call, Faults, can_fail_with, fail, kill
 from forked import Forked
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from kinds import read, write
+from ondisk import files, left_over, usage_on_disk
 
 from dogpile_filesystem import entry
 from dogpile_filesystem.entry import FILE, VALUE
@@ -55,16 +57,10 @@ class Operations:
         self.store = Store(base_dir, cache_size=CACHE_SIZE, expiration_time=LIFETIME, clock=lambda: self.now)
 
     def get(self, kind: int, key: bytes) -> bytes | None:
-        if kind == VALUE:
-            return self.store.get(key)
-        hit = self.store.get_file(key)
-        if hit is None:
-            return None
-        with hit.file as file:
-            return file.read()
+        return read(self.store, kind, key)
 
     def put(self, kind: int, key: bytes, value: bytes) -> bool:
-        return self.store.put(key, value) if kind == VALUE else self.store.put_file(key, io.BytesIO(value))
+        return write(self.store, kind, key, value)
 
     def remove(self, kind: int, key: bytes) -> bool:
         return self.store.remove(key, kind)
@@ -209,9 +205,7 @@ class FaultyMachine(RuleBasedStateMachine):
 
     def files(self, *, lock=False):
         found = [f"{self.base_dir}/lock"] if lock and os.path.exists(f"{self.base_dir}/lock") else []
-        for directory, _, names in sorted(os.walk(f"{self.base_dir}/values")):
-            found += [f"{directory}/{name}" for name in sorted(names)]
-        return found
+        return found + sorted(files(f"{self.base_dir}/values"))
 
     def owner_of(self, path):
         return NAMES.get(os.path.basename(path).partition(".")[0])

@@ -155,6 +155,17 @@ def test_disk_filled_by_others(disk, make_cache, check, caplog):
     check(cache)
 
 
+@disks_that_are_small
+def test_value_larger_than_the_disk(disk, make_cache, check):
+    """A value that would not fit if the cache were empty is not kept, and nothing is evicted in vain for it."""
+    cache = make_cache()
+    for number in range(20):
+        assert cache.is_kept(f"k{number}", bytes(1000))
+    assert not cache.is_kept("large", bytes(disk.free() * 2))
+    assert all(cache.get(f"k{number}") == bytes(1000) for number in range(20))
+    check(cache)
+
+
 @every_disk
 def test_room_of_its_own(disk, make_cache, check):
     """A cache on a disk that others have filled stores new values in the room that it has."""

@@ -10,10 +10,11 @@ import shutil
 import stat
 import tempfile
 
+import ondisk
 import pytest
-from children import Child
 from dogpile.cache import make_region
 from dogpile.cache.api import NO_VALUE
+from forked import Child
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs to be root, to act as several users")
 
@@ -219,10 +220,9 @@ def test_hits_of_another_user_count(base_dir, name):
         for number in range(3):
             region.set(f"{number}", value(number))
         # Long ago, and in this order.
-        for directory, _, names in os.walk(f"{base_dir}/values"):
-            for path in (os.path.join(directory, name) for name in names):
-                long_ago = os.stat(path).st_mtime - 1000
-                os.utime(path, (long_ago, long_ago))
+        for path in ondisk.files(f"{base_dir}/values"):
+            long_ago = os.stat(path).st_mtime - 1000
+            os.utime(path, (long_ago, long_ago))
         return failures(region)
 
     def hit():

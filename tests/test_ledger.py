@@ -81,7 +81,7 @@ def test_lost_records(ledger):
     assert not ledger.holds(Bound(None, None))
 
 
-@pytest.mark.parametrize("damage", ["magic", "version", "zeroed", "cut", "emptied"])
+@pytest.mark.parametrize("damage", ["magic", "version", "zeroed", "cut", "emptied", "records only"])
 def test_damaged_file(ledger, damage):
     """A lock file whose header was damaged is made anew, and nothing in it is believed."""
     with ledger.shard(3):
@@ -94,6 +94,8 @@ def test_damaged_file(ledger, damage):
         data[8] ^= 2
     elif damage == "zeroed":
         data = bytearray(len(data))
+    elif damage == "records only":  # As left by a thread that had the ledger of a deleted file.
+        data = bytearray(4096) + data[4096:4200]
     os.truncate(path, {"cut": 5, "emptied": 0}.get(damage, len(data)))
     if damage not in ("cut", "emptied"):
         pathlib.Path(path).write_bytes(data)
@@ -106,7 +108,7 @@ def test_another_file(tmp_path):
     """A file that is no ledger, or one of a later version, is refused, and left as it is."""
     path = tmp_path / "lock"
     later = b"dogpilfs" + (2).to_bytes(4, "little")
-    for content in (os.urandom(10_000), later + zlib.crc32(later).to_bytes(4, "little")):
+    for content in (b"12345\n", os.urandom(10_000), later + zlib.crc32(later).to_bytes(4, "little")):
         path.write_bytes(content)
         with pytest.raises(OSError, match="base_dir"):
             Ledger.open(str(path))

@@ -13,6 +13,7 @@ import threading
 import time
 
 import pytest
+from forked import Child, Gate
 
 from dogpile_filesystem import locking
 from dogpile_filesystem.failures import Failures
@@ -333,15 +334,14 @@ def test_descriptors_closed_by_a_daemon(make_mutex, path):
     """A child that closes all descriptors, as daemons do, and opens others, locks the lock file and no other."""
     mutex = make_mutex()
     assert mutex.acquire()
-    child = os.fork()
-    if child == 0:
-        signal.alarm(20)
+
+    def lock():
         number = open_lock_file(path).fd
         os.dup2(os.open(os.path.dirname(path), os.O_RDONLY), number)
-        free = make_mutex(OFFSET + 1)
-        is_excluded = not make_mutex().acquire(False)
-        os._exit(0 if is_excluded and free.acquire() and open_lock_file(path).fd != number else 1)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        got = make_mutex().acquire(False), make_mutex(OFFSET + 1).acquire()
+        return *got, open_lock_file(path).fd != number
+
+    assert Child(lock).result() == (False, True, True)
 
 
 def test_replaced_while_waiting(make_mutex, path, hold):
@@ -374,12 +374,12 @@ def test_fork_while_held(make_mutex):
     """A child does not own what its parent holds, cannot release it, and takes other keys freely."""
     mutex = make_mutex()
     assert mutex.acquire()
-    child = os.fork()
-    if child == 0:
+
+    def release_and_acquire():
         mutex.release()
-        free = make_mutex(OFFSET + 1)
-        os._exit(0 if not mutex.acquire(False) and free.acquire() else 1)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        return mutex.acquire(False), make_mutex(OFFSET + 1).acquire()
+
+    assert Child(release_and_acquire).result() == (False, True)
     assert mutex.locked()
     mutex.release()
     assert not mutex.locked()
@@ -389,19 +389,18 @@ def test_stale_release_in_a_child(make_mutex):
     """Code of the parent that goes on in a child, and releases there, does not take the lock from the child."""
     inherited = make_mutex()
     assert inherited.acquire()
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        signal.alarm(20)
-        os.read(reading, 1)
+    released = Gate()
+
+    def release_again():
+        released.wait()
         assert make_mutex().acquire()
         inherited.release()
-        os._exit(0 if not make_mutex().acquire(False) else 1)
+        return make_mutex().acquire(False)
+
+    child = Child(release_again)
     inherited.release()
-    os.write(writing, b"x")
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    os.close(reading)
-    os.close(writing)
+    released.open()
+    assert child.result() is False
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
@@ -418,20 +417,19 @@ def test_fork_while_other_threads_hold_locks(make_mutex, path):
             with file.borrow(0, 8):
                 pass
 
+    def use():
+        mutex = make_mutex()
+        mutex.acquire()
+        mutex.release()
+        with open_lock_file(path).borrow(0, 8):
+            return True
+
     threads = [threading.Thread(target=churn, args=(OFFSET + number % 2,)) for number in range(4)]
     for thread in threads:
         thread.start()
     try:
         for _ in range(20):
-            child = os.fork()
-            if child == 0:
-                signal.alarm(20)
-                mutex = make_mutex()
-                mutex.acquire()
-                mutex.release()
-                with open_lock_file(path).borrow(0, 8):
-                    os._exit(0)
-            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+            assert Child(use).result() is True
     finally:
         stop.set()
         for thread in threads:

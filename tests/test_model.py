@@ -4,7 +4,6 @@ The store against a model: a dictionary in the order of last use, with a bound a
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections import OrderedDict
@@ -12,6 +11,7 @@ from collections import OrderedDict
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from ondisk import usage_on_disk
 
 from dogpile_filesystem.ledger import BLOCK
 from dogpile_filesystem.store import Store
@@ -127,12 +127,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule()
     def ledger_equals_disk(self):
-        size = entries = 0
-        for directory, _, names in os.walk(os.path.join(self.directory, "values")):
-            for name in names:
-                size += -(-os.path.getsize(os.path.join(directory, name)) // BLOCK) * BLOCK
-                entries += 1
-        assert self.store.usage()[:2] == (size, entries)
+        assert self.store.usage()[:2] == usage_on_disk(self.directory)[:2]
 
     def teardown(self):
         if hasattr(self, "store"):

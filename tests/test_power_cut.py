@@ -13,6 +13,7 @@ from pathlib import Path
 
 import disks
 import pytest
+from ondisk import left_over
 
 pytestmark = pytest.mark.faults
 
@@ -154,11 +155,6 @@ def _empty_files(base_dir):
     return sum(path.stat().st_size == 0 for path in files)
 
 
-def _left_over(files):
-    """Temporary files, and contents of no entry."""
-    return [name for name in files if "." in name and name.partition(".")[0] not in files]
-
-
 def _write_until_cut(disk, spawn, base_dir, number):
     writers = spawn(WRITERS, base_dir, number, CACHE_SIZE)
     pids = [int(writers.stdout.readline()) for _ in range(4)]
@@ -171,7 +167,7 @@ def _write_until_cut(disk, spawn, base_dir, number):
     disk.mount()
 
 
-def test_power_cut(disk, spawn, base_dir, usage_on_disk, files):
+def test_power_cut(disk, spawn, base_dir, usage_on_disk):
     """
     After a power cut, whoever reads gets a value that was once written under that key, or a miss; one ``prune()`` makes
     the ledger equal to the disk, within the bound, with nothing left over.
@@ -190,7 +186,7 @@ def test_power_cut(disk, spawn, base_dir, usage_on_disk, files):
         assert found["failures"] == {}
         assert tuple(found["after"]) == usage_on_disk()
         assert found["after"][0] <= CACHE_SIZE
-        assert _left_over(files()) == []
+        assert left_over(base_dir) == []
         assert found["ok"]
     print(dict(seen))
     assert wrong == []

@@ -11,8 +11,9 @@ import os
 import threading
 
 import pytest
-from children import Child, Gate, create_all
 from dogpile.cache import make_region
+from forked import Child, Gate
+from workload import create_all
 
 from dogpile_filesystem import lockfile
 from dogpile_filesystem.entry import FILE, VALUE

@@ -4,18 +4,17 @@ Processes that work on one directory and are killed at any moment.
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import random
-import subprocess
-import threading
 import time
-import traceback
 
+import disks
 import pytest
-from faults import difference, in_child
-from forked import Forked
-from workload import KEYS, Workload
+from forked import Forked, in_child
+from ondisk import difference
+from workload import KEYS, Workload, in_threads
 
 from dogpile_filesystem.entry import FILE, VALUE
 from dogpile_filesystem.ledger import BLOCK
@@ -34,16 +33,14 @@ pytestmark = [pytest.mark.faults, pytest.mark.timeout(SECONDS + 120)]
 @pytest.fixture
 def directory(tmp_path):
     """
-    A filesystem of its own, whose free space is exact at every instant; None as second: it could not be had.
+    A filesystem of its own, whose free space is exact at every instant; False as second: it could not be had.
     """
-    path = tmp_path / "tmpfs"
-    path.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", path]
-    if os.geteuid() != 0 or subprocess.run(mount, check=False).returncode != 0:
-        yield str(path), False
-        return
-    yield str(path), True
-    subprocess.run(["umount", "--lazy", path], check=True)
+    with contextlib.ExitStack() as stack:
+        try:
+            path, is_exact = stack.enter_context(disks.tmpfs(tmp_path, "size=64m")).path, True
+        except pytest.skip.Exception:
+            path, is_exact = tmp_path, False
+        yield str(path), is_exact
 
 
 class Progress:
@@ -78,18 +75,11 @@ def work(_, directory: str, report: str, number: int, seed: int, progress: Progr
 
     def run(thread: int) -> None:
         rng = random.Random(seed * THREADS + thread)
-        try:
-            while not progress.is_over() and time.monotonic() < give_up_at:
-                load.step(rng, f"{number}.{thread}")
-                progress.step(number, thread)
-        except BaseException:
-            tell(traceback.format_exc())
+        while not progress.is_over() and time.monotonic() < give_up_at:
+            load.step(rng, f"{number}.{thread}")
+            progress.step(number, thread)
 
-    threads = [threading.Thread(target=run, args=(thread,), daemon=True) for thread in range(THREADS)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads(THREADS, run, tell)
     for region in (load.values, load.files):
         unexpected = set(region.backend.store.failures.counts) - {"no room"}
         if unexpected:

@@ -8,6 +8,7 @@ import os
 import threading
 
 import pytest
+from forked import Child
 
 from dogpile_filesystem import recency as recency_module
 from dogpile_filesystem.recency import DELAY, LIMIT, Recency
@@ -121,12 +122,9 @@ def test_fork_with_pending_uses(recency, entry):
     recency.note(entry)
     assert recency._timer is not None
     timer = recency._timer
-    child = os.fork()
-    if child == 0:
-        threads = threading.active_count()
-        os._exit(0 if threads == 1 and not recency._pending and recency._timer is None else 1)
+    child = Child(lambda: (threading.active_count(), dict(recency._pending), recency._timer))
     assert not timer.is_alive()
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert child.result() == (1, {}, None)
     assert recency._timer is None
     assert last_use(entry) > before
 

@@ -15,6 +15,7 @@ from dogpile_filesystem import entry, visit
 from dogpile_filesystem import store as store_module
 from dogpile_filesystem.entry import FILE, VALUE
 from dogpile_filesystem.ledger import BLOCK, Usage
+from dogpile_filesystem.locking import RangeLock
 
 
 def put_all(store, *keys):
@@ -379,6 +380,7 @@ def test_moved_file_that_cannot_be_kept(make_store, tmp_path, monkeypatch, usage
     """A file that was moved in gets its name back if its entry cannot be written."""
     path = tmp_path / "source"
     path.write_bytes(b"content")
+    path.chmod(0o644)
 
     def full(*_):
         raise OSError(errno.ENOSPC, "no space left on device")
@@ -389,7 +391,56 @@ def test_moved_file_that_cannot_be_kept(make_store, tmp_path, monkeypatch, usage
     with open(path, "rb") as file:
         assert not store.put_file(b"a", file, movable=True)
     assert path.read_bytes() == b"content"
+    assert path.stat().st_mode & 0o777 == 0o644
     assert store.usage() == usage_on_disk() == Usage(0, 0, 256)
+
+
+def test_given_back_where_there_are_no_links(make_store, tmp_path, monkeypatch):
+    """Where a file cannot have two names, one that was moved in and cannot be kept is renamed back."""
+    path = tmp_path / "source"
+    path.write_bytes(b"content")
+
+    def refuse(*_):
+        raise OSError(errno.EPERM, "not permitted")
+
+    store = make_store()
+    monkeypatch.setattr(os, "link", refuse)
+    monkeypatch.setattr(os, "writev", refuse)
+    with open(path, "rb") as file:
+        assert not store.put_file(b"a", file, movable=True)
+    assert path.read_bytes() == b"content"
+
+
+def test_content_that_is_gone_for_good(make_store, clock, monkeypatch, files):
+    """Looking at an entry whose content is gone, under the lock of its shard, waits for nobody."""
+    monkeypatch.setattr(RangeLock, "PATIENCE", 0.05)
+    store = make_store(expiration_time=100)
+    store.put_file(b"a", file_with(b"content"))
+    os.unlink(next(path for name, path in files().items() if "." in name))
+    clock.move(1)
+    assert store.get_file(b"a") is None
+    assert set(store.failures.counts) == {"damaged"}
+
+
+def test_shard_held_by_a_stopped_process(make_store, spawn, base_dir, clock, monkeypatch):
+    """A process that was stopped while it held a shard keeps others from storing there, and nowhere else."""
+    monkeypatch.setattr(RangeLock, "PATIENCE", 0.05)
+    store = make_store(cache_size=100 * BLOCK)
+    put_all(store, *(b"%d" % number for number in range(100)))
+    program = """
+        import os, signal, sys
+        from dogpile_filesystem.ledger import Ledger
+        with Ledger.open(sys.argv[1] + "/lock").shard(int(sys.argv[2])):
+            print("held", flush=True)
+            sys.stdin.read()
+    """
+    held = entry.digest(VALUE, b"0")[:2]
+    assert spawn(program, base_dir, int(held, 16)).stdout.readline() == "held\n"
+    keys = [b"new %d" % number for number in range(200)]
+    kept = [store.put(key, b"") for key in keys]
+    assert all(kept[number] for number, key in enumerate(keys) if entry.digest(VALUE, key)[:2] != held)
+    assert not store.put(b"0", b"new")
+    assert store.usage().size <= 100 * BLOCK
 
 
 def test_content_always_replaced_while_it_is_opened(make_store, monkeypatch):

@@ -6,80 +6,52 @@ from __future__ import annotations
 
 import hashlib
 import os
-import subprocess
+import random
+import time
 
+import disks
 import pytest
+from forked import Forked
+from ondisk import left_over
+from workload import Workload, in_threads
 
 from dogpile_filesystem.ledger import BLOCK
 
 pytestmark = pytest.mark.stress
 
-WORKER = """
-    import hashlib, io, random, sys, threading
-    from dogpile_filesystem.store import Store
+THREADS, STEPS = 4, 1500
+#: On average a value takes 3 blocks: of 240 only about a half fit.
+CACHE_SIZE, MAX_ENTRIES = 400 * BLOCK, 150
 
-    base_dir, seed, threads, operations, cache_size = sys.argv[1], *map(int, sys.argv[2:])
-    store = Store(base_dir, cache_size=cache_size, max_entries=150)
+
+def work(pipe, base_dir, sources, seed):
+    """A process with several threads, that sends what they raised, and what did not work."""
+    load = Workload(base_dir, sources, cache_size=CACHE_SIZE, max_entries=MAX_ENTRIES)
     wrong = []
 
-    def value_of(key, rng):
-        body = rng.randbytes(rng.randrange(1, 20_000))
-        return hashlib.sha256(key + body).digest() + body
+    def run(number):
+        rng = random.Random(seed * THREADS + number)
+        for _ in range(STEPS):
+            load.step(rng, f"{seed}.{number}")
 
-    def check(key, value):
-        if hashlib.sha256(key + value[32:]).digest() != value[:32]:
-            wrong.append((key, len(value)))
-
-    def work(seed):
-        rng = random.Random(seed)
-        try:
-            for _ in range(operations):
-                key = b"%d" % rng.randrange(200)
-                action = rng.random()
-                if action < 0.4:
-                    value = store.get(key)
-                    if value is not None:
-                        check(key, value)
-                elif action < 0.6:
-                    hit = store.get_file(key)
-                    if hit is not None:
-                        with hit.file as file:
-                            check(key, file.read())
-                elif action < 0.75:
-                    store.put(key, value_of(key, rng))
-                elif action < 0.9:
-                    store.put_file(key, io.BytesIO(value_of(key, rng)))
-                elif action < 0.98:
-                    store.remove(key, rng.randrange(1, 3))
-                elif action < 0.99:
-                    store.prune()
-                else:
-                    store.flush()
-        except BaseException as error:
-            wrong.append(repr(error))
-
-    running = [threading.Thread(target=work, args=(seed * 100 + number,)) for number in range(threads)]
-    for thread in running: thread.start()
-    for thread in running: thread.join()
-    print(len(wrong), wrong[:5], dict(store.failures.counts))
-"""
+    in_threads(THREADS, run, wrong.append)
+    pipe.send((wrong, [dict(region.backend.store.failures.counts) for region in (load.values, load.files)]))
 
 
-def test_threads_and_processes(spawn, base_dir, make_store, usage_on_disk):
+def test_threads_and_processes(tmp_path, base_dir, make_store, usage_on_disk):
     """
     Of 4 processes with 4 threads each, nobody gets a value that was not written under its key, nothing fails, the
     ledger equals the disk at the end, and nothing is left over.
     """
-    # On average a value takes 3 blocks, a file 4: of 400 keys only about a third fit.
-    cache_size = 500 * BLOCK
-    processes = [spawn(WORKER, base_dir, seed, 4, 1500, cache_size) for seed in range(4)]
-    for process in processes:
-        assert process.communicate()[0] == "0 [] {}\n"
-    store = make_store()
+    processes = [Forked(work, base_dir, str(tmp_path), seed) for seed in range(4)]
+    assert [process.pipe.recv() for process in processes] == [([], [{}, {}])] * 4
+    assert [process.wait() for process in processes] == [0] * 4
+    store = make_store(clock=time.time)
     usage = store.usage()
     assert usage == usage_on_disk()
-    assert usage.size <= cache_size
-    assert usage.entries <= 150
+    assert usage.size <= CACHE_SIZE
+    assert usage.entries <= MAX_ENTRIES
+    assert left_over(base_dir) == []
     store.prune()
     assert store.usage() == usage
 
@@ -172,22 +144,15 @@ def test_values_never_mix(spawn, base_dir, make_store):
 
 
 @pytest.fixture
-def tmpfs(tmp_path):
+def disk(tmp_path):
     """
     A tmpfs of its own, whose free space is exact at every instant.
     """
-    directory = tmp_path / "tmpfs"
-    directory.mkdir()
-    if (
-        os.geteuid() != 0
-        or subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=0700", "tmpfs", directory], check=False).returncode != 0
-    ):
-        pytest.skip("needs to be root, and allowed to mount a tmpfs")
-    yield str(directory)
-    subprocess.run(["umount", "--lazy", directory], check=True)
+    with disks.tmpfs(tmp_path, "size=64m") as disk:
+        yield disk
 
 
-def test_bound_at_every_instant(spawn, tmpfs):
+def test_bound_at_every_instant(spawn, disk):
     """While 4 processes write values of 1 byte to 512 KiB, the files never take more than the bound of 4 MiB."""
     writer = """
         import random, sys
@@ -196,10 +161,10 @@ def test_bound_at_every_instant(spawn, tmpfs):
         kept = sum(store.put(b"%d" % rng.randrange(100), bytes(rng.randrange(1, 512 << 10))) for _ in range(500))
         print(kept, set(store.failures.counts) - {"no room"})
     """
-    processes = [spawn(writer, tmpfs, seed) for seed in range(4)]
+    processes = [spawn(writer, disk.path / "cache", seed) for seed in range(4)]
     most = 0
     while any(process.poll() is None for process in processes):
-        free = os.statvfs(tmpfs)
+        free = os.statvfs(disk.path)
         most = max(most, (free.f_blocks - free.f_bfree) * free.f_frsize)
     kept = 0
     for process in processes:

@@ -1,5 +1,6 @@
 """
-Random work on both backends in one directory, in which every value that is got is checked.
+Helper: what processes do with a cache: random work on both backends, in which every value that is got is checked, and
+the creation of values that are logged.
 """
 
 from __future__ import annotations
@@ -8,6 +9,10 @@ import hashlib
 import io
 import os
 import random
+import threading
+import time
+import traceback
+from collections.abc import Callable
 
 from dogpile.cache import make_region
 from dogpile.cache.api import NO_VALUE
@@ -111,3 +116,33 @@ class Workload:
 
 def _value(rng: random.Random, key: str, most: int = 20_000) -> bytes:
     return seal(key, rng.randbytes(rng.randrange(1, most)))
+
+
+def in_threads(count: int, act: Callable[[int], None], tell: Callable[[str], None]) -> None:
+    """Call ``act(number)`` in so many threads until all have ended, and tell what any of them raises."""
+
+    def run(number: int) -> None:
+        try:
+            act(number)
+        except BaseException:
+            tell(traceback.format_exc())
+
+    threads = [threading.Thread(target=run, args=(number,), daemon=True) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def create_all(base_dir: str, log: str, keys: list[str]) -> None:
+    """Ask a region of its own for every key, and log each that this process creates."""
+
+    def create(key: str) -> str:
+        with open(log, "a") as file:
+            file.write(key + "\n")
+        time.sleep(0.005)
+        return f"value of {key}"
+
+    region = make_region().configure("paylogic.filesystem", arguments={"base_dir": base_dir})
+    for key in keys:
+        assert region.get_or_create(key, create, creator_args=((key,), {})) == f"value of {key}"

@@ -1,27 +1,23 @@
 """
-Every byte of every file of a cache damaged, every file cut off, swapped or replaced; and forged entries.
+Every byte of every file of a cache damaged, every file cut off or replaced; and directories that were replaced.
 """
 
 from __future__ import annotations
 
-import io
-import itertools
 import os
-import pickle
 import shutil
 import signal
 import stat
 import time
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from dogpile.cache import make_region
-from dogpile.cache.api import NO_VALUE
-from faults import in_child, scratch
+from cases import scratch
+from forked import in_child
+from kinds import in_one_shard, read, write
 
 from dogpile_filesystem import entry
 from dogpile_filesystem.entry import FILE, VALUE
@@ -33,12 +29,6 @@ pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
 NOW = 1_700_000_000.0
 LIFETIME = 1000
 CACHE_SIZE = 64 * BLOCK
-
-
-def in_one_shard(kind: int, name: bytes) -> tuple[int, bytes]:
-    """Kind and key of an entry in shard 0: damage then meets its neighbours, and few directories have to be made."""
-    keys = (b"%s %d" % (name, number) for number in itertools.count())
-    return kind, next(key for key in keys if entry.digest(kind, key).startswith("00"))
 
 
 EXPECTED = {
@@ -74,20 +64,6 @@ class Damage(NamedTuple):
 
 def open_store(base_dir, now=NOW):
     return Store(base_dir, cache_size=CACHE_SIZE, expiration_time=LIFETIME, clock=lambda: now)
-
-
-def read(store, kind, key):
-    if kind == VALUE:
-        return store.get(key)
-    hit = store.get_file(key)
-    if hit is None:
-        return None
-    with hit.file as file:
-        return file.read()
-
-
-def write(store, kind, key, value):
-    return store.put(key, value) if kind == VALUE else store.put_file(key, io.BytesIO(value), b"metadata")
 
 
 def fill(base_dir):
@@ -199,8 +175,8 @@ def is_regular(path: str) -> bool:
     return os.path.lexists(path) and stat.S_ISREG(os.lstat(path).st_mode)
 
 
-def usage_on_disk(base_dir) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Bytes and entries: of regular files, and of whatever has a name in a shard."""
+def least_and_most(base_dir) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Bytes and entries that may be counted: of regular files only, and of whatever has a name in a shard."""
     regular, everything = [0, 0], [0, 0]
     for shard in os.scandir(f"{base_dir}/values"):
         for file in os.scandir(shard):
@@ -228,7 +204,7 @@ def examine(base_dir: str, name: str) -> None:
         assert read(store, *owner) == (b"anew" if kept else None)
     store.prune()
     if can_store:
-        regular, everything = usage_on_disk(base_dir)
+        regular, everything = least_and_most(base_dir)
         size, entries, counted = store.usage()
         assert regular[0] <= size <= everything[0]
         assert regular[1] <= entries <= everything[1]
@@ -366,242 +342,3 @@ def test_directory_renamed(make_store, base_dir):
     while reader.get(b"key") != b"new" and time.monotonic() < give_up_at:
         time.sleep(0.01)
     assert reader.get(b"key") == b"new"
-
-
-def neighbours() -> tuple[bytes, bytes]:
-    """Two keys of files in one shard."""
-    return in_one_shard(FILE, b"first")[1], in_one_shard(FILE, b"second")[1]
-
-
-@pytest.fixture
-def paths(tmp_path):
-    """
-    Paths of the entry and of the content of a key.
-    """
-
-    def find(kind, key):
-        digest = entry.digest(kind, key)
-        directory = tmp_path / "cache" / "values" / digest[:2]
-        return directory / digest, next(directory.glob(f"{digest}.*"), None)
-
-    return find
-
-
-def swap(first, second):
-    spare = first.with_name("spare")
-    first.rename(spare)
-    second.rename(first)
-    spare.rename(second)
-
-
-@pytest.mark.parametrize("kind", [VALUE, FILE], ids=["values", "files"])
-def test_entries_swapped(make_store, paths, kind):
-    """An entry under the name of another is a miss, and can be set again."""
-    store = make_store()
-    first, second = neighbours()
-    for key in (first, second):
-        assert write(store, kind, key, b"value of %s" % key)
-    swap(paths(kind, first)[0], paths(kind, second)[0])
-    for key in (first, second):
-        assert read(store, kind, key) is None
-        assert write(store, kind, key, b"anew")
-        assert read(store, kind, key) == b"anew"
-
-
-def test_content_of_another_entry(make_store, paths):
-    """An entry whose content is that of another key is a miss, though its checksum is right and the length fits."""
-    store = make_store()
-    mine, others = neighbours()
-    for key in (mine, others):
-        assert write(store, FILE, key, b"a content")
-    path = paths(FILE, mine)[0]
-    payload, created_ns = entry.decode(FILE, mine, path.read_bytes())
-    payload = entry.Content.unpack(payload, paths(FILE, mine)[0].name)._replace(name=paths(FILE, others)[1].name).pack()
-    path.write_bytes(entry.head(FILE, mine, payload, created_ns) + payload)
-    assert read(store, FILE, mine) is None
-    assert read(store, FILE, others) == b"a content"
-
-
-def test_contents_swapped(make_store, paths):
-    """A content is checked for its length, and, as is documented, not for its bytes."""
-    store = make_store()
-    first, second = neighbours()
-    for lengths, found in [((5, 5), b"bbbbb"), ((5, 6), None)]:
-        assert write(store, FILE, first, b"a" * lengths[0])
-        assert write(store, FILE, second, b"b" * lengths[1])
-        swap(paths(FILE, first)[1], paths(FILE, second)[1])
-        assert read(store, FILE, first) == found
-
-
-# Forged entries
-
-
-class Canary:
-    """Makes a file when it is unpickled."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (self.path,)
-
-
-KEY, OTHER_KEY = "the key", "another"
-SECRET, OTHER_SECRET = b"a secret of 32 bytes, well nearly", "another secret"
-
-
-@pytest.fixture
-def region(tmp_path):
-    """
-    Makes regions on one directory, by their signing_key.
-    """
-
-    def make(signing_key=None):
-        arguments = {"base_dir": str(tmp_path / "cache")}
-        if signing_key is not None:
-            arguments["signing_key"] = signing_key
-        return make_region().configure("paylogic.filesystem", arguments=arguments)
-
-    return make
-
-
-@pytest.fixture
-def canary(tmp_path):
-    """
-    The path of the directory that unpickling the canary makes.
-    """
-    return tmp_path / "unpickled"
-
-
-@pytest.fixture
-def entry_path(paths):
-    return lambda key=KEY: paths(VALUE, key.encode())[0]
-
-
-@pytest.fixture
-def evil(region, canary):
-    """
-    What dogpile would have stored, had the canary been set.
-    """
-    written = []
-    spying = region()
-    spying.backend.set_serialized = lambda key, value: written.append(value)
-    spying.set(KEY, Canary(str(canary)))
-    assert pickle.dumps(Canary(str(canary)), protocol=5) in written[0]
-    return written[0]
-
-
-def fix_checksum(data: bytes) -> bytes:
-    return data[:4] + zlib.crc32(data[8:]).to_bytes(4, "little") + data[8:]
-
-
-def plant(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data)
-
-
-def unsigned(payload: bytes) -> bytes:
-    return entry.head(VALUE, KEY.encode(), payload, int(NOW * 1e9)) + payload
-
-
-def test_unsigned_cache_unpickles(region, canary, evil, entry_path):
-    """Without a signing_key, whoever may write to the directory is trusted: the canary of these tests does sing."""
-    plant(entry_path(), unsigned(evil))
-    region().get(KEY)
-    assert canary.exists()
-
-
-def test_unsigned_entry(region, canary, evil, entry_path):
-    """With a signing_key, an entry without signature is a miss that is never unpickled, and the key can be set."""
-    signing = region(SECRET)
-    plant(entry_path(), unsigned(evil))
-    assert signing.get(KEY) is NO_VALUE
-    assert not canary.exists()
-    signing.set(KEY, "value")
-    assert signing.get(KEY) == "value"
-
-
-@pytest.mark.parametrize("secret", [OTHER_SECRET, [OTHER_SECRET, SECRET]], ids=["one", "first of two"])
-def test_signed_with_another_key(region, canary, evil, secret):
-    """An entry that is signed with another key is a miss that is never unpickled, whatever else that one verifies."""
-    region(secret).backend.set_serialized(KEY, evil)
-    assert region(SECRET).get(KEY) is NO_VALUE
-    assert not canary.exists()
-
-
-def test_rotation(region):
-    """The first key signs, all verify, and what a removed key has signed is a miss."""
-    region(SECRET).set(KEY, "old")
-    rotated = region([OTHER_SECRET, SECRET])
-    assert rotated.get(KEY) == "old"
-    rotated.set(OTHER_KEY, "new")
-    assert region(OTHER_SECRET).get(OTHER_KEY) == "new"
-    assert region(SECRET).get(OTHER_KEY) is NO_VALUE
-    assert region(OTHER_SECRET).get(KEY) is NO_VALUE
-
-
-def test_text_and_bytes(region):
-    """A signing_key is the same as a string, as bytes, and alone in a list."""
-    region("secret").set(KEY, "value")
-    assert [region(key).get(KEY) for key in (b"secret", ["secret"], [b"secret"])] == ["value"] * 3
-
-
-def test_signed_entry_of_another_key(region, entry_path):
-    """A signed entry copied to the name of another key is a miss."""
-    signing = region(SECRET)
-    signing.set(OTHER_KEY, "value")
-    plant(entry_path(), entry_path(OTHER_KEY).read_bytes())
-    assert signing.get(KEY) is NO_VALUE
-
-
-def test_flipped_signed_entry(region, entry_path):
-    """A signed entry with any byte changed and its checksum made right is a miss, or the value that was signed."""
-    signing = region(SECRET)
-    signing.set(KEY, "value")
-    path = entry_path()
-    data = path.read_bytes()
-    hits = 0
-    for at in range(len(data)):
-        for mask in both(at):
-            plant(path, fix_checksum(data[:at] + bytes([data[at] ^ mask]) + data[at + 1 :]))
-            found = signing.get(KEY)
-            assert found in (NO_VALUE, "value")
-            hits += found == "value"
-    # Only in the checksum itself, which is made right again.
-    assert hits == 8
-
-
-def test_spliced_signed_entry(region, canary, evil, entry_path):
-    """Whatever parts of a signed entry and of a forged one are joined, the canary is never unpickled."""
-    signing = region(SECRET)
-    path = entry_path()
-    signing.backend.set_serialized(KEY, b"{}|" + bytes(len(evil) - 3))
-    signed = path.read_bytes()
-    forgeries = [unsigned(evil)]
-    for secret in (OTHER_SECRET, [OTHER_SECRET, SECRET]):
-        region(secret).backend.set_serialized(KEY, evil)
-        forgeries.append(path.read_bytes())
-    spliced = 0
-    for forged in forgeries:
-        for cut in range(1, len(signed)):
-            for data in (signed[:cut] + forged[cut:], forged[:cut] + signed[cut:], signed[:cut] + forged[-cut:]):
-                plant(path, fix_checksum(data))
-                signing.get(KEY)
-                assert not canary.exists(), (forged, cut)
-                spliced += evil in data
-    assert spliced > 10
-
-
-def test_signed_files(tmp_path):
-    """An entry of a file is signed too: one that was not written with the key is a miss."""
-
-    def region(**arguments):
-        arguments["base_dir"] = str(tmp_path / "cache")
-        return make_region().configure("paylogic.raw_filesystem", arguments=arguments)
-
-    region().set(KEY, io.BytesIO(b"content"))
-    assert region().get(KEY).read() == b"content"
-    assert region(signing_key=SECRET).get(KEY) is NO_VALUE
-    region(signing_key=SECRET).set(KEY, io.BytesIO(b"signed"))
-    assert region(signing_key=SECRET).get(KEY).read() == b"signed"
-    assert region(signing_key=OTHER_SECRET).get(KEY) is NO_VALUE
