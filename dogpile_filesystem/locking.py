@@ -87,8 +87,9 @@ class RangeLock:
 
     #: Seconds that ``with`` waits. Ranges used so are held for milliseconds: who holds one longer was stopped.
     PATIENCE = 5.0
-    #: Seconds for which it only tries, after it has waited in vain: else each value would wait again.
+    #: Seconds for which it waits no longer than :attr:`BRIEFLY`, after it has waited in vain: else each value would.
     RESIGNATION = 30.0
+    BRIEFLY = 0.05
 
     def __init__(self, file: OpenFile, offset: int, length: int) -> None:
         self.file = file
@@ -168,9 +169,10 @@ class RangeLock:
                 if self.file.moves != moves:
                     self.lock_again()
                 return
-        if not self.acquire(wait=time.monotonic() >= self._resigned_until, timeout=self.PATIENCE):
-            self._resigned_until = max(self._resigned_until, time.monotonic() + self.RESIGNATION)
-            msg = f"a range of the lock file is held for more than {self.PATIENCE} s by a process that does not go on"
+        patience = self.PATIENCE if time.monotonic() >= self._resigned_until else self.BRIEFLY
+        if not self.acquire(timeout=patience):
+            self._resigned_until = time.monotonic() + self.RESIGNATION
+            msg = "a range of the lock file is held by a process that does not go on"
             raise TimeoutError(errno.ETIMEDOUT, msg, self.file.path)
         self._resigned_until = 0.0
 
