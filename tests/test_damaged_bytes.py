@@ -278,13 +278,12 @@ def test_replaced(files):
     assert violations(files, damages) == []
 
 
-@pytest.mark.parametrize("masks", [one_bit, all_bits])
-def test_lock_file_flipped(files, masks):
+def test_lock_file_flipped(files):
     """A bit or a byte flipped in the ledger costs no value that is read, and the next visits mend it."""
     data = files["lock"][0]
     positions = [at for at in range(len(data)) if at <= 128 or at >= 4096 or data[at]]
     assert len(positions) > 2048
-    assert violations(files, flips("lock", positions, masks)) == []
+    assert violations(files, flips("lock", positions, lambda at: one_bit(at) if at % 2 else all_bits(at))) == []
 
 
 def test_lock_file_cut(files):
