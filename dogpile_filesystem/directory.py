@@ -44,6 +44,8 @@ from dogpile_filesystem.reservation import Place
 _TRUST = 0.05
 #: Seconds for which a shard is taken not to be a symbolic link.
 _CHECK_TRUST = 1.0
+#: Deletions in the course of opening the lock file, after which it is taken for one that cannot be opened.
+_DELETIONS = 10
 
 # See https://bford.info/cachedir/
 _TAG = b"Signature: 8a477f597d28d172789f06886806bc55\n# A cache of dogpile_filesystem. It may be deleted at any time.\n"
@@ -195,9 +197,17 @@ class Directory:
                 os.close(fd)
 
     def _open_lock_file(self, look: bool) -> LockFile:
+        for _ in range(_DELETIONS):
+            # Somebody may be deleting the directory in this moment.
+            with contextlib.suppress(FileNotFoundError):
+                return self._open_lock_file_once(look=look)
+            look = True
+        return self._open_lock_file_once(look=look)
+
+    def _open_lock_file_once(self, *, look: bool) -> LockFile:
         try:
             return self.ledger(look=look).file
-        except Refused:
+        except (Refused, FileNotFoundError):
             raise
         except OSError:  # Perhaps it cannot be written, the disk being full. Its ranges can be locked all the same.
             return open_lock_file(self._lock_path, self.access.file_mode)

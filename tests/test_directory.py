@@ -16,7 +16,7 @@ from dogpile_filesystem import entry
 from dogpile_filesystem.access import Access, Refused
 from dogpile_filesystem.content import Source
 from dogpile_filesystem.entry import FILE, VALUE
-from dogpile_filesystem.ledger import BLOCK
+from dogpile_filesystem.ledger import BLOCK, Ledger
 from dogpile_filesystem.predecessor import report_predecessor
 from dogpile_filesystem.visit import Visitor
 
@@ -251,6 +251,24 @@ def test_lock_file_deleted_while_a_file_is_copied(make_store, base_dir, monkeypa
     monkeypatch.setattr(Source, "take_in", delete_first)
     assert store.put_file(b"b", io.BytesIO(bytes(50 * BLOCK)))
     assert store.usage() == (52 * BLOCK, 2, 256)
+
+
+def test_deleted_while_the_lock_file_is_opened(make_store, base_dir, monkeypatch):
+    """A mutex that is taken while somebody deletes the directory is one that excludes other processes."""
+    open_ledger = Ledger.open
+
+    def delete_first(*where):
+        monkeypatch.setattr(Ledger, "open", open_ledger)
+        shutil.rmtree(base_dir)
+        return open_ledger(*where)
+
+    monkeypatch.setattr(Ledger, "open", delete_first)
+    store = make_store()
+    mutex = store.mutex(VALUE, b"a")
+    assert mutex.acquire()
+    assert store.failures.counts == {}
+    assert os.path.exists(f"{base_dir}/lock")
+    mutex.release()
 
 
 def test_directory_moved_away(make_store, base_dir, tmp_path):
