@@ -4,7 +4,6 @@ The fixtures that the tests share: directories, a clock that is moved by hand, s
 
 from __future__ import annotations
 
-import gc
 import os
 import subprocess
 import sys
@@ -104,12 +103,18 @@ def spawn():
 
 
 @pytest.fixture
-def open_descriptors():
+def open_descriptors(tmp_path):
     """
-    Counts the descriptors of this process.
+    Counts the descriptors of this process that lead below the test's own directory, or to what was deleted there: those
+    of earlier tests may go at any time.
     """
     if not Path("/proc/self/fd").exists():
         pytest.skip("counts descriptors in /proc")
-    # Those of earlier tests' garbage might go while somebody counts.
-    gc.collect()
-    return lambda: len(os.listdir("/proc/self/fd"))
+
+    def leads_below(number):
+        try:
+            return os.readlink(f"/proc/self/fd/{number}").startswith(str(tmp_path))
+        except FileNotFoundError:  # That of the listing itself.
+            return False
+
+    return lambda: sum(map(leads_below, os.listdir("/proc/self/fd")))

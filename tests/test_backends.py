@@ -335,5 +335,5 @@ def test_hits_leave_nothing_behind(region, make_raw, open_descriptors):
         assert region.get("k") == 1
         with raw.get("k") as hit:
             assert hit.read() == b"content"
-    assert open_descriptors() <= before  # Fewer: what earlier tests left is collected.
+    assert open_descriptors() == before
     assert len(region.backend.store._recency._pending) <= 1
