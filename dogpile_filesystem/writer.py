@@ -192,17 +192,21 @@ class Writer:
         """Whether ``size`` bytes can be written."""
         if self._min_free_space is None:
             return True
+        return self._free_space() - size >= self._min_free_space
+
+    def _free_space(self) -> int:
         found = os.statvfs(self._directory.base_dir)
-        return found.f_bavail * found.f_frsize - size >= self._min_free_space
+        return found.f_bavail * found.f_frsize
 
     def _make_room(self, ledger: Ledger, place: Place, size: int) -> None:
         """Evict what is over the bound, and until ``size`` bytes can be written."""
         if self._fits(ledger, size):
             return
-        if not ledger.is_complete() and not self._visitor.count(ledger) and self._bound != (None, None):
-            raise NotCounted
-        if self._fits(ledger, size):
-            return
+        if not ledger.is_complete():
+            if not self._visitor.count(ledger) and self._bound != (None, None):
+                raise NotCounted
+            if self._fits(ledger, size):
+                return
 
         def fits(usage: Usage) -> bool:
             return self._bound.holds(usage) and self._is_free(size)
@@ -210,9 +214,10 @@ class Writer:
         # An entry that is being replaced goes last: nobody shall miss it until the new one is there.
         self._recency.note(place.path)
         flush_all()
-        usage = ledger.usage()
-        if self._bound.holds(usage) and (self._has_resigned() or not self._is_attainable(size, usage)):
-            raise NoRoom
+        if self._min_free_space is not None:
+            usage = ledger.usage()
+            if self._bound.holds(usage) and (self._has_resigned() or not self._is_attainable(size, usage)):
+                raise NoRoom
         if not self._evictor.make_room(ledger, fits):
             self._resign()
             raise NoRoom
@@ -234,8 +239,7 @@ class Writer:
 
     def _is_attainable(self, size: int, usage: Usage) -> bool:
         """Whether ``size`` bytes could be written if all entries were gone: else none of them need go."""
-        found = os.statvfs(self._directory.base_dir)
-        return found.f_bavail * found.f_frsize + usage.size - size >= (self._min_free_space or 0)
+        return self._free_space() + usage.size - size >= (self._min_free_space or 0)
 
     def _has_resigned(self) -> bool:
         return time.monotonic() < self._resigned_until
