@@ -5,5 +5,6 @@ Name ``paylogic.filesystem`` or ``paylogic.raw_filesystem`` in ``region.configur
 """
 
 from dogpile_filesystem.backend import GenericFSBackend, RawFSBackend
+from dogpile_filesystem.invalidation import FilesystemInvalidation
 
-__all__ = ["GenericFSBackend", "RawFSBackend"]
+__all__ = ["FilesystemInvalidation", "GenericFSBackend", "RawFSBackend"]

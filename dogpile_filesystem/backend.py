@@ -29,6 +29,7 @@ from dogpile_filesystem.arguments import Arguments
 from dogpile_filesystem.check import Report
 from dogpile_filesystem.entry import FILE, VALUE
 from dogpile_filesystem.predecessor import report_predecessor
+from dogpile_filesystem.statistics import Stats
 from dogpile_filesystem.store import Store
 
 logger = logging.getLogger(__name__)
@@ -69,6 +70,7 @@ class _FSBackend(CacheBackend):
             min_free_space=self.arguments.min_free_space,
             expiration_time=self.arguments.expiration_time,
             access=self.arguments.access,
+            kinds=[self._kind],
             signing_keys=self.arguments.signing_keys,
         )
         try:
@@ -108,6 +110,44 @@ class _FSBackend(CacheBackend):
         every entry, so that it takes time in proportion to their number.
         """
         self.store.prune()
+
+    def remove_matching(self, prefix: KeyType) -> int:
+        """
+        Remove all values of this backend whose keys begin with a prefix: those of a function, say, or of a user.
+
+        The keys of ``cache_on_arguments`` are ``module:function|argument argument``, or with a namespace
+        ``module:function|namespace|argument argument``, unless the region has a ``function_key_generator`` of its own,
+        or a ``key_mangler``, which acts first. A prefix that ends within an argument also matches longer ones: ``|4``
+        is the beginning of ``|42``.
+
+        Takes time in proportion to the number of all entries, some 10 us each. A value whose creation began before
+        may be stored afterwards.
+
+        :return: how many were removed.
+        :raises TypeError: the prefix is no string.
+        :raises ValueError: it is empty.
+        """
+        packed = _key_bytes(prefix)
+        if not packed:
+            msg = "an empty prefix matches everything: that is clear()"
+            raise ValueError(msg)
+        return self.store.remove_matching(packed, [self._kind])
+
+    def clear(self) -> None:
+        """
+        Remove all entries of the directory: at once for readers, and then from the disk.
+
+        What is being written meanwhile may be lost.
+        """
+        self.store.clear()
+
+    def stats(self) -> Stats:
+        """
+        What was done with the cache, by this process and by all, and what is in it. Never fails.
+
+        Takes some 100 us, however many entries there are.
+        """
+        return self.store.stats()
 
     def check(self, *, repair: bool = False) -> Report:
         """

@@ -38,6 +38,7 @@ from dogpile_filesystem.ledger import Ledger, key_offset
 from dogpile_filesystem.lockfile import LockFile, open_lock_file
 from dogpile_filesystem.mutex import KeyMutex
 from dogpile_filesystem.reservation import Place
+from dogpile_filesystem.statistics import Statistics
 
 #: Seconds for which what was looked at is taken to be as it was. On ext4, each look at the lock file makes the next
 #: write to it 4 us dearer: a tenth of storing a value.
@@ -87,10 +88,12 @@ class Directory:
         directory = f"{self.values_dir}/{digest[:2]}"
         return Place(kind, key, digest, directory, f"{directory}/{digest}", int(digest[:2], 16))
 
-    def mutex(self, kind: int, key: bytes, lock_timeout: float | None, failures: Failures) -> KeyMutex:
+    def mutex(
+        self, kind: int, key: bytes, lock_timeout: float | None, failures: Failures, statistics: Statistics
+    ) -> KeyMutex:
         """The creation mutex of a key."""
         offset = key_offset(entry.digest(kind, key))
-        return KeyMutex(self._lock_path, self._open_lock_file, offset, lock_timeout, failures)
+        return KeyMutex(self._lock_path, self._open_lock_file, offset, lock_timeout, failures, statistics)
 
     def ledger(self, *, look: bool = False) -> Ledger:
         """
@@ -111,6 +114,13 @@ class Directory:
         self._trusted_until = now + _TRUST
         self._forget_checks(now)
         return ledger
+
+    def find_ledger(self) -> Ledger | None:
+        """The ledger, if its file is there: none is made, and nothing raises."""
+        with contextlib.suppress(OSError):
+            os.stat(self._lock_path, follow_symlinks=False)
+            return self.ledger()
+        return None
 
     def look(self, *, make: bool = False) -> None:
         """

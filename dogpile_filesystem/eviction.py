@@ -29,6 +29,7 @@ from collections.abc import Callable, Iterator
 
 from dogpile_filesystem.files import open_below
 from dogpile_filesystem.ledger import SHARDS, Bound, Ledger, Usage
+from dogpile_filesystem.statistics import Statistics
 from dogpile_filesystem.visit import Candidate, Visitor, remove_unused
 
 #: Up to so many entries, the order of eviction is exact: 1,000, and those that are being written.
@@ -45,11 +46,13 @@ class Evictor:
 
     :param bound: what the cache may take.
     :param visitor: visits the shards.
+    :param statistics: where evictions are counted.
     """
 
-    def __init__(self, bound: Bound, visitor: Visitor) -> None:
+    def __init__(self, bound: Bound, visitor: Visitor, statistics: Statistics) -> None:
         self._bound = bound
         self._visitor = visitor
+        self._statistics = statistics
         # Candidates, the oldest last. Used and filled only under the ledger's eviction lock.
         self._candidates: list[Candidate] = []
 
@@ -112,6 +115,8 @@ class Evictor:
             finally:
                 os.close(fd)
             ledger.add(shard, usage.size - before.size, usage.entries - before.entries)
+        self._statistics.evictions += before.entries - usage.entries
+        self._statistics.evicted_bytes += before.size - usage.size
         return usage
 
     def _find_candidates(self, ledger: Ledger, visits: Iterator[int]) -> bool:

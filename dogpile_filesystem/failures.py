@@ -15,6 +15,9 @@ logger = logging.getLogger(__name__)
 #: Seconds in which one cause is logged once.
 INTERVAL = 60.0
 
+#: Causes that are no errors of the filesystem.
+DAMAGED, TOO_LARGE, NO_ROOM, LOCK_TIMEOUT = "damaged", "too large", "no room", "lock timeout"
+
 #: What to do about an error, by its number.
 _ADVICE = {
     errno.ENOSPC: "free some space, or lower cache_size",

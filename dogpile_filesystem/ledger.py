@@ -9,7 +9,9 @@ offset     content
 0          magic ``dogpilfs``, format version (u32), CRC-32 of these two (u32)
 16         the shard that eviction visits next (u32)
 24         which start of the machine the records are of (u64)
-64         one byte that guards the making of the file, one that guards eviction
+32         until when values are invalidated: hard, soft (f64, seconds since the epoch; 0: never were)
+64         bytes that guard: the making of the file, eviction, the statistics, the stamps of invalidation
+512        the statistics: see statistics.py
 4096       the record of each of the 256 shards, 8 bytes: blocks of 4096 bytes (u32), entries (u32)
 6144       a byte for each shard: 1, if it has been counted, so that its record can be believed
 2**61      a byte for each process that writes, locked as long as it lives
@@ -36,6 +38,7 @@ import contextlib
 import errno
 import os
 import struct
+import time
 from typing import NamedTuple
 from zlib import crc32
 
@@ -53,7 +56,10 @@ _CURSOR = struct.Struct("<I")
 _CURSOR_AT = 16
 _START = struct.Struct("<Q")
 _START_AT = 24
-_MAKE_AT, _EVICT_AT = 64, 65
+_STAMPS_AT = 32
+_STAMPS = struct.Struct("<dd")
+_MAKE_AT, _EVICT_AT, _STATISTICS_GUARD_AT, _STAMPS_GUARD_AT = 64, 65, 66, 67
+_STATISTICS_AT = 512
 _RECORDS_AT = 4096
 _RECORD = struct.Struct("<II")
 _RECORDS = struct.Struct("<" + "II" * SHARDS)
@@ -125,6 +131,7 @@ class Ledger:
     :ivar file: the lock file.
     :ivar identity: its device and inode. The lock file itself moves on to another when this one is deleted.
     :ivar eviction: the lock under which a process evicts.
+    :ivar statistics: the lock under which statistics are added.
     """
 
     def __init__(self, file: LockFile) -> None:
@@ -132,34 +139,52 @@ class Ledger:
         self.identity = file.identity
         self._alive_as: str | None = None
         self.eviction = file.borrow(_EVICT_AT, 1)
+        self.statistics = file.borrow(_STATISTICS_GUARD_AT, 1)
         self._shards = [file.borrow(_RECORDS_AT + _RECORD.size * shard, _RECORD.size) for shard in range(SHARDS)]
-        with file.borrow(_MAKE_AT, 1):
-            self._make()
 
     @classmethod
-    def open(cls, path: str, mode: int = 0o600) -> Ledger:
+    def open(cls, path: str, mode: int = 0o600, *, make: bool = True) -> Ledger:
         """
-        Open the ledger, and make its file if it is missing.
+        Open the ledger.
 
         :param mode: permission bits of a new file.
+        :param make: whether to make the file if it is missing, and to mend it. False: nothing is changed in it, and it
+         need not be writable; what has to be locked then raises.
         :raises OSError: the file cannot be opened, made, locked or written, or is no lock file of this version.
         """
-        return cls(open_lock_file(path, mode))
+        ledger = cls(open_lock_file(path, mode, make=make))
+        if make:
+            with ledger.file.borrow(_MAKE_AT, 1):
+                ledger._make()
+        else:
+            ledger._refuse_unmade()
+        return ledger
 
     def _make(self) -> None:
-        header = _HEADER.pack(_MAGIC, _VERSION)
-        header += _CHECKSUM.pack(crc32(header))
         data = os.pread(self.file.fd, _LENGTH, 0)
+        head = _header()
         start = _START.pack(_start_of_machine())
-        if data[: len(header)] != header:
+        stamps = data[_STAMPS_AT : _STAMPS_AT + _STAMPS.size]
+        if not data.startswith(head):
             _refuse_foreign(data, os.fstat(self.file.fd).st_size, self.file.path)
             data = bytes(_LENGTH)
-        elif data[_START_AT : _START_AT + _START.size] == start:
+            # By the clock that dogpile takes for the age of values. In a new directory there are none to invalidate, and
+            # the first may be older than the lock file that it has made.
+            is_lost = os.path.exists(os.path.join(os.path.dirname(self.file.path), "values"))
+            stamps = _STAMPS.pack(time.time() if is_lost else 0, 0)
+        elif data[_START_AT:_STAMPS_AT] == start:
             return
         # The header last: a process killed in between starts over.
         _write(self.file.fd, bytes(SHARDS), _COUNTED_AT)
         _write(self.file.fd, data[_RECORDS_AT:_COUNTED_AT].ljust(_RECORDS.size, b"\0"), _RECORDS_AT)
-        _write(self.file.fd, header + bytes(_START_AT - len(header)) + start, 0)
+        _write(self.file.fd, head + bytes(_START_AT - len(head)) + start + stamps, 0)
+
+    def _refuse_unmade(self) -> None:
+        data = os.pread(self.file.fd, _LENGTH, 0)
+        if not data.startswith(_header()):
+            _refuse_foreign(data, os.fstat(self.file.fd).st_size, self.file.path)
+            msg = "the lock file is damaged, or just being made: the next value stored mends it"
+            raise OSError(errno.EPROTO, msg, self.file.path)
 
     def is_at(self, path: str) -> bool:
         """Whether a path still leads to the file that this ledger was opened for."""
@@ -271,6 +296,42 @@ class Ledger:
         finally:
             self.file.give_back(lock)
 
+    def stamps(self) -> tuple[float, float]:
+        """
+        Until when values are invalidated: hard, soft; seconds since the epoch, 0: never were. Takes no lock.
+
+        :raises OSError: the file cannot be read.
+        """
+        data = os.pread(self.file.fd, _STAMPS.size, _STAMPS_AT)
+        return _STAMPS.unpack(data.ljust(_STAMPS.size, b"\0"))
+
+    def stamp(self, now: float, *, hard: bool) -> None:
+        """
+        Invalidate all values older than ``now``. A hard stamp takes the place of a soft one, which says less.
+
+        :raises OSError: the file cannot be written or locked.
+        """
+        with self.file.borrow(_STAMPS_GUARD_AT, 1):
+            old_hard, old_soft = self.stamps()
+            stamps = (max(now, old_hard), 0.0) if hard else (old_hard, max(now, old_soft))
+            _write(self.file.fd, _STAMPS.pack(*stamps), _STAMPS_AT)
+
+    def read_statistics(self, length: int) -> bytes:
+        """
+        The statistics as they are stored. Takes no lock.
+
+        :raises OSError: the file cannot be read.
+        """
+        return os.pread(self.file.fd, length, _STATISTICS_AT)
+
+    def write_statistics(self, data: bytes) -> None:
+        """
+        Store the statistics. The caller holds :attr:`statistics`.
+
+        :raises OSError: the file cannot be written.
+        """
+        _write(self.file.fd, data, _STATISTICS_AT)
+
     def next_shard(self) -> int:
         """The shard to visit next; all processes take turns. The caller holds :attr:`eviction`."""
         data = os.pread(self.file.fd, _CURSOR.size, _CURSOR_AT)
@@ -281,6 +342,11 @@ class Ledger:
         # On a full btrfs not even this can be written, and then it must not keep entries from being evicted.
         with contextlib.suppress(OSError):
             _write(self.file.fd, _CURSOR.pack(shard), _CURSOR_AT)
+
+
+def _header() -> bytes:
+    header = _HEADER.pack(_MAGIC, _VERSION)
+    return header + _CHECKSUM.pack(crc32(header))
 
 
 def _alive_offset(process: str) -> int:

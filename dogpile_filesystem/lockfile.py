@@ -12,11 +12,14 @@ the new file, under its old number, and the ranges held are locked there too, un
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import threading
 
 from dogpile_filesystem.failures import Failures
 from dogpile_filesystem.locking import RangeLock
+
+_FLAGS = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
 class LockFile:
@@ -135,11 +138,13 @@ _unidentified: dict[str, int] = {}
 _detached_files: dict[str, LockFile] = {}
 
 
-def open_lock_file(path: str, mode: int = 0o600) -> LockFile:
+def open_lock_file(path: str, mode: int = 0o600, *, make: bool = True) -> LockFile:
     """
     The lock file at ``path``, which is made if it is missing (its directory is not).
 
     :param mode: permission bits of a new file, whatever the umask.
+    :param make: False: it is not made, and opened for reading alone if that is all that is allowed. Then nothing of
+     it can be locked.
     :raises OSError: it can be neither opened nor made, or is a symbolic link.
     """
     with _registry_guard:
@@ -148,15 +153,16 @@ def open_lock_file(path: str, mode: int = 0o600) -> LockFile:
             if known is not None and known.is_open():
                 _by_path[path] = known
                 return known
-        fd = _unidentified.pop(path, -1)
+        fd, is_writable = _unidentified.pop(path, -1), True
         if fd < 0:
-            fd = _open_or_create(path, mode)
+            fd, is_writable = (_open_or_create(path, mode), True) if make else _open_existing(path)
         try:
             identity = _identity(os.fstat(fd))
         except OSError:
             _unidentified[path] = fd
             raise
-        return _register(path, fd, identity)
+        # One that cannot be written must not be found again by who wants to write.
+        return _register(path, fd, identity) if is_writable else LockFile(path, fd, identity)
 
 
 def _identity(stat: os.stat_result) -> tuple[int, int]:
@@ -189,21 +195,30 @@ def detached_lock_file(path: str) -> LockFile:
         return _detached_files.setdefault(path, LockFile(path, -1, None))
 
 
+def _open_existing(path: str) -> tuple[int, bool]:
+    """The descriptor, and whether it may be written to."""
+    try:
+        return os.open(path, _FLAGS), True
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        return os.open(path, _FLAGS & ~os.O_RDWR | os.O_RDONLY), False
+
+
 def _open_or_create(path: str, mode: int) -> int:
-    flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
     for _ in range(10):
         with contextlib.suppress(FileNotFoundError):
-            return os.open(path, flags)
+            return os.open(path, _FLAGS)
         # Another process may make it in this moment.
         with contextlib.suppress(FileExistsError):
-            fd = os.open(path, flags | os.O_CREAT | os.O_EXCL, mode)
+            fd = os.open(path, _FLAGS | os.O_CREAT | os.O_EXCL, mode)
             try:
                 os.fchmod(fd, mode)
             except BaseException:
                 os.close(fd)  # Nothing of it can be locked yet.
                 raise
             return fd
-    return os.open(path, flags)
+    return os.open(path, _FLAGS)
 
 
 def _reset_after_fork() -> None:

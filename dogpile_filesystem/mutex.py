@@ -9,9 +9,10 @@ import threading
 import time
 from collections.abc import Callable
 
-from dogpile_filesystem.failures import Failures
+from dogpile_filesystem.failures import LOCK_TIMEOUT, Failures
 from dogpile_filesystem.lockfile import LockFile, detached_lock_file
 from dogpile_filesystem.locking import RangeLock
+from dogpile_filesystem.statistics import Statistics
 
 #: Lock files deleted in the course of one acquisition, after which the one at hand is good enough.
 _DELETIONS = 10
@@ -34,6 +35,7 @@ class KeyMutex:
     :param offset: the key's byte in it.
     :param lock_timeout: seconds after which a waiter goes on without the lock; None: never.
     :param failures: where trouble is reported.
+    :param statistics: where waits are counted.
     """
 
     def __init__(
@@ -43,12 +45,14 @@ class KeyMutex:
         offset: int,
         lock_timeout: float | None,
         failures: Failures,
+        statistics: Statistics,
     ) -> None:
         self._path = path
         self._open_file = open_file
         self._offset = offset
         self._lock_timeout = lock_timeout
         self._failures = failures
+        self._statistics = statistics
         # The ranges held, with the process that holds each: a child must not release what its parent holds. One; two
         # if the lock file was moved away and a second thread has taken the new one: then the older is released first.
         self._held: list[tuple[LockFile, RangeLock, int]] = []
@@ -62,6 +66,23 @@ class KeyMutex:
         :param wait: whether to wait for it, for ``lock_timeout`` at most.
         :return: whether it was obtained. After a timeout the caller may go on as if it were.
         """
+        if not wait:
+            return self._acquire(wait=False)
+        waited = not self._acquire(wait=False)
+        obtained = not waited or self._wait()
+        self._statistics.second_looks[threading.get_ident()] = self._offset, waited
+        return obtained
+
+    def _wait(self) -> bool:
+        began = time.monotonic()
+        obtained = self._acquire(wait=True)
+        self._statistics.mutex_waits += 1
+        self._statistics.mutex_wait_ns += int((time.monotonic() - began) * 1e9)
+        if not obtained:
+            self._go_without()
+        return obtained
+
+    def _acquire(self, *, wait: bool) -> bool:
         give_up_at = None if self._lock_timeout is None else time.monotonic() + self._lock_timeout
         file = self._current_file()
         for deleted in range(_DELETIONS + 1):
@@ -72,8 +93,6 @@ class KeyMutex:
                 file = self._detached_file(error)
                 lock = file.acquire(self._offset, wait=wait, timeout=timeout)
             if lock is None:
-                if wait:
-                    self._go_without()
                 return False
             if file.fd < 0 or file.is_current(self._path) or deleted == _DELETIONS:
                 # What the parent of a forked process held is not this one's to release.
@@ -90,6 +109,7 @@ class KeyMutex:
         Give the mutex back. Harmless for a thread that gave up waiting for it, and if nobody holds it.
         """
         thread = threading.get_ident()
+        self._statistics.second_looks.pop(thread, None)
         if thread in self._without:
             self._without.discard(thread)
             return
@@ -120,4 +140,4 @@ class KeyMutex:
     def _go_without(self) -> None:
         self._without.add(threading.get_ident())
         what = "waited %s s for another creator, and go on without the lock: raise lock_timeout, or see what it does"
-        self._failures.report("lock timeout", what, self._lock_timeout)
+        self._failures.report(LOCK_TIMEOUT, what, self._lock_timeout)

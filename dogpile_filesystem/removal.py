@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import ClassVar
 
 from dogpile_filesystem.directory import Directory
-from dogpile_filesystem.failures import Failures
+from dogpile_filesystem.failures import DAMAGED, Failures
 from dogpile_filesystem.files import open_below, remove_tree, unlink_quietly
 from dogpile_filesystem.recency import Recency
 from dogpile_filesystem.reservation import Place
@@ -91,7 +91,7 @@ class Remover:
 
         :param is_whole: whether it passes them now.
         """
-        self._failures.report("damaged", "removed a damaged entry, %s: %s", place.path, damage)
+        self._failures.report(DAMAGED, "removed a damaged entry, %s: %s", place.path, damage)
         with contextlib.suppress(OSError):
             ledger = self._directory.ledger()
             with ledger.shard(place.shard):

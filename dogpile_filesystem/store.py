@@ -29,13 +29,15 @@ from dogpile_filesystem.content import Source
 from dogpile_filesystem.directory import Directory
 from dogpile_filesystem.entry import FILE, VALUE
 from dogpile_filesystem.eviction import Evictor
-from dogpile_filesystem.failures import Failures
+from dogpile_filesystem.failures import NO_ROOM, TOO_LARGE, Failures
 from dogpile_filesystem.files import Reader, has_holes, open_reader, read_file, read_file_to_its_end
-from dogpile_filesystem.ledger import Bound, Usage, charge
+from dogpile_filesystem.inventory import remove_entries, with_prefix
+from dogpile_filesystem.ledger import SHARDS, Bound, Usage, charge
 from dogpile_filesystem.mutex import KeyMutex
 from dogpile_filesystem.recency import Recency, flush_all
 from dogpile_filesystem.removal import Remover
 from dogpile_filesystem.reservation import Place, unique
+from dogpile_filesystem.statistics import Recorded, Statistics, Stats, recorded
 from dogpile_filesystem.visit import CLEARED_PREFIX, Visitor
 from dogpile_filesystem.writer import FULL, Incoming, NoRoom, TooLarge, Writer
 
@@ -66,6 +68,7 @@ class Store:
     :param min_free_space: bytes that are to stay free on the filesystem; None: none.
     :param expiration_time: seconds after which an entry is a miss; None: never.
     :param access: modes of what is made, and which directories are refused.
+    :param kinds: the kinds of entries that it is used for; the tools say for these when they expire.
     :param signing_keys: of :func:`.entry.signing_key`; the first signs, all are accepted; none: nothing is signed.
     :param clock: seconds since the epoch.
     """
@@ -79,6 +82,7 @@ class Store:
         min_free_space: int | None = None,
         expiration_time: float | None = None,
         access: Access | None = None,
+        kinds: Sequence[int] = (VALUE, FILE),
         signing_keys: Sequence[bytes] = (),
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -92,7 +96,9 @@ class Store:
         self._clock = clock
         self._recency = Recency(clock, self._directory.distrust)
         self._visitor = Visitor(base_dir, expiration_time, clock, self.failures)
-        self._evictor = Evictor(self._bound, self._visitor)
+        expiration = dict.fromkeys(kinds, expiration_time)
+        self._statistics = Statistics(self.failures, self._bound, expiration, self._directory.find_ledger)
+        self._evictor = Evictor(self._bound, self._visitor, self._statistics)
         self._writer = Writer(
             self._directory,
             self._bound,
@@ -131,21 +137,28 @@ class Store:
             # As decode, which is a call more on the way of every hit.
             found_kind, found_key, payload, created_ns = entry.inspect(data, self._signing_keys)
         except FileNotFoundError:
+            self._statistics.miss(digest)
             self._sweep()
             return None
         except (entry.Damaged, OSError) as trouble:
             found = self._get_in_spite_of(trouble, directory.place(kind, key))
             if found is None:
+                self._statistics.miss(digest)
                 return None
             found_kind, found_key, payload, created_ns = found
-        if found_key != key or found_kind != kind:  # Two keys with one digest.
-            return None
-        if self._stale and self._remover.is_stale(path):
+        # The first: two keys with one digest.
+        if found_key != key or found_kind != kind or (self._stale and self._remover.is_stale(path)):
+            self._statistics.miss(digest)
             return None
         if self._expiration_ns is not None:
             self._sweep()
             if self._clock() * 1e9 - created_ns > self._expiration_ns:
+                self._statistics.miss(digest, expired=True)
                 return None
+        if self._statistics.second_looks:
+            self._statistics.hit(digest)
+        else:
+            self._statistics.hits += 1  # A call less on the way of every hit.
         self._recency.note(path)
         return payload
 
@@ -179,26 +192,31 @@ class Store:
             try:
                 return self._open_content(place, payload)
             except FileNotFoundError:
+                self._statistics.hits -= 1
                 continue  # Replaced or evicted just now.
             except entry.Damaged as damage:
                 self._remover.remove_damaged(place, damage, self._is_whole)
-                return None
             except OSError as error:
                 self.failures.report_error(error, "cannot read a content")
-                return None
+            self._statistics.hits -= 1
+            self._statistics.miss(place.digest)
+            return None
         return self._get_file_locked(place)
 
     def _get_file_locked(self, place: Place) -> StoredFile | None:
         """Read a file while nobody can replace it: if even so its content is gone, it is gone for good."""
         try:
             with self._directory.ledger().shard(place.shard):
-                return self._open_whole(place)
+                file = self._open_whole(place)
+            self._statistics.hit(place.digest)
+            return file
         except (FileNotFoundError, entry.Damaged) as damage:
             self._remover.remove_damaged(place, damage, self._is_whole)
         except entry.OtherKey:
             pass
         except OSError as error:
             self.failures.report_error(error, "cannot read a content")
+        self._statistics.miss(place.digest)
         return None
 
     def _open_whole(self, place: Place) -> StoredFile:
@@ -290,11 +308,12 @@ class Store:
             self.failures.report_error(error, "a value was not stored")
         except TooLarge:
             what = "a value of %d bytes was not stored: raise cache_size"
-            self.failures.report("too large", what, incoming.size)
+            self.failures.report(TOO_LARGE, what, incoming.size)
         except NoRoom:
             what = "a value of %d bytes was not stored: no room could be made"
-            self.failures.report("no room", what, incoming.size)
+            self.failures.report(NO_ROOM, what, incoming.size)
         else:
+            self._statistics.store(incoming.size)
             self._recency.forget(place.path)
             self._stale.pop(place.path, None)
             self._sweep()
@@ -307,6 +326,26 @@ class Store:
     def remove(self, key: bytes, kind: int = VALUE) -> bool:
         """Remove the entry under a key; whether there was one."""
         return self._remover.remove(self._directory.place(kind, key))
+
+    def remove_matching(self, prefix: bytes, kinds: Sequence[int] = (VALUE, FILE)) -> int:
+        """
+        Remove all entries whose keys begin with a prefix. Each entry is looked at, so that it takes time in proportion
+        to their number: some 10 us each.
+
+        What is being written meanwhile may stay.
+
+        :param kinds: only of these.
+        :return: how many were removed.
+        """
+        try:
+            ledger = self._directory.ledger(look=True)
+            removed = remove_entries(ledger, self._directory.values_dir, with_prefix(prefix, kinds))
+        except OSError as error:
+            self.failures.report_error(error, "cannot remove what matches")
+            return 0
+        if removed.failed:
+            self.failures.report("not removed", "%d entries or shards could not be removed", removed.failed)
+        return removed.entries
 
     def clear(self) -> None:
         """
@@ -368,13 +407,34 @@ class Store:
         """
         return self._directory.ledger(look=True).usage()
 
+    def stats(self) -> Stats:
+        """What was done, and what is in it. Never fails, and makes nothing."""
+        self._statistics.flush()
+        process = self._statistics.counts()
+        ledger = self._directory.find_ledger()
+        said, usage = Recorded(None, process), Usage(0, 0, 0)
+        if ledger is not None:
+            with contextlib.suppress(OSError):
+                said, usage = recorded(ledger), ledger.usage()
+        return Stats(
+            since=said.since,
+            process=process,
+            total=said.total,
+            entries=usage.entries,
+            size=usage.size,
+            is_counted=usage.counted == SHARDS,
+            cache_size=self._bound.size,
+            max_entries=self._bound.entries,
+        )
+
     def flush(self) -> None:
-        """Write the uses of entries that are pending in memory."""
+        """Write the uses of entries, and the statistics, that are pending in memory."""
         self._recency.flush()
+        self._statistics.flush()
 
     def mutex(self, kind: int, key: bytes, lock_timeout: float | None = None) -> KeyMutex:
         """The creation mutex of a key."""
-        return self._directory.mutex(kind, key, lock_timeout, self.failures)
+        return self._directory.mutex(kind, key, lock_timeout, self.failures, self._statistics)
 
 
 def _is_no_file(error: OSError) -> bool:

@@ -262,8 +262,8 @@ def test_uses_noted_in_the_threadpool(run):
     printed = run(
         """
     import gevent
-    from dogpile_filesystem import recency
-    recency.DELAY = 0.01
+    from dogpile_filesystem import later
+    later.DELAY = 0.01
     region.set_multi({"k": "value", "another": "value"})
     path = store._directory.place(VALUE, b"k").path
     os.utime(path, (1, 1))

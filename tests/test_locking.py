@@ -20,15 +20,30 @@ from dogpile_filesystem.failures import Failures
 from dogpile_filesystem.lockfile import LockFile, detached_lock_file, open_lock_file
 from dogpile_filesystem.locking import RangeLock
 from dogpile_filesystem.mutex import KeyMutex
+from dogpile_filesystem.statistics import Statistics
 
 OFFSET = 1 << 62
+COUNTS = Failures(""), Statistics(Failures(""))
 
-HOLDER = """
-    import sys
-    from dogpile_filesystem.lockfile import open_lock_file
+#: The beginning of programs that use mutexes.
+MUTEXES = """
+    import random, sys, threading, time
     from dogpile_filesystem.failures import Failures
+    from dogpile_filesystem.lockfile import open_lock_file
     from dogpile_filesystem.mutex import KeyMutex
-    mutex = KeyMutex(sys.argv[1], lambda _: open_lock_file(sys.argv[1]), int(sys.argv[2]), None, Failures(""))
+    from dogpile_filesystem.statistics import Statistics
+
+    path, offset = sys.argv[1], int(sys.argv[2])
+    failures = Failures("")
+
+    def make_mutex(offset=offset):
+        return KeyMutex(path, lambda _: open_lock_file(path), offset, None, failures, Statistics(failures))
+"""
+
+HOLDER = (
+    MUTEXES
+    + """
+    mutex = make_mutex()
     assert mutex.acquire()
     print("held", flush=True)
     sys.stdin.readline()
@@ -36,6 +51,7 @@ HOLDER = """
     print("released", flush=True)
     sys.stdin.readline()
 """
+)
 
 
 @pytest.fixture
@@ -46,7 +62,7 @@ def path(tmp_path):
 @pytest.fixture
 def make_mutex(path):
     def make(offset=OFFSET, lock_timeout=None):
-        return KeyMutex(path, lambda _: open_lock_file(path), offset, lock_timeout, Failures(""))
+        return KeyMutex(path, lambda _: open_lock_file(path), offset, lock_timeout, *COUNTS)
 
     return make
 
@@ -150,19 +166,16 @@ def test_locked_takes_nothing(make_mutex, spawn, path):
     """To ask whether a mutex is locked never makes another process's attempt fail."""
     asker = make_mutex()
     process = spawn(
-        """
-        import sys
-        from dogpile_filesystem.lockfile import open_lock_file
-        from dogpile_filesystem.failures import Failures
-        from dogpile_filesystem.mutex import KeyMutex
-        mutex = KeyMutex(sys.argv[1], lambda _: open_lock_file(sys.argv[1]), int(sys.argv[2]), None, Failures(""))
-        print("ready", flush=True)
-        failed = 0
-        for _ in range(5000):
-            failed += not mutex.acquire(False)
-            mutex.release()
-        print(failed, flush=True)
-        """,
+        MUTEXES
+        + """
+    mutex = make_mutex()
+    print("ready", flush=True)
+    failed = 0
+    for _ in range(5000):
+        failed += not mutex.acquire(False)
+        mutex.release()
+    print(failed, flush=True)
+    """,
         path,
         OFFSET,
     )
@@ -182,7 +195,7 @@ def test_two_paths_of_one_file(make_mutex, hold, path, tmp_path):
     mutex = make_mutex()
     assert mutex.acquire()
     assert open_lock_file(str(linked / "lock")) is open_lock_file(path)
-    assert not KeyMutex(path, lambda _: open_lock_file(str(linked / "lock")), OFFSET, None, Failures("")).acquire(False)
+    assert not KeyMutex(path, lambda _: open_lock_file(str(linked / "lock")), OFFSET, None, *COUNTS).acquire(False)
     mutex.release()
     hold(through=str(linked / "lock"))
     assert not mutex.acquire(False)
@@ -199,14 +212,11 @@ def test_one_descriptor(make_mutex, spawn, path, open_descriptors):
         assert not make_mutex().acquire(False)
     assert open_descriptors() == before
     process = spawn(
-        """
-        import sys
-        from dogpile_filesystem.lockfile import open_lock_file
-        from dogpile_filesystem.failures import Failures
-        from dogpile_filesystem.mutex import KeyMutex
-        mutex = KeyMutex(sys.argv[1], lambda _: open_lock_file(sys.argv[1]), int(sys.argv[2]), None, Failures(""))
-        print(mutex.acquire(False))
-        """,
+        MUTEXES
+        + """
+    mutex = make_mutex()
+    print(mutex.acquire(False))
+    """,
         path,
         OFFSET,
     )
@@ -479,36 +489,35 @@ def test_lock_file_that_cannot_be_opened(tmp_path):
         open_lock_file(str(tmp_path / "missing" / "lock"))
 
 
-WORKER = """
-    import random, sys, threading, time
-    from dogpile_filesystem.lockfile import open_lock_file
-    from dogpile_filesystem.failures import Failures
-    from dogpile_filesystem.mutex import KeyMutex
-    path, offset, threads, times = sys.argv[1], *map(int, sys.argv[2:])
-    failures, intervals = [], []
+WORKER = (
+    MUTEXES
+    + """
+    threads, times = map(int, sys.argv[3:])
+    errors, intervals = [], []
 
     def work(seed):
         rng = random.Random(seed)
         for _ in range(times):
             key = rng.randrange(8)
-            mutex = KeyMutex(path, lambda _: open_lock_file(path), offset + key, None, Failures(""))
+            mutex = make_mutex(offset + key)
             try:
                 if not mutex.acquire():
-                    failures.append("not obtained")
+                    errors.append("not obtained")
                 start = time.monotonic_ns()
                 end = time.monotonic_ns()
                 mutex.release()
                 intervals.append((key, start, end))
             except BaseException as error:
-                failures.append(repr(error))
+                errors.append(repr(error))
 
     sys.stdin.readline()
     running = [threading.Thread(target=work, args=(number,)) for number in range(threads)]
     for thread in running: thread.start()
     for thread in running: thread.join()
-    print(len(failures), *failures[:3])
+    print(len(errors), *errors[:3])
     for interval in intervals: print(*interval)
 """
+)
 
 
 @pytest.mark.stress
@@ -535,7 +544,7 @@ def test_detached_file_excludes_threads(tmp_path):
     assert detached_lock_file(path) is detached_lock_file(path)
     file = detached_lock_file(path)
     assert isinstance(file, LockFile)
-    first, second = (KeyMutex(path, lambda _: file, OFFSET, None, Failures("")) for _ in range(2))
+    first, second = (KeyMutex(path, lambda _: file, OFFSET, None, *COUNTS) for _ in range(2))
     assert first.acquire()
     assert not second.acquire(False)
     assert second.locked()

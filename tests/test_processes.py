@@ -17,6 +17,7 @@ from workload import create_all
 
 from dogpile_filesystem import lockfile
 from dogpile_filesystem.entry import FILE, VALUE
+from dogpile_filesystem.later import later
 from dogpile_filesystem.reservation import unique
 
 # What Python 3.12 and later say of a fork while there are threads. To do so is the subject here.
@@ -209,7 +210,7 @@ def test_fork_while_another_thread_holds_a_range(make_store, held):
     lock.release()
 
 
-@pytest.mark.parametrize("guard", ["lock file", "registry of lock files", "recency"])
+@pytest.mark.parametrize("guard", ["lock file", "registry of lock files", "timer"])
 def test_fork_while_another_thread_is_in_a_guard(make_store, guard):
     """A child forked while a thread of its parent is about to change what its threads share can use everything."""
     store = make_store(max_entries=20)
@@ -217,7 +218,7 @@ def test_fork_while_another_thread_is_in_a_guard(make_store, guard):
     guards = {
         "lock file": store._directory.ledger().file._guard,
         "registry of lock files": lockfile._registry_guard,
-        "recency": store._recency._guard,
+        "timer": later._guard,
     }
 
     def use_and_prune():
@@ -272,7 +273,7 @@ def test_use_in_the_moment_of_a_fork(spawn, base_dir):
         os.register_at_fork(before=lambda: note())
         note = lambda: None
 
-        from dogpile_filesystem import recency
+        from dogpile_filesystem import later
         from dogpile_filesystem.entry import VALUE
         from dogpile_filesystem.store import Store
 
@@ -286,14 +287,14 @@ def test_use_in_the_moment_of_a_fork(spawn, base_dir):
         note = lambda: None
         used = {key: lambda path=path: os.stat(path).st_mtime > 1 for key, path in paths.items()}
         if pid == 0:
-            recency.DELAY = 0.01
+            later.DELAY = 0.01
             store.get(b"child")
-            store._recency._timer.join()
+            later.later.timer.join()
             by_timer = used[b"child"]()
             store.flush()
             os._exit(2 * by_timer + used[b"parent"]())
         print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
-        print(used[b"parent"](), store._recency._timer.is_alive())
+        print(used[b"parent"](), later.later.timer.is_alive())
         store.flush()
         print(used[b"parent"]())
         """,

@@ -10,15 +10,16 @@ import threading
 import pytest
 from forked import Child
 
-from dogpile_filesystem import recency as recency_module
-from dogpile_filesystem.recency import DELAY, LIMIT, Recency
+from dogpile_filesystem import later as later_module
+from dogpile_filesystem.later import DELAY, later
+from dogpile_filesystem.recency import LIMIT, Recency
 
 
 @pytest.fixture
 def recency(clock):
     made = Recency(clock)
     yield made
-    made.settle_before_fork()
+    later.settle_before_fork()
 
 
 @pytest.fixture
@@ -65,14 +66,14 @@ def test_many_pending_are_written(recency, entry, clock):
 def test_written_by_itself(recency, entry, monkeypatch):
     """The uses of a process that then falls idle are written by themselves, within the promised 5 seconds."""
     assert DELAY < 5
-    monkeypatch.setattr(recency_module, "DELAY", 0.01)
+    monkeypatch.setattr(later_module, "DELAY", 0.01)
     before = last_use(entry)
     recency.note(entry)
-    timer = recency._timer
+    timer = later.timer
     assert timer.daemon
     timer.join()
     assert last_use(entry) > before
-    assert recency._timer is None
+    assert later.timer is None
 
 
 def test_never_backwards(recency, entry, clock):
@@ -120,12 +121,12 @@ def test_fork_with_pending_uses(recency, entry):
     """Before a fork our thread ends and what is pending is written; the child has neither."""
     before = last_use(entry)
     recency.note(entry)
-    assert recency._timer is not None
-    timer = recency._timer
-    child = Child(lambda: (threading.active_count(), dict(recency._pending), recency._timer))
+    assert later.timer is not None
+    timer = later.timer
+    child = Child(lambda: (threading.active_count(), dict(recency._pending), later.timer))
     assert not timer.is_alive()
     assert child.result() == (1, {}, None)
-    assert recency._timer is None
+    assert later.timer is None
     assert last_use(entry) > before
 
 

@@ -1,0 +1,347 @@
+"""
+Statistics: what is counted, and how it is added up over threads, processes and restarts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from dogpile.cache import make_region
+from forked import Child
+
+from dogpile_filesystem import later as later_module
+from dogpile_filesystem.entry import FILE, VALUE
+from dogpile_filesystem.later import later
+from dogpile_filesystem.ledger import Ledger
+from dogpile_filesystem.mutex import KeyMutex
+from dogpile_filesystem.statistics import Counts, Recorded, recorded
+
+
+@pytest.fixture
+def region(base_dir):
+    return make_region().configure("paylogic.filesystem", arguments={"base_dir": base_dir})
+
+
+def counted(counts):
+    """What is not zero."""
+    return {name: value for name, value in dataclasses.asdict(counts).items() if value}
+
+
+def test_reads_and_stores(make_store, clock):
+    """Each read is a hit or a miss, an expired entry is expired and a miss, and stores count their whole blocks."""
+    store = make_store(expiration_time=10)
+    assert store.put(b"k", bytes(5000))
+    assert store.get(b"k") == bytes(5000)
+    assert store.get(b"other") is None
+    clock.move(11)
+    assert store.get(b"k") is None
+    process = store.stats().process
+    assert counted(process) == {"hits": 1, "misses": 2, "expired": 1, "stores": 1, "stored_bytes": 8192}
+    assert process.hit_ratio == 1 / 3
+    assert Counts().hit_ratio is None
+
+
+def test_files(make_store, files):
+    """A read of a file is one hit or one miss, also if its content has gone."""
+    store = make_store()
+    assert store.put_file(b"k", io.BytesIO(bytes(4097)))
+    store.get_file(b"k").file.close()
+    assert store.get_file(b"other") is None
+    (content,) = (path for name, path in files().items() if "." in name)
+    os.unlink(content)
+    assert store.get_file(b"k") is None
+    process = store.stats().process
+    assert counted(process) == {"hits": 1, "misses": 2, "stores": 1, "stored_bytes": 3 * 4096, "damaged": 1}
+
+
+def test_a_creation_is_one_miss(region):
+    """Who asks through a region counts one miss for a value that is created, although dogpile looks twice."""
+    assert region.get_or_create("k", lambda: 1) == 1
+    assert region.get_or_create("k", lambda: 2) == 1
+    assert region.get_or_create("other", lambda: 3) == 3
+    process = region.backend.stats().process
+    assert (process.hits, process.misses, process.stores) == (1, 2, 2)
+    assert region.backend.store._statistics.second_looks == {}
+
+
+def test_wait_that_ends_in_a_hit(region, monkeypatch):
+    """Who waits for another creator, and then finds its value, counts a wait, its time, and a creation saved."""
+    creating, go_on = threading.Event(), threading.Event()
+    wait = KeyMutex._wait
+
+    def wait_noticed(mutex):
+        go_on.set()
+        return wait(mutex)
+
+    monkeypatch.setattr(KeyMutex, "_wait", wait_noticed)
+
+    def create():
+        creating.set()
+        assert go_on.wait(20)
+        return "created once"
+
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(region.get_or_create, "k", create)
+        assert creating.wait(20)
+        second = threads.submit(region.get_or_create, "k", lambda: "created twice")
+        assert (first.result(), second.result()) == ("created once", "created once")
+    process = region.backend.stats().process
+    assert (process.hits, process.misses) == (0, 2)
+    assert (process.mutex_waits, process.creations_saved) == (1, 1)
+    assert 0 < process.mutex_wait_seconds < 20
+
+
+def test_wait_given_up(make_store):
+    """A wait that is given up after lock_timeout counts as a wait and a timeout, and saves no creation."""
+    store = make_store()
+    holder = store.mutex(VALUE, b"k")
+    assert holder.acquire()
+    assert not store.mutex(VALUE, b"k", lock_timeout=0.01).acquire()
+    holder.release()
+    process = store.stats().process
+    assert (process.mutex_waits, process.lock_timeouts, process.creations_saved) == (1, 1, 0)
+    assert process.mutex_wait_seconds >= 0.01
+
+
+def test_evictions(make_store):
+    """What is evicted counts with its bytes, so that stores less evictions is what is there."""
+    store = make_store(max_entries=20)
+    for number in range(50):
+        assert store.put(b"%d" % number, bytes(5000))
+    stats = store.stats()
+    assert stats.process.evictions == 50 - stats.entries > 0
+    assert stats.process.evicted_bytes == 8192 * stats.process.evictions
+    assert stats.max_entries == 20
+    assert stats.size == 8192 * stats.entries
+
+
+def test_what_goes_wrong(make_store, files):
+    """A value that is too large is refused, a damaged entry is damaged, trouble counts by its errno, and none twice."""
+    store = make_store(cache_size=8192)
+    assert not store.put(b"large", bytes(9000))
+    assert store.put(b"k", b"value")
+    (path,) = files().values()
+    os.truncate(path, 5)
+    assert store.get(b"k") is None
+    store.failures.report_error(OSError(28, "full"), "test")
+    store.failures.report_error(OSError("no number"), "test")
+    for _ in range(2):
+        stats = store.stats()
+        for counts in (stats.process, stats.total):
+            assert (counts.refused, counts.damaged) == (1, 1)
+            assert counts.failures == {"ENOSPC": 1, "OSError": 1}
+
+
+def test_all_processes(make_store, spawn, base_dir, clock):
+    """
+    The totals are those of all processes, those that have ended included, from when the first of them counted; those of
+    a process are its own.
+    """
+    process = spawn(
+        """
+        import sys
+        from dogpile_filesystem.store import Store
+        store = Store(sys.argv[1])
+        assert store.put(b"k", b"value")
+        for _ in range(10):
+            store.get(b"k")
+        """,
+        base_dir,
+    )
+    assert process.wait() == 0
+    store, other = make_store(), make_store()
+    for _ in range(5):
+        assert store.get(b"k") == b"value"
+    assert other.get(b"missing") is None
+    other.flush()
+    stats = store.stats()
+    assert counted(stats.process) == {"hits": 5}
+    assert counted(stats.total) == {"hits": 15, "misses": 1, "stores": 1, "stored_bytes": 4096}
+    assert stats.since is not None
+    assert store.stats() == stats
+
+
+def test_none_lost_none_twice(spawn, make_store, base_dir):
+    """Of what threads and processes count and add in any order, everything is in the totals, once."""
+    program = """
+        import sys, threading
+        from dogpile_filesystem.store import Store
+        store = Store(sys.argv[1])
+        print("ready", flush=True)
+        sys.stdin.readline()
+
+        def work():
+            for _ in range(300):
+                store.get(b"missing")
+                store.stats()
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        for thread in threads: thread.start()
+        for thread in threads: thread.join()
+    """
+    store = make_store()
+    assert store.put(b"k", b"value")
+    processes = [spawn(program, base_dir) for _ in range(3)]
+    for process in processes:
+        process.stdout.readline()
+    for process in processes:
+        process.stdin.write("\n")
+        process.stdin.flush()
+    ledger = store._directory.ledger()
+    seen = [0]
+    while any(process.poll() is None for process in processes):
+        found = recorded(ledger)
+        if found.since is not None:
+            seen.append(found.total.misses)
+    assert seen == sorted(seen)
+    assert store.stats().total.misses == 3 * 4 * 300
+
+
+def test_killed(spawn, make_store, base_dir):
+    """Who is killed loses what it had not added, and nothing that it had."""
+    process = spawn(
+        """
+        import os, sys
+        from dogpile_filesystem.store import Store
+        store = Store(sys.argv[1])
+        assert store.put(b"k", b"value")
+        store.get(b"k")
+        store.flush()
+        store.get(b"k")
+        os.kill(os.getpid(), 9)
+        """,
+        base_dir,
+    )
+    assert process.wait() == -9
+    assert counted(make_store().stats().total) == {"hits": 1, "stores": 1, "stored_bytes": 4096}
+
+
+def test_fork(make_store):
+    """A child counts for itself: what its parent counted before the fork is added by the parent, once."""
+    store = make_store()
+    assert store.put(b"k", b"value")
+    assert store.get(b"k")
+
+    def use():
+        assert store.get(b"k")
+        return counted(store.stats().process)
+
+    assert Child(use).result() == {"hits": 1}
+    stats = store.stats()
+    assert (stats.process.hits, stats.total.hits, stats.total.stores) == (1, 2, 1)
+
+
+def test_added_by_itself(make_store, monkeypatch):
+    """What a process counted before it falls idle, be it misses alone, is added by itself."""
+    store = make_store()
+    assert store.put(b"k", b"value")
+    later.settle_before_fork()
+    ledger = store._directory.ledger()
+    monkeypatch.setattr(later_module, "DELAY", 0.01)
+    assert store.get(b"missing") is None
+    later.timer.join()
+    assert recorded(ledger).total.misses == 1
+
+
+def test_nothing_is_made(make_store, base_dir):
+    """Statistics make no lock file and no directory, and say that they have no totals."""
+    store = make_store()
+    assert store.get(b"k") is None
+    stats = store.stats()
+    assert not os.path.exists(base_dir)
+    assert stats.since is None
+    assert stats.total == stats.process
+    assert counted(stats.process) == {"misses": 1}
+    assert not stats.is_counted
+
+
+def test_deleted_lock_file(make_store, base_dir):
+    """With a new lock file the totals start anew, and what is counted from then on is in them."""
+    store = make_store()
+    assert store.put(b"k", b"value")
+    store.stats()
+    os.unlink(f"{base_dir}/lock")
+    store._directory.distrust()
+    assert store.get(b"k")
+    assert store.stats().since is None
+    assert store.put(b"k", b"value")
+    stats = store.stats()
+    assert (stats.process.stores, stats.process.hits) == (2, 1)
+    assert counted(stats.total) == {"hits": 1, "stores": 1, "stored_bytes": 4096}
+
+
+@pytest.mark.parametrize("offset", [512, 520, 570, 900, 2500])
+def test_damaged_block(make_store, base_dir, offset):
+    """Totals of which a byte was changed are not believed: they start anew."""
+    store = make_store()
+    assert store.put(b"k", b"value")
+    store.stats()
+    with open(f"{base_dir}/lock", "r+b") as file:
+        file.seek(offset)
+        byte = file.read(1)[0]
+        # To close this file would drop the locks of this process: none is held here.
+        file.seek(offset)
+        file.write(bytes([byte ^ 0x40]))
+    assert recorded(store._directory.ledger()) == Recorded()
+    assert store.get(b"k")
+    assert counted(store.stats().total) == {"hits": 1}
+
+
+def test_unwritable_lock_file(make_store, base_dir, monkeypatch):
+    """What cannot be added is kept, and added as soon as that is possible."""
+    store = make_store()
+    assert store.put(b"k", b"value")
+    store.stats()
+    ledger = store._directory.ledger()
+
+    def fail(data):
+        raise OSError(30, "read-only")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ledger, "write_statistics", fail)
+        assert store.get(b"k")
+        assert store.stats().total.hits == 0
+        assert store.stats().process.hits == 1
+    assert store.stats().total.hits == 1
+
+
+def test_settings(make_store):
+    """The lock file tells the tools the bound, and when the entries of each kind expire, of who used it last."""
+    store = make_store(cache_size=1 << 20, expiration_time=60, kinds=[VALUE])
+    assert store.put(b"k", b"value")
+    store.flush()
+    found = recorded(store._directory.ledger())
+    assert found.bound == (1 << 20, None)
+    assert found.expiration == {VALUE: 60}
+    store = make_store(max_entries=7, kinds=[FILE])
+    assert store.get(b"k") == b"value"
+    store.flush()
+    found = recorded(store._directory.ledger())
+    assert found.bound == (None, 7)
+    assert found.expiration == {FILE: None}
+
+
+def test_ledger_for_reading(make_store, base_dir, tmp_path):
+    """A ledger that is opened for reading alone changes nothing, makes nothing, and refuses what is no lock file."""
+    store = make_store()
+    assert store.put(b"k", b"value")
+    store.flush()
+    with open(f"{base_dir}/lock", "rb") as file:
+        before = file.read()
+    ledger = Ledger.open(f"{base_dir}/lock", make=False)
+    assert ledger.usage() == (4096, 1, 256)
+    assert recorded(ledger).total.stores == 1
+    with open(f"{base_dir}/lock", "rb") as file:
+        assert file.read() == before
+    with pytest.raises(FileNotFoundError):
+        Ledger.open(str(tmp_path / "missing"), make=False)
+    for content in (b"", b"dogpilfs, and no more", b"something else " * 1000):
+        path = tmp_path / f"foreign {len(content)}"
+        path.write_bytes(content)
+        with pytest.raises(OSError, match="lock file"):
+            Ledger.open(str(path), make=False)
+        assert path.read_bytes() == content
