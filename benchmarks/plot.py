@@ -12,7 +12,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
 from results import Results
-from systems import LABELS, SYSTEMS
+from systems import LABELS
 
 mpl.use("Agg")
 
@@ -25,9 +25,17 @@ _STYLE = {
     "figure.constrained_layout.use": True,
     "legend.frameon": False,
 }
-_COLORS = dict(
-    zip(SYSTEMS, ("#9aa0a6", "#d62728", "#8c564b", "#1f77b4", "#17becf", "#2ca02c", "#ff9f0e", "#9467bd"), strict=True)
-)
+#: Of the systems that are drawn.
+_COLORS = {
+    "floor": "#9aa0a6",
+    "ours": "#d62728",
+    "old": "#8c564b",
+    "diskcache-lru": "#1f77b4",
+    "diskcache": "#17becf",
+    "cachelib": "#2ca02c",
+    "django": "#ff9f0e",
+    "dbm": "#9467bd",
+}
 _OPERATIONS = {"hit": "hit", "new": "set of a new key", "overwrite": "overwrite"}
 
 
@@ -57,7 +65,7 @@ def _draw_set_cost(results: Results, axes: Axes) -> None:
 
 
 def _draw_latency(results: Results, axes: Axes) -> None:
-    drawn = [name for name in LABELS if any(True for _ in results.of("latency", systems=_pair(name)))]
+    drawn = [name for name in _COLORS if any(True for _ in results.of("latency", systems=_pair(name)))]
     width = 0.86 / max(1, len(drawn))
     for number, system in enumerate(drawn):
         medians = [

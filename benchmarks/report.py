@@ -48,6 +48,7 @@ def rows(results: Results) -> Iterator[Row]:
     yield _open_row(results)
     yield from _herd_rows(results)
     yield from _raw_rows(results)
+    yield from _tool_rows(results)
     yield from _other_rows(results)
 
 
@@ -61,6 +62,9 @@ def _ratio(results: Results, system: str, base: str, operation: str, number: str
 def _basic_rows(results: Results) -> Iterator[Row]:
     for operation, limit in {"hit": 1.35, "miss": 1.35, "new": 1.6, "overwrite": 1.4}.items():
         yield Row(f"{operation}, p50", limit, _ratio(results, "ours", "floor", operation), " × floor")
+    yield Row(
+        "hit with FilesystemInvalidation, p50", 1.5, _ratio(results, "ours-invalidated", "floor", "hit"), " × floor"
+    )
     for operation in ("new", "overwrite"):
         own, old = (
             results.median(lambda r, s=system, o=operation: r[s][o]["p50"], "latency", systems=["floor", system])
@@ -116,6 +120,24 @@ def _raw_rows(results: Results) -> Iterator[Row]:
     measured = results.median(lambda r: r["ours"] / r["copyfile"], "copying")
     yield Row(f"copying in {big}", 1.15, measured, " × shutil.copyfile")
     yield Row(f"copying in {big}: memory", 16, most("copying"), " MiB")
+
+
+def _tool_rows(results: Results) -> Iterator[Row]:
+    for command, limit in {"stats": 0.5, "ls --limit 20 --sort used": 2}.items():
+        seconds, entries = _command(results, command)
+        yield Row(f"{command} of {entries:,} entries", limit, seconds, " s")
+    seconds, entries = _command(results, "check")
+    yield Row(f"check of {entries:,} entries, per entry", 20, seconds and seconds / entries * 1e6, " µs")
+    measured = results.median(lambda r: r["seconds"], "removing")
+    yield Row("remove --prefix of 100,000 entries", 5, measured, " s")
+
+
+def _command(results: Results, name: str) -> tuple[float | None, int]:
+    """How long a command took, and with how many entries."""
+    for run in results.runs:
+        if _has_result(run, "reading") and name in run["result"]:
+            return run["result"][name], run["parameters"]["entries"]
+    return None, 0
 
 
 def _other_rows(results: Results) -> Iterator[Row]:
@@ -210,7 +232,7 @@ def _opening(results: Results) -> Table:
 def _details(results: Results) -> Table:
     """All other results as they are; numbers are medians of the rounds, in seconds or bytes."""
     table = _table("Other figures: seconds, bytes or counts; medians of the rounds", "", "")
-    for job in ("mixed", "moving", "copying", "bound", "trace", "leaks"):
+    for job in ("mixed", "moving", "copying", "bound", "trace", "leaks", "removing"):
         runs = list(results.of(job))
         for name in runs[0] if runs else ():
             values = [run[name] for run in runs]
@@ -226,7 +248,7 @@ _TABLES: tuple[tuple[tuple[str, ...], Callable[[Results], Table]], ...] = (
     (("curve",), _curve),
     (("herd",), _herds),
     (("open",), _opening),
-    (("mixed", "moving", "copying", "bound", "trace", "leaks"), _details),
+    (("mixed", "moving", "copying", "bound", "trace", "leaks", "removing"), _details),
 )
 
 

@@ -26,9 +26,13 @@ from report import make_console, show
 from results import Results
 
 #: What can be asked for with ``--jobs``.
-JOBS = ["basic", "open", "mixed", "herd", "raw", "bound", "trace", "leaks", "full", "curve"]
+JOBS = ["basic", "open", "mixed", "herd", "raw", "bound", "trace", "leaks", "tools", "full", "curve"]
 _CURVE_SIZES = [100, 300, 1000, 3000, 10_000, 30_000, 100_000, 300_000, 1_000_000]
 _CURVE_SYSTEMS = ["floor", "ours", "diskcache-lru", "cachelib", "django", "old"]
+_COMMANDS = {
+    "ls --limit 20 --sort used": ["ls", "DIR", "--limit", "20", "--sort", "used"],
+    "check": ["check", "DIR"],
+}
 #: How many operations of each kind are timed: fewer where they take milliseconds.
 _PEERS = {"diskcache-lru": 3000, "diskcache": 3000, "cachelib": 3000, "django": 500, "dbm": 200}
 
@@ -56,6 +60,7 @@ def each_round(options: Options, number: int) -> Iterator[Step]:
     """What runs in every round."""
     if "basic" in options.jobs:
         yield Step("latency", "peers", {"systems": ["floor", "ours"], "count": 3000})
+        yield Step("latency", "peers", {"systems": ["floor", "ours-invalidated"], "count": 3000})
         yield Step("latency", "old", {"systems": ["floor", "old"], "count": 100, "block": 10})
         yield Step("latency", "peers", {"systems": ["diskcache-lru", "ours"], "count": 3000, "block": 100})
         for peer, count in _PEERS.items():
@@ -81,6 +86,12 @@ def once(options: Options) -> Iterator[Step]:
         yield Step("leaks", "peers", {})
     if "bound" in options.jobs:
         yield Step("bound", "peers", {"seconds": options.bound_seconds})
+    if "tools" in options.jobs:
+        yield Step("reading", "peers", {"entries": options.max_entries, "commands": {"stats": ["stats", "DIR"]}})
+        entries = min(100_000, options.max_entries)
+        yield Step("reading", "peers", {"entries": entries, "commands": _COMMANDS})
+        # A ninth of the keys.
+        yield Step("removing", "peers", {"entries": entries, "prefix": "k1"})
     if "full" in options.jobs:
         for entries in (1000, 10_000, 100_000, 1_000_000):
             if entries <= options.max_entries:

@@ -82,6 +82,14 @@ def ours(directory: str, cache_size: int | None = _HUGE, max_entries: int | None
     return _of_region(open_region("paylogic.filesystem", arguments))
 
 
+def ours_invalidated(directory: str) -> System:
+    """This project, where an invalidation by any process is seen by all."""
+    system = ours(directory)
+    strategy = importlib.import_module("dogpile_filesystem").FilesystemInvalidation
+    system.handle.region_invalidator = strategy(directory)
+    return system
+
+
 def old(directory: str) -> System:
     """dogpile_filesystem 0.2.0."""
     region = open_region("paylogic.filesystem", {"base_dir": directory, "cache_size": _HUGE})
@@ -133,6 +141,7 @@ def django(directory: str, max_entries: int = _HUGE) -> System:
 SYSTEMS: dict[str, Callable[[str], System]] = {
     "floor": floor,
     "ours": ours,
+    "ours-invalidated": ours_invalidated,
     "old": old,
     "diskcache-lru": diskcache_lru,
     "diskcache": diskcache_default,
@@ -145,6 +154,7 @@ SYSTEMS: dict[str, Callable[[str], System]] = {
 LABELS: dict[str, str] = {
     "floor": "floor (no lock, no bound)",
     "ours": "this project",
+    "ours-invalidated": "this project, FilesystemInvalidation",
     "old": "dogpile_filesystem 0.2.0",
     "diskcache-lru": "diskcache, LRU",
     "diskcache": "diskcache, default policy",

@@ -26,6 +26,8 @@ JOBS = {
     "bound": ("jobs.processes", "bound"),
     "moving": ("jobs.raw", "moving"),
     "copying": ("jobs.raw", "copying"),
+    "reading": ("jobs.tools", "reading"),
+    "removing": ("jobs.tools", "removing"),
     "fault": ("jobs.faults", "fault"),
 }
 

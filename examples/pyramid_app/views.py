@@ -1,0 +1,118 @@
+"""
+The pages.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable
+from html import escape
+
+from pyramid.httpexceptions import HTTPSeeOther
+from pyramid.request import Request
+from pyramid.response import FileIter, Response
+from pyramid.view import view_config
+
+from pyramid_app.caches import REGIONS, pages
+from pyramid_app.slow import article, headlines, report
+
+BLOCK_SIZE = 1 << 18
+LINKS = """<p><a href="/article/books/1">A slow page</a> <a href="/news">A page refreshed while the old one is shown</a>
+<a href="/report/2026">A file to download</a> <a href="/admin">Statistics</a></p>
+"""
+
+
+def page(title: str, lines: Iterable[str] = (), made: str = "") -> Response:
+    text = "".join(f"<p>{escape(line)}</p>\n" for line in lines)
+    made = f"Made at {escape(made)}." if made else ""
+    return Response(
+        f"<!doctype html>\n<title>{escape(title)}</title>\n<h1>{escape(title)}</h1>\n{text}"
+        f"<p>{made} Answered by worker {os.getpid()}.</p>\n{LINKS}"
+    )
+
+
+@view_config(route_name="index")
+def index(_request: Request) -> Response:
+    return page("Cached")
+
+
+@view_config(route_name="article")
+def article_page(request: Request) -> Response:
+    found = article(request.matchdict["section"], int(request.matchdict["number"]))
+    return page(found["title"], [found["text"]], found["made"])
+
+
+@view_config(route_name="news")
+def news_page(_request: Request) -> Response:
+    found = headlines()
+    return page("News", found["lines"], found["made"])
+
+
+@view_config(route_name="report")
+def download(request: Request) -> Response:
+    year, scratch_dir = request.matchdict["year"], request.registry.settings["scratch_dir"]
+    file = report(int(year), scratch_dir)
+    if os.path.dirname(file.name) == scratch_dir:  # Created just now. If it was kept, it has another name already.
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(file.name)
+    # Not a FileResponse, which takes a path and opens it: the path goes when the report is replaced or evicted, between
+    # the answer of the cache and that moment, or between the looks that FileResponse takes at its length and at its
+    # bytes. The file that is open stays as it is, and all that is said of it comes from there too.
+    status = os.fstat(file.fileno())
+    response = Response(
+        conditional_response=True,  # Answers Range, If-Range and If-None-Match.
+        content_type="text/csv",
+        content_disposition=f'attachment; filename="report-{year}.csv"',
+        accept_ranges="bytes",
+        # No Last-Modified: it has whole seconds, in which there may be two versions, and a client that goes on with a
+        # broken download would join parts of both.
+        etag=f"{status.st_ino:x}-{status.st_mtime_ns:x}",
+        cache_control="no-cache",
+    )
+    response.app_iter = request.environ.get("wsgi.file_wrapper", FileIter)(file, BLOCK_SIZE)
+    response.content_length = status.st_size  # After `app_iter`, which forgets it.
+    return response
+
+
+# A real application has all of /admin behind a login, and `config.set_default_csrf_options(require_csrf=True)` with a
+# token in each form.
+@view_config(route_name="admin")
+def admin(request: Request) -> Response:
+    rows = []
+    for name, region in REGIONS.items():
+        stats = region.backend.stats()
+        for scope, counts in ((f"worker {os.getpid()}", stats.process), ("all processes", stats.total)):
+            rows.append(
+                f"<tr><td>{name}<td>{stats.entries}<td>{stats.size}<td>{scope}"
+                f"<td>{counts.hits}<td>{counts.misses}<td>{counts.stores}<td>{counts.evictions}\n"
+            )
+    forms = [
+        f'<form method="post" action="{request.route_path("invalidate", name=name)}">{name}:\n'
+        '<button>Invalidate</button> <button name="soft" value="1">Refresh</button></form>\n'
+        for name in REGIONS
+    ] + [
+        f'<form method="post" action="{request.route_path("remove", section=section)}">'
+        f"<button>Remove all {section}</button></form>\n"
+        for section in ("books", "films")
+    ]
+    return Response(
+        "<!doctype html>\n<title>Statistics</title>\n<table>\n"
+        "<tr><th>Region<th>Entries<th>Bytes<th>Counted in<th>Hits<th>Misses<th>Stores<th>Evictions\n"
+        f"{''.join(rows)}</table>\n{''.join(forms)}"
+    )
+
+
+@view_config(route_name="invalidate")
+def invalidate(request: Request) -> HTTPSeeOther:
+    # Hard: nobody gets an old value any more. Soft: until there is a new one.
+    REGIONS[request.matchdict["name"]].invalidate(hard="soft" not in request.POST)
+    return HTTPSeeOther(request.route_path("admin"))
+
+
+@view_config(route_name="remove")
+def remove(request: Request) -> HTTPSeeOther:
+    # What the keys of all articles of the section begin with.
+    prefix = pages.function_key_generator(None, article.original)(request.matchdict["section"], "")
+    pages.backend.remove_matching(prefix=prefix)
+    return HTTPSeeOther(request.route_path("admin"))
