@@ -242,7 +242,10 @@ def _read_until(fd: int, end: int) -> bytes:
 
 
 def _read_start(name: str, fd: int, most: int) -> bytes:
-    file_fd = os.open(name, READ_FLAGS, dir_fd=fd)
+    try:
+        file_fd = os.open(name, READ_FLAGS, dir_fd=fd)
+    except FileNotFoundError as error:
+        raise Damaged("its content is missing") from error
     try:
         return os.read(file_fd, most)
     finally:

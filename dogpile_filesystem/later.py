@@ -41,12 +41,17 @@ class Later:
     def __init__(self) -> None:
         self.timer: threading.Timer | None = None
         self._gatherings: weakref.WeakSet[Gathering] = weakref.WeakSet()
+        # Whose owner has gone before the next flush.
+        self._kept: list[Gathering] = []
         # Guards starting the timer. Not needed to note or to write.
         self._guard = threading.Lock()
 
-    def add(self, gathering: Gathering) -> None:
-        """Write for one more, as long as it exists."""
-        self._gatherings.add(gathering)
+    def add(self, owner: object, *gatherings: Gathering) -> None:
+        """Write for some more, as long as their owner exists, and once more then."""
+        for gathering in gatherings:
+            self._gatherings.add(gathering)
+        # Only kept, since whoever is collected may be so anywhere, also while a lock is held that a flush needs.
+        weakref.finalize(owner, self._kept.extend, gatherings).atexit = False
 
     def start(self) -> None:
         """Have everything that is pending written in :data:`DELAY` seconds."""
@@ -76,9 +81,12 @@ class Later:
 
         :param kind: only what gatherings of this class have; None: of all.
         """
+        kept = len(self._kept)
         for gathering in self._all():
             if kind is None or isinstance(gathering, kind):
                 gathering.flush()
+        if kind is None:
+            del self._kept[:kept]
 
     def _all(self) -> list[Gathering]:
         while True:
@@ -104,6 +112,7 @@ class Later:
         """Start anew after a fork: what other threads noted in its last moment is the parent's to write."""
         self._guard = threading.Lock()
         self.timer = None
+        self._kept.clear()
         for gathering in self._all():
             gathering.reset_in_child()
 

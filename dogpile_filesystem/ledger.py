@@ -27,7 +27,8 @@ after they are gone.
 
 Crash. A process killed in between leaves a record too high, until the shard is counted the next time. A lost or
 damaged lock file comes back with no shard counted. The same after a restart of the machine, where the kernel tells of
-it: a power cut may have kept entries whose bytes were never written here.
+it: a power cut may have kept entries whose bytes were never written here. With a lost file the stamps of invalidation
+are lost too: one that is made anew, beside values, says that all of these are invalidated.
 
 Limits. A file that this module did not write, and one of another version, is left as it is: it cannot be used.
 """
@@ -168,8 +169,8 @@ class Ledger:
         if not data.startswith(head):
             _refuse_foreign(data, os.fstat(self.file.fd).st_size, self.file.path)
             data = bytes(_LENGTH)
-            # By the clock that dogpile takes for the age of values. In a new directory there are none to invalidate, and
-            # the first may be older than the lock file that it has made.
+            # By the clock that dogpile takes for the age of values. Where there are none, the first may be older than the
+            # file that is made for it.
             is_lost = os.path.exists(os.path.join(os.path.dirname(self.file.path), "values"))
             stamps = _STAMPS.pack(time.time() if is_lost else 0, 0)
         elif data[_START_AT:_STAMPS_AT] == start:

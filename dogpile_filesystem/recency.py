@@ -37,7 +37,6 @@ class Recency:
         # When the timer should long have come; 0: not set since the last flush.
         self._overdue_at = 0
         self._pending: dict[str, int] = {}
-        later.add(self)
 
     def stamp(self) -> int:
         """

@@ -185,7 +185,6 @@ class Statistics:
         self._find_ledger = find_ledger
         self.second_looks: dict[int, tuple[int, bool]] = {}
         self.reset_in_child()
-        later.add(self)
 
     def reset_in_child(self) -> None:
         """Start anew after a fork: what was counted is the parent's to add."""

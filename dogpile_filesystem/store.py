@@ -15,12 +15,10 @@ read it. Directories and the lock file are not counted.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
-import stat
 import time
 from collections.abc import Callable, Sequence
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 from dogpile_filesystem import entry
 from dogpile_filesystem.access import Access
@@ -30,31 +28,21 @@ from dogpile_filesystem.directory import Directory
 from dogpile_filesystem.entry import FILE, VALUE
 from dogpile_filesystem.eviction import Evictor
 from dogpile_filesystem.failures import NO_ROOM, TOO_LARGE, Failures
-from dogpile_filesystem.files import Reader, has_holes, open_reader, read_file, read_file_to_its_end
+from dogpile_filesystem.files import read_file, read_file_to_its_end
 from dogpile_filesystem.inventory import remove_entries, with_prefix
+from dogpile_filesystem.later import later
 from dogpile_filesystem.ledger import SHARDS, Bound, Usage, charge
 from dogpile_filesystem.mutex import KeyMutex
 from dogpile_filesystem.recency import Recency, flush_all
 from dogpile_filesystem.removal import Remover
 from dogpile_filesystem.reservation import Place, unique
 from dogpile_filesystem.statistics import Recorded, Statistics, Stats, recorded
+from dogpile_filesystem.stored import Inspector, StoredFile, is_no_file
 from dogpile_filesystem.visit import CLEARED_PREFIX, Visitor
 from dogpile_filesystem.writer import FULL, Incoming, NoRoom, TooLarge, Writer
 
 #: A content may be replaced between reading its entry and opening it, so the entry is read again, so often at most.
 _TRIES = 5
-
-
-class StoredFile(NamedTuple):
-    """
-    A hit on a file.
-
-    :ivar file: opened at the position that it was stored with.
-    :ivar metadata: the bytes that it was stored with.
-    """
-
-    file: Reader
-    metadata: bytes
 
 
 class Store:
@@ -108,8 +96,10 @@ class Store:
             self._recency,
             self.failures,
         )
+        self._inspector = Inspector(self._directory, self._signing_keys)
         self._remover = Remover(self._directory, self._visitor, self._recency, self.failures)
         self._stale = self._remover.stale
+        later.add(self, self._recency, self._statistics)
 
     def open(self) -> None:
         """
@@ -165,7 +155,7 @@ class Store:
     def _get_in_spite_of(self, trouble: Exception, place: Place) -> tuple[int, bytes, bytes, int] | None:
         """What an entry says, as :func:`.entry.inspect` returns it, after a first look failed; None: a miss."""
         try:
-            if isinstance(trouble, OSError) and not _is_no_file(trouble):
+            if isinstance(trouble, OSError) and not is_no_file(trouble):
                 # Perhaps the directory was not open, or its descriptor was closed by who became a daemon.
                 self._directory.look()
                 self._directory.check(place.digest[:2])
@@ -174,10 +164,10 @@ class Store:
         except FileNotFoundError:
             pass
         except entry.Damaged as damage:
-            self._remover.remove_damaged(place, damage, self._is_whole)
+            self._remover.remove_damaged(place, damage, self._inspector.is_whole)
         except OSError as error:
-            if _is_no_file(error):
-                self._remover.remove_damaged(place, error, self._is_whole)
+            if is_no_file(error):
+                self._remover.remove_damaged(place, error, self._inspector.is_whole)
             else:
                 self.failures.report_error(error, "cannot read an entry")
         return None
@@ -190,12 +180,12 @@ class Store:
                 return None
             place = self._directory.place(FILE, key)
             try:
-                return self._open_content(place, payload)
+                return self._inspector.open_content(place, payload)
             except FileNotFoundError:
                 self._statistics.hits -= 1
                 continue  # Replaced or evicted just now.
             except entry.Damaged as damage:
-                self._remover.remove_damaged(place, damage, self._is_whole)
+                self._remover.remove_damaged(place, damage, self._inspector.is_whole)
             except OSError as error:
                 self.failures.report_error(error, "cannot read a content")
             self._statistics.hits -= 1
@@ -207,56 +197,17 @@ class Store:
         """Read a file while nobody can replace it: if even so its content is gone, it is gone for good."""
         try:
             with self._directory.ledger().shard(place.shard):
-                file = self._open_whole(place)
+                file = self._inspector.open_file(place)
             self._statistics.hit(place.digest)
             return file
         except (FileNotFoundError, entry.Damaged) as damage:
-            self._remover.remove_damaged(place, damage, self._is_whole)
+            self._remover.remove_damaged(place, damage, self._inspector.is_whole)
         except entry.OtherKey:
             pass
         except OSError as error:
             self.failures.report_error(error, "cannot read a content")
         self._statistics.miss(place.digest)
         return None
-
-    def _open_whole(self, place: Place) -> StoredFile:
-        data = read_file_to_its_end(place.path)
-        payload, _ = entry.decode(place.kind, place.key, data, self._signing_keys)
-        return self._open_content(place, payload)
-
-    def _open_content(self, place: Place, payload: bytes) -> StoredFile:
-        content = entry.Content.unpack(payload, place.digest)
-        try:
-            file = open_reader(f"{place.directory}/{content.name}")
-        except OSError as error:
-            if _is_no_file(error):
-                raise entry.Damaged(str(error)) from error
-            raise
-        found = os.fstat(file.fileno())
-        if not stat.S_ISREG(found.st_mode) or found.st_size != content.length:
-            file.close()
-            msg = f"the content is no file of {content.length} bytes"
-            raise entry.Damaged(msg)
-        if content.is_dense and self._directory.loses_content and has_holes(file.fileno(), content.length):
-            file.close()
-            msg = "the content has holes where something was written"
-            raise entry.Damaged(msg)
-        file.seek(content.position)
-        return StoredFile(file, content.metadata)
-
-    def _is_whole(self, place: Place) -> bool:
-        try:
-            if place.kind == FILE:
-                self._open_whole(place).file.close()
-            else:
-                entry.decode(place.kind, place.key, read_file_to_its_end(place.path), self._signing_keys)
-        except (entry.Damaged, FileNotFoundError):
-            return False
-        except entry.OtherKey:
-            return True
-        except OSError as error:
-            return not _is_no_file(error)
-        return True
 
     # Writing
 
@@ -435,8 +386,3 @@ class Store:
     def mutex(self, kind: int, key: bytes, lock_timeout: float | None = None) -> KeyMutex:
         """The creation mutex of a key."""
         return self._directory.mutex(kind, key, lock_timeout, self.failures, self._statistics)
-
-
-def _is_no_file(error: OSError) -> bool:
-    """Whether something else than a file lies where an entry or a content should."""
-    return error.errno in (errno.EISDIR, errno.ELOOP)

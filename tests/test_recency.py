@@ -18,6 +18,7 @@ from dogpile_filesystem.recency import LIMIT, Recency
 @pytest.fixture
 def recency(clock):
     made = Recency(clock)
+    later.add(made, made)
     yield made
     later.settle_before_fork()
 
@@ -137,7 +138,9 @@ def test_written_at_exit(spawn, entry, clock):
         """
         import sys
         from dogpile_filesystem.recency import Recency
+        from dogpile_filesystem.later import later
         recency = Recency(lambda: float(sys.argv[2]))
+        later.add(recency, recency)
         recency.note(sys.argv[1])
         """,
         entry,

@@ -5,6 +5,7 @@ Statistics: what is counted, and how it is added up over threads, processes and 
 from __future__ import annotations
 
 import dataclasses
+import gc
 import io
 import os
 import threading
@@ -245,6 +246,19 @@ def test_added_by_itself(make_store, monkeypatch):
     assert store.get(b"missing") is None
     later.timer.join()
     assert recorded(ledger).total.misses == 1
+
+
+def test_store_that_is_gone(make_store):
+    """What a store counted and noted that nobody has any more is written all the same."""
+    store = make_store()
+    assert store.put(b"k", b"value")
+    path = store._directory.place(VALUE, b"k").path
+    os.utime(path, (1, 1))
+    make_store().get(b"k")
+    gc.collect()
+    later.flush()
+    assert store.stats().total.hits == 1
+    assert os.stat(path).st_mtime > 1
 
 
 def test_nothing_is_made(make_store, base_dir):

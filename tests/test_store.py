@@ -447,7 +447,7 @@ def test_content_always_replaced_while_it_is_opened(make_store, monkeypatch):
     """A reader that loses the race against writers time and again still gets a file, never a miss."""
     store = make_store()
     store.put_file(b"a", file_with(b"old"))
-    open_content = store._open_content
+    open_content = store._inspector.open_content
     replace = iter(range(5))
 
     def replaced_first(place, payload):
@@ -455,7 +455,7 @@ def test_content_always_replaced_while_it_is_opened(make_store, monkeypatch):
             store.put_file(b"a", file_with(b"new"))
         return open_content(place, payload)
 
-    monkeypatch.setattr(store, "_open_content", replaced_first)
+    monkeypatch.setattr(store._inspector, "open_content", replaced_first)
     assert read(store.get_file(b"a")) == b"new"
 
 
@@ -463,14 +463,14 @@ def test_content_replaced_while_it_is_opened(make_store, monkeypatch):
     """A reader that read the entry before it was replaced, and finds the content gone, gets the new one."""
     store = make_store()
     store.put_file(b"a", file_with(b"old"))
-    open_content = store._open_content
+    open_content = store._inspector.open_content
     replace = iter([lambda: store.put_file(b"a", file_with(b"new"))])
 
     def replaced_first(place, payload):
         next(replace, lambda: None)()
         return open_content(place, payload)
 
-    monkeypatch.setattr(store, "_open_content", replaced_first)
+    monkeypatch.setattr(store._inspector, "open_content", replaced_first)
     assert read(store.get_file(b"a")) == b"new"
 
 
