@@ -169,8 +169,8 @@ class Ledger:
         if not data.startswith(head):
             _refuse_foreign(data, os.fstat(self.file.fd).st_size, self.file.path)
             data = bytes(_LENGTH)
-            # By the clock that dogpile takes for the age of values. Where there are none, the first may be older than the
-            # file that is made for it.
+            # By the clock that dogpile takes for the age of values. Where there are none, the first may be older than
+            # the file that is made for it.
             is_lost = os.path.exists(os.path.join(os.path.dirname(self.file.path), "values"))
             stamps = _STAMPS.pack(time.time() if is_lost else 0, 0)
         elif data[_START_AT:_STAMPS_AT] == start:
