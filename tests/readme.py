@@ -64,6 +64,15 @@ class Section:
         assert doctest.OutputChecker().check_output(expected, done.stdout, doctest.ELLIPSIS), done.stdout
 
 
+def chapter(title: str, root: Path) -> Section:
+    """What stands under a heading."""
+    return Section(_chapter(title), root)
+
+
+def _chapter(title: str) -> str:
+    return README.read_text().partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+
+
 def front(root: Path) -> Section:
     """What comes before the recipes."""
     return Section(README.read_text().partition("\n## Recipes\n")[0], root)
@@ -71,6 +80,5 @@ def front(root: Path) -> Section:
 
 def recipe(title: str, root: Path) -> Section:
     """A recipe."""
-    recipes = README.read_text().partition("\n## Recipes\n")[2].partition("\n## ")[0]
-    sections = dict(part.split("\n", 1) for part in recipes.split("\n### ")[1:])
-    return Section(sections[title], root)
+    recipes = _chapter("Recipes").split("\n### ")[1:]
+    return Section(dict(part.split("\n", 1) for part in recipes)[title], root)

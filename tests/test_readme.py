@@ -82,6 +82,15 @@ def test_front(root):
     readme.front(root).run()
 
 
+@pytest.mark.parametrize(("title", "needed"), [("Statistics", "dogpile"), ("Metrics and logging", "prometheus_client")])
+def test_chapter(root, title, needed):
+    """The examples of a chapter run one after the other, print what their comments say, and warn of nothing."""
+    pytest.importorskip(needed)
+    chapter = readme.chapter(title, root)
+    assert chapter.blocks("python")
+    chapter.run()
+
+
 def test_old_value(recipe, moved_clock):
     """
     After a minute all callers of all processes get the old value at once while exactly one makes the new, and then the
