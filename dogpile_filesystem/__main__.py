@@ -17,11 +17,12 @@ def main() -> None:
     """
     try:
         from dogpile_filesystem import cli  # noqa: PLC0415
+
+        cli.main(prog_name="dogpile-filesystem")
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in _PACKAGES:
             raise
         sys.exit("The command line needs more packages: pip install 'dogpile_filesystem[cli]'")
-    cli.main(prog_name="dogpile-filesystem")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from dogpile_filesystem import entry
 from dogpile_filesystem.directory import Directory
-from dogpile_filesystem.files import READ_FLAGS, has_holes, read_file_to_its_end, unlink_quietly
+from dogpile_filesystem.files import READ_FLAGS, has_holes, read_file, read_file_to_its_end, unlink_quietly
 from dogpile_filesystem.ledger import SHARDS, Ledger, Usage, charge
 from dogpile_filesystem.visit import Listing, Visitor
 
@@ -52,18 +52,51 @@ class Report:
         return not (self.damaged or self.orphans or self.unreadable) and self.ledger == self.disk
 
 
-def check(directory: Directory, visitor: Visitor, signing_keys: Sequence[bytes], *, repair: bool) -> Report:
+def check(
+    directory: Directory,
+    visitor: Visitor,
+    signing_keys: Sequence[bytes],
+    *,
+    repair: bool,
+    on_shard: Callable[[int], object] = lambda _: None,
+) -> Report:
     """
-    Read everything, and report.
+    Read everything, and report. What is missing of the directory is made.
 
     :param repair: whether to remove what is damaged or left over, and to count the ledger anew.
+    :param on_shard: is told each shard that is done.
     :raises OSError: the directory or its ledger cannot be used.
     """
     ledger = directory.ledger(look=True)
-    look_at = functools.partial(_look_at, signing_keys=signing_keys, loses_content=directory.loses_content)
-    shards = [_check_shard(ledger, visitor, shard, look_at, repair) for shard in range(SHARDS)]
+    loses_content = directory.loses_content
+    report = check_shards(ledger, visitor, signing_keys, loses_content=loses_content, repair=repair, on_shard=on_shard)
     if repair:
         visitor.visit_all(ledger)
+    return report
+
+
+def check_shards(
+    ledger: Ledger,
+    visitor: Visitor,
+    signing_keys: Sequence[bytes],
+    *,
+    loses_content: bool,
+    repair: bool = False,
+    on_shard: Callable[[int], object] = lambda _: None,
+) -> Report:
+    """
+    Read everything, and report. Without ``repair``, nothing is changed or made.
+
+    :param loses_content: whether holes in a content are damage: see :class:`.Directory`.
+    :param repair: whether to remove what is damaged.
+    :param on_shard: is told each shard that is done.
+    :raises OSError: the ledger cannot be read or locked.
+    """
+    look_at = functools.partial(_look_at, signing_keys=signing_keys, loses_content=loses_content)
+    shards = []
+    for shard in range(SHARDS):
+        shards.append(_check_shard(ledger, visitor, shard, look_at, repair))
+        on_shard(shard)
     return Report(
         entries=sum(shard.disk.entries for shard in shards),
         size=sum(shard.disk.size for shard in shards),
@@ -124,10 +157,10 @@ class _State(enum.Enum):
 def _look_at(name: str, fd: int, *, signing_keys: Sequence[bytes], loses_content: bool) -> _State:
     """Put an entry to the checks of a read."""
     try:
-        kind, key, payload, _ = entry.inspect(read_file_to_its_end(name, fd), signing_keys)
-        is_whole = entry.digest(kind, key) == name
-        if is_whole and kind == entry.FILE:
-            is_whole = _is_content_whole(entry.Content.unpack(payload, name), fd, loses_content)
+        try:
+            is_whole = _is_whole(read_file(name, fd), name, fd, signing_keys, loses_content)
+        except entry.Damaged:  # Or the filesystem handed out less than there is.
+            is_whole = _is_whole(read_file_to_its_end(name, fd), name, fd, signing_keys, loses_content)
     except entry.Damaged:
         is_whole = False
     except FileNotFoundError:  # Either the entry has gone, or its content.
@@ -135,6 +168,13 @@ def _look_at(name: str, fd: int, *, signing_keys: Sequence[bytes], loses_content
     except OSError:
         return _State.UNREADABLE
     return _State.WHOLE if is_whole else _State.DAMAGED
+
+
+def _is_whole(data: bytes, name: str, fd: int, signing_keys: Sequence[bytes], loses_content: bool) -> bool:
+    kind, key, payload, _ = entry.inspect(data, signing_keys)
+    if entry.digest(kind, key) != name:
+        return False
+    return kind != entry.FILE or _is_content_whole(entry.Content.unpack(payload, name), fd, loses_content)
 
 
 def _is_content_whole(content: entry.Content, fd: int, loses_content: bool) -> bool:

@@ -11,6 +11,7 @@ import shutil
 import pytest
 
 from dogpile_filesystem import entry
+from dogpile_filesystem.check import check_shards
 from dogpile_filesystem.entry import FILE, VALUE
 from dogpile_filesystem.ledger import BLOCK, Usage
 from dogpile_filesystem.reservation import Reservation
@@ -165,6 +166,15 @@ def test_check_while_others_write(store, spawn, base_dir):
         assert report.ledger == report.disk
     assert report.entries > 4
     assert process.poll() is None
+
+
+def test_shards_are_told(store, base_dir):
+    """Each of the parts of a directory is told when it is done, in order."""
+    told: list[int] = []
+    ledger, visitor = store._directory.ledger(), store._visitor
+    report = check_shards(ledger, visitor, (), loses_content=False, on_shard=told.append)
+    assert told == list(range(256))
+    assert report == store.check()
 
 
 def test_directory_that_is_gone(store, base_dir):

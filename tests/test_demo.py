@@ -393,7 +393,10 @@ def test_another_missing_module_is_not_taken_for_the_extra():
     """
     An import that fails for another reason shows its traceback, instead of the advice to install the extra.
     """
-    program = "import sys; sys.modules['tarfile'] = None; from dogpile_filesystem.__main__ import main; main()"
+    program = (
+        "import sys; sys.modules['tarfile'] = None; sys.argv[1:] = ['demo'];"
+        "from dogpile_filesystem.__main__ import main; main()"
+    )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=100)
     assert done.returncode == 1
     assert "ModuleNotFoundError" in done.stderr

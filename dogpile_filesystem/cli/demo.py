@@ -1,5 +1,5 @@
 """
-The command line. The only module that prints.
+The command ``demo``, and its tables.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from rich import box
@@ -17,7 +18,10 @@ from rich.columns import Columns
 from rich.console import Console
 from rich.table import Table
 
-from dogpile_filesystem import demo as job
+from dogpile_filesystem.cli import formatting
+
+if TYPE_CHECKING:
+    from dogpile_filesystem import demo as job
 
 #: What the regions of the demo are called in its tables.
 _LABELS = {"modules": "modules", "archives": "archives", "scarce": "small bound"}
@@ -25,23 +29,19 @@ _LABELS = {"modules": "modules", "archives": "archives", "scarce": "small bound"
 _GAP, _WIDE = 4, 100
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="dogpile_filesystem")
-def main() -> None:
-    """Caches of dogpile_filesystem."""
-
-
-@main.command()
+@click.command()
 @click.option("--base-dir", type=click.Path(file_okay=False, path_type=Path), help="Empty directory to use and keep.")
 @click.option("--workers", type=click.IntRange(1, 64), default=4, show_default=True, help="Worker processes.")
 @click.option("--modules", type=click.IntRange(min=1), help="Modules, and packages, at most.  [default: all]")
 def demo(base_dir: Path | None, workers: int, modules: int | None) -> None:
     """
-    Analyse Python's standard library with processes that share a cache.
+    Measure a job of several processes on a new cache.
 
-    Uses a temporary directory and removes it, unless --base-dir names one. The exit code is 1 if anything is not as
-    it must be: a value created twice, a result that differs, a bound exceeded.
+    They analyse Python's standard library. Uses a temporary directory and removes it, unless --base-dir names one. The
+    exit code is 1 if anything is not as it must be: a value created twice, a result that differs, a bound exceeded.
     """
+    from dogpile_filesystem import demo as job  # noqa: PLC0415 - a lot, which only this command needs
+
     console = Console(highlight=False)
     with _unwound_when_terminated(), _directory(base_dir) as directory, console.status("Starting") as status:
         report = job.run(str(directory), workers=workers, limit=modules, on_step=status.update)
@@ -87,7 +87,8 @@ def _print_report(console: Console, report: job.Report) -> None:
         f"\n{report.workers} workers, each over {len(report.modules.paths):,} modules of Python's standard library,"
         f" and {packages:,} of its packages.\n"
         f"In the modules: {found.functions:,} functions, {found.classes:,} classes, {found.names:,} names.\n"
-        f"Archives of the packages: {_bytes(report.archive_bytes)}, {report.moved:,} of {packages:,} moved in.\n",
+        f"Archives of the packages: {formatting.size(report.archive_bytes)},"
+        f" {report.moved:,} of {packages:,} moved in.\n",
     )
     tables = [_times(report), _hits(report), _created(report), _disk(report), _evictions(report.scarce)]
     beside = 2 if console.width >= _WIDE else 1
@@ -131,7 +132,7 @@ def _disk(report: job.Report) -> Table:
     table = _table("Bytes on disk against the bound", "entries", "charged", "on disk", "bound")
     for each in report.jobs:
         disk = each.disk
-        sizes = (_bytes(size) for size in (disk.charged, disk.on_disk, disk.bound))
+        sizes = (formatting.size(size) for size in (disk.charged, disk.on_disk, disk.bound))
         table.add_row(_LABELS[each.name], f"{disk.entries:,}", *sizes)
     return table
 
@@ -146,7 +147,3 @@ def _evictions(scarce: job.Job) -> Table:
 
 def _seconds(seconds: float) -> str:
     return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1e3:.1f} ms"
-
-
-def _bytes(size: int) -> str:
-    return f"{size / (1 << 20):,.1f} MiB" if size >= 1 << 20 else f"{size / (1 << 10):,.0f} KiB"

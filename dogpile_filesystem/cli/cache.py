@@ -1,0 +1,136 @@
+"""
+The directory that a command is about: whether it is a cache, who uses it, and its ledger.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import pwd
+import re
+import stat
+from collections.abc import Iterator
+
+import click
+
+from dogpile_filesystem.access import Access
+from dogpile_filesystem.cli import formatting
+from dogpile_filesystem.ledger import Ledger
+
+_HINT = "pass the base_dir of a cache"
+#: How the tag begins that a cache has.
+_TAG = b"Signature: 8a477f597d28d172789f06886806bc55\n# A cache of dogpile_filesystem."
+
+
+class NoCache(click.ClickException):
+    """A directory that is no cache, or cannot be looked into."""
+
+    exit_code = 2
+
+
+class Cache:
+    """
+    A cache directory, got from :func:`open_cache`.
+
+    :ivar access: the modes that new files get: those that the directory has.
+    """
+
+    def __init__(self, base_dir: str, mode: int) -> None:
+        self.base_dir = base_dir
+        self.values_dir = os.path.join(base_dir, "values")
+        self.lock_path = os.path.join(base_dir, "lock")
+        # Whoever runs a command on a directory has decided that it may be used.
+        self.access = Access(dir_mode=mode & 0o3777, file_mode=mode & 0o666, anyone=True)
+        self._ledger: Ledger | None = None
+
+    def ledger(self) -> Ledger | None:
+        """
+        The ledger as it is, for reading: nothing is made or mended. None: its file is missing.
+
+        :raises OSError: it cannot be read, or is none.
+        """
+        if self._ledger is None or not self._ledger.is_at(self.lock_path):
+            self._ledger = None
+            with contextlib.suppress(FileNotFoundError):
+                self._ledger = Ledger.open(self.lock_path, make=False)
+        return self._ledger
+
+    def make_ledger(self) -> Ledger:
+        """
+        The ledger, for removing entries. Its file is made if it is missing.
+
+        :raises OSError: it cannot be opened or made, or is none.
+        """
+        return Ledger.open(self.lock_path, self.access.file_mode)
+
+
+def open_cache(base_dir: str) -> Cache:
+    """
+    The cache in a directory. Until the command ends, root acts as the owner of the directory.
+
+    :raises NoCache: there is none.
+    """
+    path = os.path.abspath(base_dir)
+    try:
+        found = os.stat(path)
+        if not stat.S_ISDIR(found.st_mode):
+            raise NoCache(f"{path} is no directory: {_HINT}")
+        click.get_current_context().with_resource(_as_owner(found))
+        names = os.listdir(path)
+        if "lock" not in names and not ("values" in names and (_is_tagged(path) or _has_shards(path))):
+            raise NoCache(f"{path} is no cache: there is no lock file in it: {_HINT}")
+    except OSError as error:
+        raise NoCache(f"{explain(error)}: {_HINT}") from error
+    return Cache(path, found.st_mode)
+
+
+def explain(error: OSError) -> str:
+    """An error of the filesystem, in a line."""
+    if error.errno == errno.EBADF:  # What is open for reading alone cannot be locked.
+        return "the lock file of the cache cannot be locked by this user: run this as the owner of the directory"
+    what = error.strerror or str(error)
+    return f"{os.fsdecode(error.filename)}: {what}" if error.filename else what
+
+
+def _is_tagged(path: str) -> bool:
+    try:
+        with open(os.path.join(path, "CACHEDIR.TAG"), "rb") as tag:
+            return tag.read(len(_TAG)) == _TAG
+    except FileNotFoundError:
+        return False
+
+
+def _has_shards(path: str) -> bool:
+    """Whether there is nothing but shards in ``values``: a base_dir that somebody else made has no tag."""
+    try:
+        names = os.listdir(os.path.join(path, "values"))
+    except NotADirectoryError:
+        return False
+    return bool(names) and all(re.fullmatch("[0-9a-f]{2}", name) for name in names)
+
+
+@contextlib.contextmanager
+def _as_owner(found: os.stat_result) -> Iterator[None]:
+    """What root makes in a directory would shut out the applications that use it."""
+    if os.geteuid() != 0 or found.st_uid == 0:
+        yield
+        return
+    formatting.load()
+    gid, groups = os.getegid(), os.getgroups()
+    os.setgroups(_groups_of(found.st_uid, found.st_gid))
+    os.setegid(found.st_gid)
+    os.seteuid(found.st_uid)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(gid)
+        os.setgroups(groups)
+
+
+def _groups_of(uid: int, gid: int) -> list[int]:
+    try:
+        return os.getgrouplist(pwd.getpwuid(uid).pw_name, gid)
+    except KeyError:  # A user without a name, as in a container.
+        return [gid]

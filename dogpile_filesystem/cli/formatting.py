@@ -1,0 +1,132 @@
+"""
+How sizes, times and keys are shown, and how a long work tells how far it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import io
+import sys
+from collections.abc import Callable, Iterable, Iterator
+
+import click
+from rich.console import Console, RenderableType
+from rich.progress import Progress
+from rich.table import Table
+from rich.text import Text
+
+#: Columns of what goes to a pipe or a file: enough that nothing is cut.
+_PIPE_WIDTH = 1000
+_TIMES = (("d", 86400), ("h", 3600), ("min", 60))
+_KIB = 1 << 10
+_SIZES = (("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20))
+#: Bytes in a line of a hex dump.
+_LINE = 16
+_PRINTABLE = range(0x20, 0x7F)
+
+
+def console() -> Console:
+    """Where tables go. What is no terminal gets them as wide as they are."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
+
+
+def show(table: RenderableType) -> None:
+    """Print a table."""
+    target = console()
+    with target.capture() as captured:
+        target.print(table)
+    for line in captured.get().splitlines():
+        click.echo(line.rstrip(), color=True)
+
+
+def size(size: int) -> str:
+    """Bytes, for people: ``12 KiB``, ``3.4 MiB``."""
+    for unit, length in _SIZES:
+        if size >= length:
+            return f"{size / length:.1f} {unit}"
+    return f"{size / _KIB:.0f} KiB" if size >= _KIB or not size else f"{size} bytes"
+
+
+def age(seconds: float) -> str:
+    """A time that has passed, for people: ``3 h``. Of two units the smaller one, up to twice the larger."""
+    for unit, length in _TIMES:
+        if seconds >= 2 * length:
+            return f"{seconds // length:.0f} {unit}"
+    return f"{max(0, seconds):.0f} s"
+
+
+def moment(seconds: float) -> str:
+    """An instant, in local time."""
+    return f"{datetime.datetime.fromtimestamp(seconds).astimezone():%Y-%m-%d %H:%M:%S %Z}"
+
+
+def count(number: int, noun: str, plural: str) -> str:
+    """A number of things."""
+    return f"{number:,} {noun if number == 1 else plural}"
+
+
+def printable(text: str | bytes) -> str:
+    """A key as a terminal may show it: what is no text in it, and what would steer the terminal, is escaped."""
+    if isinstance(text, bytes):
+        text = text.decode("utf-8", "backslashreplace")
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def key_text(key: bytes) -> str:
+    """A key as the string that a command takes: what is not UTF-8 in it becomes lone surrogates."""
+    return key.decode("utf-8", "surrogateescape")
+
+
+def key_bytes(text: str) -> bytes:
+    """The key that a command was given."""
+    return text.encode("utf-8", "surrogateescape")
+
+
+def hex_dump(data: bytes) -> Iterator[str]:
+    """Lines of offset, bytes and ASCII, as ``hexdump -C`` has them."""
+    for offset in range(0, len(data), _LINE):
+        line = data[offset : offset + _LINE]
+        text = "".join(chr(byte) if byte in _PRINTABLE else "." for byte in line)
+        yield f"{offset:08x}  {line[:8].hex(' '):<23}  {line[8:].hex(' '):<23}  |{text}|"
+
+
+def grid(rows: Iterable[tuple[str, str, str, str]]) -> Table:
+    """A table without lines: labels, two columns of numbers, and what there is to say of them."""
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    for _ in range(2):
+        table.add_column(justify="right", no_wrap=True)
+    table.add_column(style="dim")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    return table
+
+
+def missing(base_dir: str) -> str:
+    """What to say of a cache without a lock file."""
+    return f"the lock file is missing, and with it the ledger: to count anew, check --repair {base_dir}"
+
+
+@contextlib.contextmanager
+def progress(what: str, total: int | None) -> Iterator[Callable[[int], object]]:
+    """
+    Show on a terminal how far a work is.
+
+    :param total: the number of its parts; None: nobody knows.
+    :return: to be called with the number of each part that is done, from 0.
+    """
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda done: bar.update(task, completed=done + 1)
+
+
+def load() -> None:
+    """Import what rich imports when it first prints: who becomes another user may not be able to read it any more."""
+    with Progress(console=Console(file=io.StringIO(), force_terminal=True)) as bar:
+        bar.console.print("…")

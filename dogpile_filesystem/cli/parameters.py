@@ -1,0 +1,63 @@
+"""
+What several commands take.
+"""
+
+from __future__ import annotations
+
+import re
+
+import click
+from click.shell_completion import CompletionItem
+
+# What region.configure takes for cache_size, the command line takes.
+from dogpile_filesystem.arguments import _bytes
+from dogpile_filesystem.entry import FILE, VALUE
+
+#: Kinds of entries, by their names.
+KINDS = {"value": VALUE, "file": FILE}
+
+_SECONDS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+
+
+def size(text: str) -> int:
+    """
+    Bytes.
+
+    :raises BadParameter: it is no size.
+    """
+    with_unit = None
+    try:
+        with_unit = _bytes("size", text)
+    except ValueError:
+        pass
+    if with_unit is None:
+        raise click.BadParameter(f"{text!r} is no size: pass bytes, or a size such as 512MiB or 10GB")
+    return with_unit
+
+
+def age(text: str) -> float:
+    """
+    Seconds.
+
+    :raises BadParameter: it is no age.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", text, re.IGNORECASE | re.ASCII)
+    if match is None or match[2].lower() not in _SECONDS:
+        raise click.BadParameter(f"{text!r} is no age: pass seconds, or an age such as 90m, 12h, 30d or 1w")
+    return float(match[1]) * _SECONDS[match[2].lower()]
+
+
+def _directories(*_: object) -> list[CompletionItem]:
+    return [CompletionItem("", type="dir")]
+
+
+# What is wrong with it, open_cache says in a line.
+base_dir = click.argument("base_dir", shell_complete=_directories)
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+dry_run = click.option("-n", "--dry-run", is_flag=True, help="Only say what would be removed.")
+kind = click.option("--kind", type=click.Choice(list(KINDS)), help="Only entries of this kind.  [default: both]")
+
+
+def kinds(kind: str | None) -> list[int]:
+    """The kinds that an option names; None: both."""
+    return list(KINDS.values()) if kind is None else [KINDS[kind]]
