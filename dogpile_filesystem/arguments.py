@@ -94,13 +94,13 @@ class Arguments:
         _warn_of_unknown(arguments)
         return cls(
             base_dir=_path(arguments["base_dir"]),
-            cache_size=_bytes("cache_size", arguments.get("cache_size", 1 << 30)),
+            cache_size=parse_size("cache_size", arguments.get("cache_size", 1 << 30)),
             max_entries=_count("max_entries", arguments.get("max_entries")),
             expiration_time=_seconds("expiration_time", arguments.get("expiration_time")),
             distributed_lock=_boolean("distributed_lock", arguments.get("distributed_lock", True)),
             lock_timeout=_seconds("lock_timeout", arguments.get("lock_timeout")),
             file_movable=_boolean("file_movable", arguments.get("file_movable", False)),
-            min_free_space=_bytes("min_free_space", arguments.get("min_free_space")),
+            min_free_space=parse_size("min_free_space", arguments.get("min_free_space")),
             access=_access(arguments, is_signed=bool(signing_keys)),
             signing_keys=signing_keys,
         )
@@ -141,7 +141,15 @@ def _path(value: object) -> str:
     return path
 
 
-def _bytes(name: str, value: object) -> int | None:
+def parse_size(name: str, value: object) -> int | None:
+    """
+    A number of bytes, or a string such as ``512MiB`` or ``10GB``.
+
+    :param name: of the argument, for what is said of a wrong one.
+    :return: bytes; None: None, an empty string, or ``none``.
+    :raises TypeError: it is neither.
+    :raises ValueError: it is less than 1 or unintelligible.
+    """
     if _is_none(value):
         return None
     if isinstance(value, str):

@@ -6,7 +6,7 @@ is cold and once while it is warm. Then they keep compressed archives of the lib
 takes the files by moving them in. Then they analyse the modules again, with a bound too small for all results.
 
 Every worker goes over everything in a shuffled order of its own, and all start at the same instant, so that they
-compete for the values. Nothing is printed here: see ``cli.py``.
+compete for the values. Nothing is printed here: see ``cli/demo.py``.
 """
 
 from __future__ import annotations

@@ -64,6 +64,42 @@ class OtherKey(KeyError):
     """A whole entry, but of another key: two keys with one digest."""
 
 
+class Head(NamedTuple):
+    """
+    What the first bytes of an entry say. Nothing of it is checked but magic and version.
+
+    :ivar key: as much of it as there was.
+    :ivar payload_at: where the payload begins in the file.
+    :ivar length: of the payload in bytes.
+    """
+
+    kind: int
+    is_signed: bool
+    key: bytes
+    created_ns: int
+    payload_at: int
+    length: int
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Head:
+        """
+        Read the first bytes of an entry.
+
+        :raises Damaged: it is no entry of this version.
+        """
+        if len(data) < _HEADER.size:
+            msg = f"{len(data)} bytes are too few"
+            raise Damaged(msg)
+        magic, _, version, kind, flags, key_length, length, created_ns = _HEADER.unpack_from(data)
+        if magic != _MAGIC or version != _VERSION or kind not in _KIND_NAMES:
+            msg = f"no entry of format {_VERSION}"
+            raise Damaged(msg)
+        is_signed = bool(flags & _SIGNED)
+        key_at = _HEADER.size + (_MAC_SIZE if is_signed else 0)
+        payload_at = key_at + key_length
+        return cls(kind, is_signed, data[key_at:payload_at], created_ns, payload_at, length)
+
+
 class Content(NamedTuple):
     """
     Payload of an entry of a file.

@@ -14,7 +14,8 @@ offset  type      content
 176     256 u64   how often there was trouble, by the number of the errno; 0: of another kind
 ======  ========  ================================================================================
 
-Bound and expiration are those of who added to the block last: they are for the tools, which know no arguments.
+Bound and expiration are those of the application that added to the block last: they are for the tools, which know no
+arguments.
 
 Concurrency. A counter is incremented without any lock. Where threads run without the GIL, one of two increments in the
 same moment is lost. The block is changed under :attr:`.Ledger.statistics`.
@@ -65,7 +66,9 @@ _ROOM = 16
 _ERRNOS = 256
 _CHECKSUM = struct.Struct("<I4x")
 _BLOCK = struct.Struct(f"<dQQdd{_ROOM}Q{_ERRNOS}Q")
-_HEAD = 5
+#: How many numbers of the block are settings, behind the first.
+_SETTINGS = 4
+_NOTHING = [0] * (_SETTINGS + _ROOM + _ERRNOS)
 _LENGTH = _CHECKSUM.size + _BLOCK.size
 _MOST = (1 << 64) - 1
 _UNBOUNDED = Bound(None, None)
@@ -181,7 +184,8 @@ class Statistics:
         find_ledger: Callable[[], Ledger | None] = lambda: None,
     ) -> None:
         self._failures = failures
-        self._settings = _pack_settings(bound, expiration)
+        self._bound = bound
+        self._expiration = expiration
         self._find_ledger = find_ledger
         self.second_looks: dict[int, tuple[int, bool]] = {}
         self.reset_in_child()
@@ -247,14 +251,24 @@ class Statistics:
     def _add(self, ledger: Ledger) -> None:
         # Under the lock: of two threads that flush, the second finds nothing left to add.
         numbers = self._numbers()
-        since, *recorded = _read(ledger) or (time.time(), *[0] * (len(numbers) + _HEAD - 1))
+        since, *recorded = _read(ledger) or (time.time(), *_NOTHING)
         totals = (
             min(max(0, total + number - added), _MOST)
-            for total, number, added in zip(recorded[_HEAD - 1 :], numbers, self._added, strict=True)
+            for total, number, added in zip(recorded[_SETTINGS:], numbers, self._added, strict=True)
         )
-        block = _BLOCK.pack(since, *self._settings, *totals)
+        block = _BLOCK.pack(since, *self._settings(recorded), *totals)
         ledger.write_statistics(_CHECKSUM.pack(crc32(block)) + block)
         self._added = numbers
+
+    def _settings(self, recorded: Sequence[float]) -> Sequence[float]:
+        """What to say of bound and expiration; what this store has nothing to say of stays as it was recorded."""
+        if not self._expiration:
+            return recorded[:_SETTINGS]
+        expiration = (
+            math.inf if self._expiration.get(kind, 0) is None else self._expiration.get(kind) or recorded[at]
+            for at, kind in enumerate((VALUE, FILE), _SETTINGS - 2)
+        )
+        return self._bound.size or 0, self._bound.entries or 0, *expiration
 
     def _numbers(self) -> list[int]:
         causes = dict(self._failures.counts)
@@ -293,11 +307,6 @@ def _read(ledger: Ledger) -> tuple[Any, ...] | None:
     if len(data) < _LENGTH or _CHECKSUM.unpack_from(data)[0] != crc32(data[_CHECKSUM.size :]):
         return None
     return _BLOCK.unpack_from(data, _CHECKSUM.size)
-
-
-def _pack_settings(bound: Bound, expiration: Mapping[int, float | None]) -> tuple[float, ...]:
-    seconds = (expiration.get(kind, 0.0) for kind in (VALUE, FILE))
-    return bound.size or 0, bound.entries or 0, *(math.inf if each is None else each for each in seconds)
 
 
 def _unpack_counts(numbers: Sequence[float]) -> Counts:

@@ -29,13 +29,13 @@ from dogpile_filesystem.entry import FILE, VALUE
 from dogpile_filesystem.eviction import Evictor
 from dogpile_filesystem.failures import NO_ROOM, TOO_LARGE, Failures
 from dogpile_filesystem.files import read_file, read_file_to_its_end
-from dogpile_filesystem.inventory import remove_entries, with_prefix
 from dogpile_filesystem.later import later
 from dogpile_filesystem.ledger import SHARDS, Bound, Usage, charge
 from dogpile_filesystem.mutex import KeyMutex
 from dogpile_filesystem.recency import Recency, flush_all
 from dogpile_filesystem.removal import Remover
 from dogpile_filesystem.reservation import Place, unique
+from dogpile_filesystem.selection import remove_entries, with_prefix
 from dogpile_filesystem.statistics import Recorded, Statistics, Stats, recorded
 from dogpile_filesystem.stored import Inspector, StoredFile, is_no_file
 from dogpile_filesystem.visit import CLEARED_PREFIX, Visitor
@@ -56,7 +56,8 @@ class Store:
     :param min_free_space: bytes that are to stay free on the filesystem; None: none.
     :param expiration_time: seconds after which an entry is a miss; None: never.
     :param access: modes of what is made, and which directories are refused.
-    :param kinds: the kinds of entries that it is used for; the tools say for these when they expire.
+    :param kinds: the kinds of entries that it is used for, which tells the tools when those expire; none: it is no
+     application's, and tells them nothing.
     :param signing_keys: of :func:`.entry.signing_key`; the first signs, all are accepted; none: nothing is signed.
     :param clock: seconds since the epoch.
     """

@@ -11,10 +11,10 @@ import shutil
 import ondisk
 import pytest
 
-from dogpile_filesystem import entry, inventory
+from dogpile_filesystem import entry, inventory, selection
 from dogpile_filesystem.entry import FILE, VALUE, Damaged
-from dogpile_filesystem.inventory import Removed
 from dogpile_filesystem.ledger import BLOCK, SHARDS, Ledger, Usage
+from dogpile_filesystem.selection import Removed
 
 
 @pytest.fixture
@@ -184,10 +184,10 @@ def test_prefix(store, ledger, fill, values_dir, base_dir):
     fill(b"user:1", b"user:2", b"use", b"page:user:1")
     assert store.put_file(b"user:1", io.BytesIO(bytes(BLOCK + 1)))
     assert store.put_file(b"other", io.BytesIO(b"1"))
-    select = inventory.with_prefix(b"user:")
+    select = selection.with_prefix(b"user:")
     expected = Removed(3, 5 * BLOCK)
-    assert inventory.selected(values_dir, select) == expected
-    assert inventory.remove_entries(ledger, values_dir, select) == expected
+    assert selection.selected(values_dir, select) == expected
+    assert selection.remove_entries(ledger, values_dir, select) == expected
     assert sorted(keys(values_dir)) == [b"other", b"page:user:1", b"use"]
     assert ondisk.difference(ledger.usage(), base_dir) == []
 
@@ -197,7 +197,7 @@ def test_prefix_of_a_kind(store, ledger, fill, values_dir, kind):
     """Only entries of the kind asked for go."""
     fill(b"a")
     assert store.put_file(b"a", io.BytesIO(b"1"))
-    assert inventory.remove_entries(ledger, values_dir, inventory.with_prefix(b"a", [kind])).entries == 1
+    assert selection.remove_entries(ledger, values_dir, selection.with_prefix(b"a", [kind])).entries == 1
     (left,) = inventory.candidates(values_dir)
     assert inventory.describe(values_dir, left).head.kind == VALUE + FILE - kind
 
@@ -209,7 +209,7 @@ def test_unused(store, ledger, fill, clock, values_dir, base_dir):
     assert store.get(b"a")
     store.flush()
     since = found(values_dir, VALUE, b"c").used_ns
-    assert inventory.remove_entries(ledger, values_dir, inventory.unused_since(since)) == Removed(1, BLOCK)
+    assert selection.remove_entries(ledger, values_dir, selection.unused_since(since)) == Removed(1, BLOCK)
     assert keys(values_dir) == [b"c", b"d", b"a"]
     assert ondisk.difference(ledger.usage(), base_dir) == []
 
@@ -217,7 +217,7 @@ def test_unused(store, ledger, fill, clock, values_dir, base_dir):
 def test_used_meanwhile(store, ledger, fill, values_dir, base_dir):
     """An entry that is used after it was found unused stays."""
     fill(b"a")
-    unused = inventory.unused_since(1 << 62)
+    unused = selection.unused_since(1 << 62)
     looks = []
 
     def select(name, seen, fd):
@@ -226,7 +226,7 @@ def test_used_meanwhile(store, ledger, fill, values_dir, base_dir):
             os.utime(name, ns=(0, (1 << 62) + 1), dir_fd=fd)
         return unused(name, seen, fd)
 
-    assert inventory.remove_entries(ledger, values_dir, select) == Removed()
+    assert selection.remove_entries(ledger, values_dir, select) == Removed()
     assert len(looks) == 2
     assert ondisk.difference(ledger.usage(), base_dir) == []
 
@@ -235,7 +235,7 @@ def test_used_meanwhile(store, ledger, fill, values_dir, base_dir):
 def test_replaced_meanwhile(store, ledger, clock, values_dir, base_dir, before):
     """An entry that is replaced after its prefix was found goes as it is then, with its new content."""
     assert store.put_file(b"a", io.BytesIO(bytes(before)))
-    prefix = inventory.with_prefix(b"a")
+    prefix = selection.with_prefix(b"a")
     looks = []
 
     def select(name, seen, fd):
@@ -246,7 +246,7 @@ def test_replaced_meanwhile(store, ledger, clock, values_dir, base_dir, before):
             assert store.put_file(b"a", io.BytesIO(bytes(3 * BLOCK)))
         return is_selected
 
-    assert inventory.remove_entries(ledger, values_dir, select) == Removed(1, 4 * BLOCK)
+    assert selection.remove_entries(ledger, values_dir, select) == Removed(1, 4 * BLOCK)
     assert ondisk.difference(ledger.usage(), base_dir) == []
     assert ledger.usage().entries == 0
 
@@ -259,7 +259,7 @@ def test_gone_meanwhile(store, ledger, fill, values_dir):
         store.remove(b"a")
         return name == entry.digest(VALUE, b"a")
 
-    assert inventory.remove_entries(ledger, values_dir, select) == Removed()
+    assert selection.remove_entries(ledger, values_dir, select) == Removed()
     assert ledger.usage() == Usage(BLOCK, 1, SHARDS)
 
 
@@ -267,8 +267,8 @@ def test_remove_entry(store, ledger, fill, values_dir, base_dir):
     """The entry of a key goes, if there is one, and that of its other kind stays."""
     fill(b"a")
     assert store.put_file(b"a", io.BytesIO(b"1"))
-    assert inventory.remove_entry(ledger, values_dir, FILE, b"a") == Removed(1, 2 * BLOCK)
-    assert inventory.remove_entry(ledger, values_dir, FILE, b"a") == Removed()
+    assert selection.remove_entry(ledger, values_dir, FILE, b"a") == Removed(1, 2 * BLOCK)
+    assert selection.remove_entry(ledger, values_dir, FILE, b"a") == Removed()
     assert ondisk.difference(ledger.usage(), base_dir) == []
     assert keys(values_dir) == [b"a"]
 
@@ -284,7 +284,7 @@ def test_what_cannot_be_removed(store, ledger, fill, values_dir, base_dir, monke
         unlink(path, **arguments)
 
     monkeypatch.setattr(os, "unlink", refuse)
-    assert inventory.remove_entries(ledger, values_dir, inventory.with_prefix(b"")) == Removed(1, BLOCK, failed=1)
+    assert selection.remove_entries(ledger, values_dir, selection.with_prefix(b"")) == Removed(1, BLOCK, failed=1)
     assert keys(values_dir) == [b"a"]
     assert ondisk.difference(ledger.usage(), base_dir) == []
 
@@ -300,7 +300,7 @@ def test_content_that_cannot_be_removed(store, ledger, values_dir, monkeypatch):
         unlink(path, **arguments)
 
     monkeypatch.setattr(os, "unlink", refuse)
-    assert inventory.remove_entry(ledger, values_dir, FILE, b"a") == Removed(1, BLOCK)
+    assert selection.remove_entry(ledger, values_dir, FILE, b"a") == Removed(1, BLOCK)
     assert ledger.usage() == Usage(3 * BLOCK, 0, SHARDS)
 
 
@@ -318,7 +318,7 @@ def test_shard_that_cannot_be_locked(store, ledger, fill, values_dir, spawn, bas
     process = spawn(program, f"{base_dir}/lock", shard)
     assert process.stdout.readline() == "locked\n"
     monkeypatch.setattr(type(ledger.shard(0)), "PATIENCE", 0.05)
-    assert inventory.remove_entries(ledger, values_dir, inventory.with_prefix(b"")) == Removed(1, BLOCK, failed=1)
+    assert selection.remove_entries(ledger, values_dir, selection.with_prefix(b"")) == Removed(1, BLOCK, failed=1)
     assert keys(values_dir) == [b"a"]
 
 
@@ -327,7 +327,7 @@ def test_killed_removal(store, ledger, fill, values_dir, base_dir, spawn):
     fill(*(b"%d" % number for number in range(1000)))
     program = """
         import os, signal, sys
-        from dogpile_filesystem import inventory
+        from dogpile_filesystem import inventory, selection
         from dogpile_filesystem.ledger import Ledger
         unlink, left = os.unlink, [333]
         def die(path, **arguments):
@@ -336,7 +336,7 @@ def test_killed_removal(store, ledger, fill, values_dir, base_dir, spawn):
             if not left[0]:
                 os.kill(os.getpid(), signal.SIGKILL)
         os.unlink = die
-        inventory.remove_entries(Ledger.open(f"{sys.argv[1]}/lock"), f"{sys.argv[1]}/values", lambda *_: True)
+        selection.remove_entries(Ledger.open(f"{sys.argv[1]}/lock"), f"{sys.argv[1]}/values", lambda *_: True)
     """
     assert spawn(program, base_dir).wait() == -9
     disk = ondisk.usage_on_disk(base_dir)
@@ -351,8 +351,8 @@ def test_least_recent(fill, values_dir, size):
     """Just so many of those used longest ago are selected as take the size, or all."""
     fill(b"a", b"b", b"c", b"d", b"e", b"f")
     expected = min(6, -(-size // BLOCK))
-    select = inventory.least_recent(values_dir, size)
-    assert inventory.selected(values_dir, select) == Removed(expected, expected * BLOCK)
+    select = selection.least_recent(values_dir, size)
+    assert selection.selected(values_dir, select) == Removed(expected, expected * BLOCK)
 
 
 def test_least_recent_of_one_time(fill, values_dir):
@@ -360,14 +360,14 @@ def test_least_recent_of_one_time(fill, values_dir):
     fill(*(b"%d" % number for number in range(50)))
     for candidate in inventory.candidates(values_dir):
         os.utime(f"{values_dir}/{candidate.name[:2]}/{candidate.name}", ns=(0, 10**18))
-    assert inventory.selected(values_dir, inventory.least_recent(values_dir, 20 * BLOCK)) == Removed(20, 20 * BLOCK)
+    assert selection.selected(values_dir, selection.least_recent(values_dir, 20 * BLOCK)) == Removed(20, 20 * BLOCK)
 
 
 def test_any_of(fill, values_dir):
     """What either selects is selected, once."""
     fill(b"a", b"b", b"c")
-    both = inventory.any_of(inventory.with_prefix(b"a"), inventory.least_recent(values_dir, 2 * BLOCK))
-    assert inventory.selected(values_dir, both) == Removed(2, 2 * BLOCK)
+    both = selection.any_of(selection.with_prefix(b"a"), selection.least_recent(values_dir, 2 * BLOCK))
+    assert selection.selected(values_dir, both) == Removed(2, 2 * BLOCK)
 
 
 def test_shrink(store, ledger, fill, values_dir, base_dir):
@@ -376,19 +376,19 @@ def test_shrink(store, ledger, fill, values_dir, base_dir):
     for number in range(0, 500, 5):
         assert store.get(b"%d" % number)
     store.flush()
-    removed = inventory.shrink(ledger, values_dir, 150 * BLOCK + 1)
+    removed = selection.shrink(ledger, values_dir, 150 * BLOCK + 1)
     assert removed == Removed(1850, 1850 * BLOCK)
     assert keys(values_dir) == [b"%d" % number for number in (*range(1950, 2000), *range(0, 500, 5))]
     assert ondisk.difference(ledger.usage(), base_dir) == []
-    assert inventory.shrink(ledger, values_dir, 150 * BLOCK) == Removed()
+    assert selection.shrink(ledger, values_dir, 150 * BLOCK) == Removed()
 
 
 def test_shards_are_told(store, ledger, fill, values_dir):
     """Each shard is told when it is done, in order."""
     fill(b"a")
     told: list[int] = []
-    inventory.remove_entries(ledger, values_dir, inventory.with_prefix(b"x"), told.append)
+    selection.remove_entries(ledger, values_dir, selection.with_prefix(b"x"), told.append)
     assert told == list(range(SHARDS))
     told.clear()
-    inventory.selected(values_dir, inventory.with_prefix(b"x"), told.append)
+    selection.selected(values_dir, selection.with_prefix(b"x"), told.append)
     assert told == list(range(SHARDS))

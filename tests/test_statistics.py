@@ -324,19 +324,22 @@ def test_unwritable_lock_file(make_store, base_dir, monkeypatch):
 
 
 def test_settings(make_store):
-    """The lock file tells the tools the bound, and when the entries of each kind expire, of who used it last."""
-    store = make_store(cache_size=1 << 20, expiration_time=60, kinds=[VALUE])
-    assert store.put(b"k", b"value")
-    store.flush()
-    found = recorded(store._directory.ledger())
-    assert found.bound == (1 << 20, None)
-    assert found.expiration == {VALUE: 60}
-    store = make_store(max_entries=7, kinds=[FILE])
-    assert store.get(b"k") == b"value"
-    store.flush()
-    found = recorded(store._directory.ledger())
-    assert found.bound == (None, 7)
-    assert found.expiration == {FILE: None}
+    """
+    The lock file tells the tools the bound, and when the entries of each kind expire, as who used it last had them.
+    Who has nothing to do with a kind leaves what is said of it, and a tool leaves everything.
+    """
+
+    def said_after(**arguments):
+        store = make_store(**arguments)
+        assert store.put(b"k", b"value")
+        store.flush()
+        found = recorded(store._directory.ledger())
+        return *found.bound, dict(found.expiration)
+
+    assert said_after(cache_size=1 << 20, expiration_time=60, kinds=[VALUE]) == (1 << 20, None, {VALUE: 60})
+    assert said_after(max_entries=7, kinds=[FILE]) == (None, 7, {VALUE: 60, FILE: None})
+    assert said_after(cache_size=8192, expiration_time=5, kinds=()) == (None, 7, {VALUE: 60, FILE: None})
+    assert said_after(kinds=[VALUE]) == (None, None, {VALUE: None, FILE: None})
 
 
 def test_ledger_for_reading(make_store, base_dir, tmp_path):

@@ -10,12 +10,12 @@ import time
 
 import click
 
-from dogpile_filesystem import inventory
+from dogpile_filesystem import inventory, selection
 from dogpile_filesystem.cli import formatting, parameters
 from dogpile_filesystem.cli.cache import Cache, open_cache
 from dogpile_filesystem.failures import Failures
-from dogpile_filesystem.inventory import Removed, Select
 from dogpile_filesystem.ledger import SHARDS
+from dogpile_filesystem.selection import Removed, Select
 from dogpile_filesystem.store import Store
 from dogpile_filesystem.visit import CLEARED_PREFIX, Visitor
 
@@ -36,9 +36,9 @@ def evict(base_dir: str, size: int | None, age: float | None, dry_run: bool) -> 
     if size is None and age is None:
         raise click.UsageError("Say what is to go: --to SIZE, --older-than AGE, or both.")
     cache = open_cache(base_dir)
-    unused = None if age is None else inventory.unused_since(int((time.time() - age) * 1e9))
+    unused = None if age is None else selection.unused_since(int((time.time() - age) * 1e9))
     if dry_run:
-        _tell(inventory.selected(cache.values_dir, _would_go(cache, unused, size)), dry_run=True)
+        _tell(selection.selected(cache.values_dir, _would_go(cache, unused, size)), dry_run=True)
         return
     removed = Removed()
     if unused is not None:
@@ -53,14 +53,14 @@ def _would_go(cache: Cache, unused: Select | None, size: int | None) -> Select:
     if size is not None:
         # What is left over, and what is being written, is not counted here: the first goes, the second may.
         taken = sum(candidate.size for candidate in inventory.candidates(cache.values_dir))
-        selects.append(inventory.least_recent(cache.values_dir, taken - size))
-    return inventory.any_of(*selects)
+        selects.append(selection.least_recent(cache.values_dir, taken - size))
+    return selection.any_of(*selects)
 
 
 def _remove(cache: Cache, select: Select) -> Removed:
     ledger = cache.make_ledger()
     with formatting.progress("Removing", SHARDS) as on_shard:
-        return inventory.remove_entries(ledger, cache.values_dir, select, on_shard)
+        return selection.remove_entries(ledger, cache.values_dir, select, on_shard)
 
 
 def _shrink(cache: Cache, size: int) -> Removed:
@@ -72,7 +72,7 @@ def _shrink(cache: Cache, size: int) -> Removed:
             visitor.visit_patiently(ledger, shard)
             on_shard(shard)
     with formatting.progress("Removing", SHARDS) as on_shard:
-        return inventory.shrink(ledger, cache.values_dir, size, on_shard)
+        return selection.shrink(ledger, cache.values_dir, size, on_shard)
 
 
 @click.command()
@@ -101,23 +101,23 @@ def remove(base_dir: str, keys: tuple[str, ...], prefix: str | None, kind: str |
     missing = [text for text, removed in each.items() if removed == Removed()]
     for text in missing:
         click.echo(f"{what} {formatting.printable(text)}", err=True)
-    _tell(inventory.total(each.values()), dry_run=dry_run)
+    _tell(selection.total(each.values()), dry_run=dry_run)
     if missing:
         raise SystemExit(1)
 
 
 def _remove_prefix(cache: Cache, prefix: str, kinds: list[int], *, dry_run: bool) -> Removed:
-    select = inventory.with_prefix(formatting.key_bytes(prefix), kinds)
-    return inventory.selected(cache.values_dir, select) if dry_run else _remove(cache, select)
+    select = selection.with_prefix(formatting.key_bytes(prefix), kinds)
+    return selection.selected(cache.values_dir, select) if dry_run else _remove(cache, select)
 
 
 def _remove_key(cache: Cache, key: str, kinds: list[int], *, dry_run: bool) -> Removed:
     encoded = formatting.key_bytes(key)
     if dry_run:
         found = [inventory.find(cache.values_dir, kind, encoded) for kind in kinds]
-        return inventory.total(Removed(1, each.size) for each in found if each is not None)
+        return selection.total(Removed(1, each.size) for each in found if each is not None)
     ledger = cache.make_ledger()
-    return inventory.total(inventory.remove_entry(ledger, cache.values_dir, kind, encoded) for kind in kinds)
+    return selection.total(selection.remove_entry(ledger, cache.values_dir, kind, encoded) for kind in kinds)
 
 
 @click.command()
@@ -132,7 +132,7 @@ def clear(base_dir: str, yes: bool, dry_run: bool) -> None:
     without a terminal to ask on, --yes is needed.
     """
     cache = open_cache(base_dir)
-    found = inventory.total(Removed(1, each.size) for each in inventory.candidates(cache.values_dir))
+    found = selection.total(Removed(1, each.size) for each in inventory.candidates(cache.values_dir))
     if dry_run:
         _tell(found, dry_run=True)
         return
@@ -141,7 +141,7 @@ def clear(base_dir: str, yes: bool, dry_run: bool) -> None:
             raise click.UsageError("There is no terminal to ask on: pass --yes.")
         click.confirm(f"Remove {_what(found)} from {cache.base_dir}?", abort=True)
     cache.make_ledger()  # Raises what clear would only log.
-    store = Store(cache.base_dir, access=cache.access)
+    store = Store(cache.base_dir, access=cache.access, kinds=())
     with formatting.progress("Removing", None):
         store.clear()
     if store.failures.counts or any(name.startswith(CLEARED_PREFIX) for name in os.listdir(cache.base_dir)):

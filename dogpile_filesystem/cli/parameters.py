@@ -9,8 +9,7 @@ import re
 import click
 from click.shell_completion import CompletionItem
 
-# What region.configure takes for cache_size, the command line takes.
-from dogpile_filesystem.arguments import _bytes
+from dogpile_filesystem.arguments import parse_size
 from dogpile_filesystem.entry import FILE, VALUE
 
 #: Kinds of entries, by their names.
@@ -27,7 +26,7 @@ def size(text: str) -> int:
     """
     with_unit = None
     try:
-        with_unit = _bytes("size", text)
+        with_unit = parse_size("size", text)
     except ValueError:
         pass
     if with_unit is None:
