@@ -116,11 +116,16 @@ class Directory:
         return ledger
 
     def find_ledger(self) -> Ledger | None:
-        """The ledger, if its file is there: none is made, and nothing raises."""
-        with contextlib.suppress(OSError):
+        """
+        The ledger; None if there is no lock file: none is made.
+
+        :raises OSError: it cannot be used.
+        """
+        try:
             os.stat(self._lock_path, follow_symlinks=False)
-            return self.ledger()
-        return None
+        except FileNotFoundError:
+            return None
+        return self.ledger()
 
     def look(self, *, make: bool = False) -> None:
         """

@@ -5,29 +5,33 @@ Concurrency. An invalidation is seen by the next read of every process: each rea
 ``pread`` of 16 bytes. A value whose creation began before an invalidation, and ended after it, counts as new; so it
 does with dogpile's own strategy.
 
-Crash. The stamps survive the processes and the machine. With a lost or damaged lock file they are lost too: the new one
-says that all values older than itself are invalidated.
+Crash. The stamps survive the processes and the machine. Where the lock file is lost, or was damaged, what was
+invalidated does not come back: everything older than its successor is invalidated.
 
-Limits. All regions on one directory that have this strategy are invalidated together. Where the lock file cannot be
-written, an invalidation acts in its own process only, and that is logged. If somebody deletes the lock file, its
-successor is looked for within 50 ms.
+Limits. All regions on one directory that have this strategy are invalidated together; after a soft invalidation, those
+without an ``expiration_time`` raise, as dogpile does, until a hard one. Where the lock file cannot be written, an
+invalidation acts in its own process only, and that is logged; where it cannot be read, the stamps are those that were
+read last, and who has read none takes everything for invalidated. A successor of a deleted lock file is looked for
+within 50 ms. What a clock invalidated that was ahead is mended by the next invalidation.
 """
 
 from __future__ import annotations
 
-import contextlib
+import math
 import os
 import stat
 import time
 
 from dogpile.cache.region import RegionInvalidationStrategy
 
+from dogpile_filesystem.access import Access
 from dogpile_filesystem.arguments import Arguments
 from dogpile_filesystem.failures import Failures
-from dogpile_filesystem.ledger import Ledger
+from dogpile_filesystem.ledger import NEVER, Ledger
 
 #: Seconds for which the lock file is taken to be the one at its path.
 _TRUST = 0.05
+_NOTHING, _EVERYTHING = (NEVER, NEVER), (math.inf, NEVER)
 
 
 class FilesystemInvalidation(RegionInvalidationStrategy):
@@ -57,8 +61,8 @@ class FilesystemInvalidation(RegionInvalidationStrategy):
         self._failures = Failures(self._base_dir)
         self._ledger: Ledger | None = None
         self._looked_until = 0.0
-        # Invalidations, hard and soft, that could not be written, and are this process's own.
-        self._unwritten = (0.0, 0.0)
+        # The stamps, hard and soft, that were read last; and those that could not be written: this process's own.
+        self._known, self._unwritten = _EVERYTHING, _NOTHING
         # What dogpile asked for last, and the soft stamp of that moment.
         self._asked: tuple[float | None, float] = None, 0.0
 
@@ -70,9 +74,9 @@ class FilesystemInvalidation(RegionInvalidationStrategy):
         """
         now = time.time()
         try:
-            self._find(make=True).stamp(now, hard=hard)
+            self._open_for_writing().stamp(now, hard=hard)
         except OSError as error:
-            self._unwritten = (now, 0.0) if hard else (self._unwritten[0], now)
+            self._unwritten = (now, NEVER) if hard else (self._unwritten[0], now)
             if not isinstance(error, FileNotFoundError):  # Else there is no directory, and nothing to invalidate.
                 self._failures.report_error(error, "other processes do not see an invalidation")
 
@@ -98,48 +102,45 @@ class FilesystemInvalidation(RegionInvalidationStrategy):
 
     def was_hard_invalidated(self) -> bool:
         """Whether there was a hard invalidation. Also where a lost lock file was made anew."""
-        return self._stamps()[0] > 0
+        return self._stamps()[0] > NEVER
 
     def was_soft_invalidated(self) -> bool:
         """Whether there was a soft invalidation, and no hard one since."""
-        return self._stamps()[1] > 0
+        return self._stamps()[1] > NEVER
 
     def _stamps(self) -> tuple[float, float]:
-        for _ in range(2):
-            try:
-                ledger = self._ledger
-                if ledger is None or time.monotonic() >= self._looked_until:
-                    ledger = self._find(make=False)
-                stamps = ledger.stamps()
-            except OSError:
-                self._looked_until = 0.0  # Who becomes a daemon closes all descriptors.
-            else:
-                return stamps if self._unwritten == (0.0, 0.0) else self._with_unwritten(stamps)
-        return self._unwritten
-
-    def _with_unwritten(self, stamps: tuple[float, float]) -> tuple[float, float]:
-        hard, soft = map(max, stamps, self._unwritten)
-        return hard, soft if soft > hard else 0.0
-
-    def _find(self, *, make: bool) -> Ledger:
-        """
-        The ledger, opened again if its file is no longer the one at its path.
-
-        :param make: whether to fail if that file cannot be written. False: the last one known is good enough.
-        :raises OSError: it cannot be opened.
-        """
+        now = time.monotonic()
+        if now >= self._looked_until:
+            self._looked_until = now + _TRUST
+            self._look()
         ledger = self._ledger
-        if ledger is None or not ledger.is_at(self._path):
+        if ledger is not None:
             try:
-                mode = stat.S_IMODE(os.stat(self._base_dir).st_mode)
-                ledger = Ledger.open(self._path, mode & 0o666)
-            except OSError:
-                if make:
-                    raise
-                with contextlib.suppress(OSError):
-                    ledger = Ledger.open(self._path, make=False)
-                if ledger is None:
-                    raise
-            self._ledger = ledger
-        self._looked_until = time.monotonic() + _TRUST
-        return ledger
+                self._known = ledger.stamps()
+            except OSError:  # Somebody has overwritten it, or has closed its descriptor to become a daemon.
+                self._looked_until = 0.0
+        if self._unwritten is _NOTHING:
+            return self._known
+        hard, soft = map(max, self._known, self._unwritten)
+        return hard, soft if soft > hard else NEVER
+
+    def _look(self) -> None:
+        """Find the lock file that is at its path. Nothing is made for who only reads."""
+        try:
+            if self._ledger is None or not self._ledger.is_at(self._path):
+                self._ledger = None
+                self._ledger = Ledger.open(self._path, make=False)
+        except FileNotFoundError:
+            # Whoever makes a new one beside values will say that all of them are invalidated.
+            self._known = _EVERYTHING if os.path.exists(os.path.join(self._base_dir, "values")) else _NOTHING
+        except OSError:
+            pass  # What was read last is good enough.
+
+    def _open_for_writing(self) -> Ledger:
+        found = os.stat(self._base_dir)
+        access = Access(stat.S_IMODE(found.st_mode) & 0o3777, stat.S_IMODE(found.st_mode) & 0o666)
+        if not os.path.lexists(self._path):
+            # The backend has found that the directory may be used, before it made a lock file in it.
+            access.check(self._base_dir, found)
+        self._ledger = Ledger.open(self._path, access.file_mode)
+        return self._ledger

@@ -5,27 +5,33 @@ Concurrency. One daemon thread writes for all directories of the process. It liv
 that the last of what a process gathers before it falls idle is written too. Before a fork that thread is ended, and
 what is pending is written; the child starts with nothing pending.
 
-Crash. A killed process loses what it gathered in its last :data:`DELAY` seconds, and so does one that ends without its
-exit handlers, as the forked children of multiprocessing do.
+Crash. A killed process loses what it gathered in its last :data:`DELAY` seconds, and so does one that ends by
+``os._exit``.
 """
 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
+import sys
 import threading
+import time
 import weakref
 from typing import Protocol
 
 #: Seconds until what is pending is written.
 DELAY = 3.0
+#: Seconds to wait for the thread before a fork. It may be writing to a disk that hangs; and the timer of a thread in
+#: gevent's pool never ends.
+_PATIENCE = 0.2
 
 
 class Gathering(Protocol):
     """What gathers something in memory."""
 
-    def flush(self) -> None:
-        """Write what is pending. Never fails."""
+    def flush(self) -> bool:
+        """Write what is pending; whether there is no need to try again. Never fails."""
 
     def reset_in_child(self) -> None:
         """Start anew after a fork: what was pending is the parent's to write."""
@@ -40,11 +46,14 @@ class Later:
 
     def __init__(self) -> None:
         self.timer: threading.Timer | None = None
+        # On the monotonic clock: when the timer should long have come; and until when not to try for another one.
+        self._overdue_at = self._retry_at = 0.0
         self._gatherings: weakref.WeakSet[Gathering] = weakref.WeakSet()
-        # Whose owner has gone before the next flush.
+        # Whose owner has gone before the last flush.
         self._kept: list[Gathering] = []
         # Guards starting the timer. Not needed to note or to write.
         self._guard = threading.Lock()
+        self._is_hooked = False
 
     def add(self, owner: object, *gatherings: Gathering) -> None:
         """Write for some more, as long as their owner exists, and once more then."""
@@ -54,39 +63,52 @@ class Later:
         weakref.finalize(owner, self._kept.extend, gatherings).atexit = False
 
     def start(self) -> None:
-        """Have everything that is pending written in :data:`DELAY` seconds."""
+        """Have everything that is pending written in :data:`DELAY` seconds; or now, if no timer can be had or comes."""
+        now = time.monotonic()
+        if now < (self._retry_at if self.timer is None else self._overdue_at):
+            return
         # Not to be waited for: under gevent, the start of a timer lets another greenlet come here.
         if not self._guard.acquire(blocking=False):
             return
         try:
             if self.timer is not None:
+                self.timer = None
+            elif self._start_timer():
+                self._overdue_at = now + 2 * DELAY
                 return
-            timer = threading.Timer(DELAY, self._on_timer)
-            timer.name = "dogpile_filesystem"
-            timer.daemon = True
-            try:
-                timer.start()
-            except RuntimeError:  # The interpreter is shutting down, or there are too many threads.
-                pass
             else:
-                self.timer = timer
-                return
+                self._retry_at = now + DELAY
         finally:
             self._guard.release()
         self.flush()
 
-    def flush(self, kind: type[Gathering] | None = None) -> None:
+    def _start_timer(self) -> bool:
+        timer = threading.Timer(DELAY, self._on_timer)
+        timer.name = "dogpile_filesystem"
+        timer.daemon = True
+        try:
+            timer.start()
+        except RuntimeError:  # The interpreter is shutting down, or there are too many threads.
+            return False
+        self.timer = timer
+        return True
+
+    def flush(self, kind: type[Gathering] | None = None) -> bool:
         """
         Write what is pending, in all directories. Never fails.
 
         :param kind: only what gatherings of this class have; None: of all.
+        :return: whether there is no need to try again.
         """
-        kept = len(self._kept)
+        is_done = True
         for gathering in self._all():
             if kind is None or isinstance(gathering, kind):
-                gathering.flush()
-        if kind is None:
-            del self._kept[:kept]
+                if not gathering.flush():
+                    is_done = False
+                elif self._kept:
+                    with contextlib.suppress(ValueError):
+                        self._kept.remove(gathering)
+        return is_done
 
     def _all(self) -> list[Gathering]:
         while True:
@@ -98,25 +120,43 @@ class Later:
     def _on_timer(self) -> None:
         # First the timer, then the flush: what is noted in between starts the next timer.
         self.timer = None
-        self.flush()
+        if not self.flush():
+            self.start()
 
     def settle_before_fork(self) -> None:
         """End the timer's thread and write what is pending, so that a child has neither."""
         timer, self.timer = self.timer, None
         if timer is not None and timer is not threading.current_thread():
             timer.cancel()
-            timer.join()
+            timer.join(_PATIENCE)
         self.flush()
+        self.hook_multiprocessing()
+
+    def hook_multiprocessing(self) -> None:
+        """Have what is pending written when a child of multiprocessing ends, which it does without ``atexit``."""
+        util = sys.modules.get("multiprocessing.util")
+        if util is not None and not self._is_hooked:
+            self._is_hooked = True
+            # A child forgets what was to be done at its end, when it begins. Then these are called.
+            util.register_after_fork(self, _flush_at_end)
+            # This may be a child that has begun already.
+            _flush_at_end(self)
 
     def reset_in_child(self) -> None:
         """Start anew after a fork: what other threads noted in its last moment is the parent's to write."""
         self._guard = threading.Lock()
         self.timer = None
+        self._overdue_at = self._retry_at = 0.0
         self._kept.clear()
         for gathering in self._all():
             gathering.reset_in_child()
 
 
+def _flush_at_end(later: Later) -> None:
+    sys.modules["multiprocessing.util"].Finalize(None, later.flush, exitpriority=0)
+
+
 later = Later()
 atexit.register(later.flush)
 os.register_at_fork(before=later.settle_before_fork, after_in_child=later.reset_in_child)
+later.hook_multiprocessing()

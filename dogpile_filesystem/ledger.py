@@ -9,7 +9,7 @@ offset     content
 0          magic ``dogpilfs``, format version (u32), CRC-32 of these two (u32)
 16         the shard that eviction visits next (u32)
 24         which start of the machine the records are of (u64)
-32         until when values are invalidated: hard, soft (f64, seconds since the epoch; 0: never were)
+32         until when values are invalidated: hard, soft (f64, seconds since the epoch; 1: never were)
 64         bytes that guard: the making of the file, eviction, the statistics, the stamps of invalidation
 512        the statistics: see statistics.py
 4096       the record of each of the 256 shards, 8 bytes: blocks of 4096 bytes (u32), entries (u32)
@@ -37,6 +37,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import struct
 import time
@@ -59,6 +60,10 @@ _START = struct.Struct("<Q")
 _START_AT = 24
 _STAMPS_AT = 32
 _STAMPS = struct.Struct("<dd")
+#: A stamp that was never set. Not 0, which is what a file says that is empty, or that has just been made.
+NEVER = 1.0
+# Seconds that a stamp may lie in the future: more than clocks differ. With one beyond, all values would be misses.
+_FUTURE = 60.0
 _MAKE_AT, _EVICT_AT, _STATISTICS_GUARD_AT, _STAMPS_GUARD_AT = 64, 65, 66, 67
 _STATISTICS_AT = 512
 _RECORDS_AT = 4096
@@ -172,7 +177,7 @@ class Ledger:
             # By the clock that dogpile takes for the age of values. Where there are none, the first may be older than
             # the file that is made for it.
             is_lost = os.path.exists(os.path.join(os.path.dirname(self.file.path), "values"))
-            stamps = _STAMPS.pack(time.time() if is_lost else 0, 0)
+            stamps = _STAMPS.pack(time.time() if is_lost else NEVER, NEVER)
         elif data[_START_AT:_STAMPS_AT] == start:
             return
         # The header last: a process killed in between starts over.
@@ -188,8 +193,19 @@ class Ledger:
             raise OSError(errno.EPROTO, msg, self.file.path)
 
     def is_at(self, path: str) -> bool:
-        """Whether a path still leads to the file that this ledger was opened for."""
-        return self.file.identity == self.identity and self.file.is_current(path) and self.file.is_open()
+        """Whether a path still leads to the file that this ledger was opened for, and nobody has overwritten it."""
+        return (
+            self.file.identity == self.identity
+            and self.file.is_current(path)
+            and self.file.is_open()
+            and self._is_made()
+        )
+
+    def _is_made(self) -> bool:
+        try:
+            return os.pread(self.file.fd, _STAMPS_AT, 0).startswith(_header())
+        except OSError:
+            return False
 
     def shard(self, shard: int) -> RangeLock:
         """The lock that guards a shard: which entries it has, and its record."""
@@ -299,31 +315,41 @@ class Ledger:
 
     def stamps(self) -> tuple[float, float]:
         """
-        Until when values are invalidated: hard, soft; seconds since the epoch, 0: never were. Takes no lock.
+        Until when values are invalidated: hard, soft; seconds since the epoch, 1: never were. Takes no lock.
 
-        :raises OSError: the file cannot be read.
+        :raises OSError: the file cannot be read, or has none: it was emptied, or is just being made.
         """
         data = os.pread(self.file.fd, _STAMPS.size, _STAMPS_AT)
-        return _STAMPS.unpack(data.ljust(_STAMPS.size, b"\0"))
+        hard, soft = _STAMPS.unpack(data.ljust(_STAMPS.size, b"\0"))
+        if hard >= NEVER and soft >= NEVER:  # Which NaN is not either.
+            return hard, soft
+        msg = "the lock file has no stamps of invalidation"
+        raise OSError(errno.EPROTO, msg, self.file.path)
 
     def stamp(self, now: float, *, hard: bool) -> None:
         """
         Invalidate all values older than ``now``. A hard stamp takes the place of a soft one, which says less.
 
-        :raises OSError: the file cannot be written or locked.
+        :raises OSError: the file cannot be read, written or locked.
         """
         with self.file.borrow(_STAMPS_GUARD_AT, 1):
-            old_hard, old_soft = self.stamps()
-            stamps = (max(now, old_hard), 0.0) if hard else (old_hard, max(now, old_soft))
+            # A stamp of a clock that was far ahead goes: what it invalidated is older than now, or was made since.
+            old_hard, old_soft = (old if old <= now + _FUTURE else now for old in self.stamps())
+            stamps = (max(now, old_hard), NEVER) if hard else (old_hard, max(now, old_soft))
             _write(self.file.fd, _STAMPS.pack(*stamps), _STAMPS_AT)
 
     def read_statistics(self, length: int) -> bytes:
         """
         The statistics as they are stored. Takes no lock.
 
-        :raises OSError: the file cannot be read.
+        :raises OSError: the file cannot be read, or is none of this cache any more.
         """
-        return os.pread(self.file.fd, length, _STATISTICS_AT)
+        data = os.pread(self.file.fd, _STATISTICS_AT + length, 0)
+        if not data.startswith(_header()):
+            # Somebody has overwritten it, or closed its descriptor, whose number leads to another file by now.
+            msg = "the lock file was overwritten"
+            raise OSError(errno.EPROTO, msg, self.file.path)
+        return data[_STATISTICS_AT:]
 
     def write_statistics(self, data: bytes) -> None:
         """
@@ -345,6 +371,7 @@ class Ledger:
             _write(self.file.fd, _CURSOR.pack(shard), _CURSOR_AT)
 
 
+@functools.cache
 def _header() -> bytes:
     header = _HEADER.pack(_MAGIC, _VERSION)
     return header + _CHECKSUM.pack(crc32(header))

@@ -126,11 +126,13 @@ class LockFile:
             lock.reset_after_fork()
 
 
-# Guards the four below: that a process opens each lock file once.
+# Guards the five below: that a process opens each lock file once.
 _registry_guard = threading.Lock()
 # Lock files by device and inode. Never closed: a range of it may be held, and a mutex outlives whoever made it.
 _open_files: dict[tuple[int, int], LockFile] = {}
-# The same by the path under which each was opened last.
+# Those opened for reading alone, which who wants to write must not find.
+_read_only_files: dict[tuple[int, int], LockFile] = {}
+# The first by the path under which each was opened last.
 _by_path: dict[str, LockFile] = {}
 # Descriptors of lock files of which it could not be found out which they are: to close them might drop locks.
 _unidentified: dict[str, int] = {}
@@ -149,9 +151,13 @@ def open_lock_file(path: str, mode: int = 0o600, *, make: bool = True) -> LockFi
     """
     with _registry_guard:
         with contextlib.suppress(FileNotFoundError):
-            known = _open_files.get(_identity(os.stat(path, follow_symlinks=False)))
+            found = _identity(os.stat(path, follow_symlinks=False))
+            known = _open_files.get(found)
             if known is not None and known.is_open():
                 _by_path[path] = known
+                return known
+            known = _read_only_files.get(found)
+            if known is not None and known.is_open() and not make:
                 return known
         fd, is_writable = _unidentified.pop(path, -1), True
         if fd < 0:
@@ -161,8 +167,10 @@ def open_lock_file(path: str, mode: int = 0o600, *, make: bool = True) -> LockFi
         except OSError:
             _unidentified[path] = fd
             raise
-        # One that cannot be written must not be found again by who wants to write.
-        return _register(path, fd, identity) if is_writable else LockFile(path, fd, identity)
+        if is_writable:
+            return _register(path, fd, identity)
+        file = _read_only_files[identity] = LockFile(path, fd, identity)
+        return file
 
 
 def _identity(stat: os.stat_result) -> tuple[int, int]:

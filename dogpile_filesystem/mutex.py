@@ -76,8 +76,9 @@ class KeyMutex:
     def _wait(self) -> bool:
         began = time.monotonic()
         obtained = self._acquire(wait=True)
+        waited_ns = int((time.monotonic() - began) * 1e9)
         self._statistics.mutex_waits += 1
-        self._statistics.mutex_wait_ns += int((time.monotonic() - began) * 1e9)
+        self._statistics.mutex_wait_ns += waited_ns
         if not obtained:
             self._go_without()
         return obtained

@@ -107,14 +107,8 @@ def _stats(backends: list[_Backend]) -> Stats | None:
     """The statistics of a directory; None: they cannot be had."""
     stats = None
     for backend in backends:  # Each of them first adds what it did itself, so that the last one says everything.
-        try:
-            # Without a lock file, `stats` would say what this process did.
-            backend.store.usage()
-        except OSError as error:
-            backend.store.failures.report_error(error, "cannot read the statistics")
-            return None
         stats = backend.stats()
-    return stats
+    return stats if stats is not None and stats.is_available else None
 
 
 class _Metrics:

@@ -14,12 +14,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from dogpile_filesystem.later import DELAY, later
+from dogpile_filesystem.later import later
 
 #: So many pending uses are written by the hit that makes them so many.
 LIMIT = 500
-# After so many nanoseconds the timer is overdue: that of a thread in gevent's pool may never come.
-_OVERDUE_NS = int(2 * DELAY * 1e9)
 
 
 class Recency:
@@ -34,8 +32,6 @@ class Recency:
         self._clock = clock
         self._on_flush = on_flush
         self._last_stamp = 0
-        # When the timer should long have come; 0: not set since the last flush.
-        self._overdue_at = 0
         self._pending: dict[str, int] = {}
 
     def stamp(self) -> int:
@@ -60,23 +56,15 @@ class Recency:
         pending[path] = stamp
         if later.timer is None:
             later.start()
-        elif len(pending) >= LIMIT or stamp > self._overdue_at:
-            self._flush_if_due(stamp)
-
-    def _flush_if_due(self, stamp: int) -> None:
-        if len(self._pending) >= LIMIT:
+        if len(pending) >= LIMIT:
             self.flush()
-        elif self._overdue_at:
-            later.flush()
-        self._overdue_at = stamp + _OVERDUE_NS
 
     def forget(self, path: str) -> None:
         """Drop a pending use: the entry has been written anew, or is gone."""
         self._pending.pop(path, None)
 
-    def flush(self) -> None:
-        """Write what is pending. Never fails."""
-        self._overdue_at = 0
+    def flush(self) -> bool:
+        """Write what is pending. Never fails; what cannot be written is forgotten."""
         pending = self._pending
         if pending:
             self._on_flush()
@@ -86,6 +74,7 @@ class Recency:
             except KeyError:  # Another thread flushes too.
                 break
             _set_last_use(path, stamp)
+        return True
 
     def reset_in_child(self) -> None:
         """Start anew after a fork: what was noted is the parent's to write."""

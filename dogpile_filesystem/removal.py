@@ -57,21 +57,26 @@ class Remover:
             return False
         except OSError as error:
             self._failures.report_error(error, "cannot remove an entry by the book")
-            return self._remove_anyhow(place)
+            return self.remove_anyhow(place.path)
         return True
 
-    def _remove_anyhow(self, place: Place) -> bool:
-        """Remove an entry without the ledger: better one that is too high until the next visit than a stale value."""
+    def remove_anyhow(self, path: str) -> bool:
+        """
+        Remove an entry without the ledger: better one that is too high until the next visit than a stale value. One
+        that cannot be removed is not read any more.
+
+        :return: whether it was removed.
+        """
         try:
-            self._directory.check(place.digest[:2])
-            os.unlink(place.path)
+            self._directory.check(os.path.basename(path)[:2])
+            os.unlink(path)
         except FileNotFoundError:
             return False
         except OSError:
             if len(self.stale) >= _STALE_LIMIT:
                 with contextlib.suppress(RuntimeError):  # Another thread adds one.
                     self.stale.pop(next(iter(self.stale)), None)
-            self.stale[place.path] = _inode(place.path)
+            self.stale[path] = _inode(path)
             return False
         return True
 

@@ -11,10 +11,11 @@ the ledger too high, until the next visit to the shard.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import os
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Iterator
 from typing import NamedTuple
 
 from dogpile_filesystem import entry
@@ -139,6 +140,14 @@ def remove_entries(
         removed = removed.plus(_remove_in_shard(ledger, values_dir, shard, select))
         on_shard(shard)
     return removed
+
+
+def matching(values_dir: str, select: Select) -> Iterator[str]:
+    """The paths of the entries that are selected, in the shards that can be listed."""
+    for shard in range(SHARDS):
+        with contextlib.suppress(OSError), Listing(values_dir, shard) as listing:
+            for name in _select(listing, select):
+                yield f"{values_dir}/{shard:02x}/{name}"
 
 
 def remove_entry(ledger: Ledger, values_dir: str, kind: int, key: bytes) -> Removed:

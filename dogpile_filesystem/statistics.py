@@ -28,7 +28,6 @@ Limits. Where the lock file cannot be written, a process keeps what it counted, 
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import errno
 import math
@@ -66,9 +65,9 @@ _ROOM = 16
 _ERRNOS = 256
 _CHECKSUM = struct.Struct("<I4x")
 _BLOCK = struct.Struct(f"<dQQdd{_ROOM}Q{_ERRNOS}Q")
-#: How many numbers of the block are settings, behind the first.
-_SETTINGS = 4
-_NOTHING = [0] * (_SETTINGS + _ROOM + _ERRNOS)
+# Of the numbers of the block: bound and expiration; and the totals.
+_SETTINGS, _TOTALS = slice(1, 5), slice(5, None)
+_NO_SETTINGS, _NO_TOTALS = (0,) * 4, (0,) * (_ROOM + _ERRNOS)
 _LENGTH = _CHECKSUM.size + _BLOCK.size
 _MOST = (1 << 64) - 1
 _UNBOUNDED = Bound(None, None)
@@ -127,13 +126,14 @@ class Stats:
     """
     What was done with a cache, and what is in it.
 
-    :ivar since: since when ``total`` is counted, seconds since the epoch; None: there is no lock file, or it cannot be
-     read, and ``total`` is that of this process.
+    :ivar since: since when ``total`` is counted, seconds since the epoch; None: nothing could be added yet, so that
+     ``total`` is ``process``.
     :ivar process: what this backend did, in this process.
     :ivar total: what all backends on the directory did, in all processes, those that have ended included. Others add
      theirs every three seconds.
     :ivar entries: the number of entries, those that are being written included.
     :ivar size: bytes that they take on the disk, each file in whole blocks of 4096.
+    :ivar is_available: False: the lock file cannot be used, so that nothing is known but what this process did.
     :ivar is_counted: False: the ledger was lost, and is being counted anew, ``entries`` and ``size`` are too low.
     :ivar cache_size: the bound of ``size``; None: unbounded.
     :ivar max_entries: the bound of ``entries``; None: unbounded.
@@ -144,6 +144,7 @@ class Stats:
     total: Counts
     entries: int
     size: int
+    is_available: bool
     is_counted: bool
     cache_size: int | None
     max_entries: int | None
@@ -171,7 +172,8 @@ class Statistics:
     :param failures: counts what goes wrong.
     :param bound: of the store.
     :param expiration: seconds after which its entries expire, by their kind; None: never.
-    :param find_ledger: the ledger, or None if there is none: none is made for statistics.
+    :param find_ledger: the ledger, or None if there is none: none is made for statistics. Raises OSError if there is
+     one that cannot be used.
     :ivar second_looks: by thread, the mutex that it has got, so that it is about to look again, by its offset; and
      whether it waited.
     """
@@ -188,19 +190,22 @@ class Statistics:
         self._expiration = expiration
         self._find_ledger = find_ledger
         self.second_looks: dict[int, tuple[int, bool]] = {}
-        self.reset_in_child()
+        self._start_anew()
 
-    def reset_in_child(self) -> None:
-        """Start anew after a fork: what was counted is the parent's to add."""
+    def _start_anew(self) -> None:
         self.hits = self.misses = self.expired = 0
         self.stores = self.stored_bytes = self.evictions = self.evicted_bytes = 0
         self.mutex_waits = self.mutex_wait_ns = self.creations_saved = 0
-        self.second_looks.clear()
-        self._failures.counts.clear()
         # What the block has of it already.
         self._added = [0] * (_ROOM + _ERRNOS)
 
-    def hit(self, digest: str) -> None:
+    def reset_in_child(self) -> None:
+        """Start anew after a fork: what was counted is the parent's to add."""
+        self._start_anew()
+        self.second_looks.clear()
+        self._failures.counts.clear()
+
+    def count_hit(self, digest: str) -> None:
         """Count a hit, unless it is a second look."""
         waited = self._take_second_look(digest)
         if waited is None:
@@ -208,14 +213,13 @@ class Statistics:
         elif waited:
             self.creations_saved += 1
 
-    def store(self, size: int) -> None:
+    def count_store(self, size: int) -> None:
         """Count what was stored, with the bytes charged for it."""
         self.stores += 1
         self.stored_bytes += size
-        if later.timer is None:
-            later.start()
+        later.start()
 
-    def miss(self, digest: str, *, expired: bool = False) -> None:
+    def count_miss(self, digest: str, *, expired: bool = False) -> None:
         """Count a miss, unless it is a second look."""
         if not self.second_looks or self._take_second_look(digest) is None:
             self.misses += 1
@@ -236,39 +240,49 @@ class Statistics:
         """What was counted so far, in this process."""
         return _unpack_counts(self._numbers())
 
-    def flush(self) -> None:
-        """Add what was counted to the lock file. What cannot be added now stays for the next time. Never fails."""
+    def flush(self) -> bool:
+        """
+        Add what was counted to the lock file. What cannot be added now stays for the next time. Never fails.
+
+        :return: whether there is no need to try again soon.
+        """
         if self._numbers() == self._added:
-            return
-        with contextlib.suppress(OSError):
+            return True
+        try:
             ledger = self._find_ledger()
-            if ledger is not None and ledger.statistics.acquire(timeout=_PATIENCE):
-                try:
-                    self._add(ledger)
-                finally:
-                    ledger.statistics.release()
+            if ledger is None:
+                return True
+            if not ledger.statistics.acquire(timeout=_PATIENCE):
+                return False
+            try:
+                self._add(ledger)
+            finally:
+                ledger.statistics.release()
+        except OSError:
+            return False
+        return True
 
     def _add(self, ledger: Ledger) -> None:
         # Under the lock: of two threads that flush, the second finds nothing left to add.
         numbers = self._numbers()
-        since, *recorded = _read(ledger) or (time.time(), *_NOTHING)
-        totals = (
+        since, settings, totals = _read(ledger) or (time.time(), _NO_SETTINGS, _NO_TOTALS)
+        totals = [
             min(max(0, total + number - added), _MOST)
-            for total, number, added in zip(recorded[_SETTINGS:], numbers, self._added, strict=True)
-        )
-        block = _BLOCK.pack(since, *self._settings(recorded), *totals)
+            for total, number, added in zip(totals, numbers, self._added, strict=True)
+        ]
+        block = _BLOCK.pack(since, *self._updated(settings), *totals)
         ledger.write_statistics(_CHECKSUM.pack(crc32(block)) + block)
         self._added = numbers
 
-    def _settings(self, recorded: Sequence[float]) -> Sequence[float]:
-        """What to say of bound and expiration; what this store has nothing to say of stays as it was recorded."""
+    def _updated(self, settings: Sequence[float]) -> Sequence[float]:
+        """What to say of bound and expiration. What this store has nothing to say of stays as it is."""
         if not self._expiration:
-            return recorded[:_SETTINGS]
-        expiration = (
-            math.inf if self._expiration.get(kind, 0) is None else self._expiration.get(kind) or recorded[at]
-            for at, kind in enumerate((VALUE, FILE), _SETTINGS - 2)
+            return settings
+        bound = (min(each or 0, _MOST) for each in self._bound)
+        said = zip((VALUE, FILE), settings[-2:], strict=True)
+        return *bound, *(
+            _pack_seconds(self._expiration[kind]) if kind in self._expiration else old for kind, old in said
         )
-        return self._bound.size or 0, self._bound.entries or 0, *expiration
 
     def _numbers(self) -> list[int]:
         causes = dict(self._failures.counts)
@@ -288,30 +302,36 @@ def recorded(ledger: Ledger) -> Recorded:
     :raises OSError: it cannot be read.
     """
     for _ in range(_TRIES):
-        numbers = _read(ledger)
-        if numbers is not None:
-            since, size, entries, *rest = numbers
-            expirations = zip((VALUE, FILE), rest[:2], strict=True)
+        found = _read(ledger)
+        if found is not None:
+            since, (size, entries, *expirations), totals = found
             return Recorded(
                 since,
-                _unpack_counts(rest[2:]),
+                _unpack_counts(totals),
                 Bound(size or None, entries or None),
-                {kind: None if math.isinf(seconds) else seconds for kind, seconds in expirations if seconds},
+                {
+                    kind: None if math.isinf(seconds) else seconds
+                    for kind, seconds in zip((VALUE, FILE), expirations, strict=True)
+                    if seconds
+                },
             )
     return Recorded()
 
 
-def _read(ledger: Ledger) -> tuple[Any, ...] | None:
-    """The numbers of the block; None: there is none, or not a whole one."""
+def _read(ledger: Ledger) -> tuple[float, Sequence[Any], Sequence[int]] | None:
+    """Since when, settings and totals; None: there is no block, or not a whole one."""
     data = ledger.read_statistics(_LENGTH)
     if len(data) < _LENGTH or _CHECKSUM.unpack_from(data)[0] != crc32(data[_CHECKSUM.size :]):
         return None
-    return _BLOCK.unpack_from(data, _CHECKSUM.size)
+    numbers = _BLOCK.unpack_from(data, _CHECKSUM.size)
+    return numbers[0], numbers[_SETTINGS], numbers[_TOTALS]
 
 
-def _unpack_counts(numbers: Sequence[float]) -> Counts:
-    named = dict(zip(_COUNTERS, map(int, numbers), strict=False))
-    failures = {
-        errno.errorcode.get(number, "OSError"): int(count) for number, count in enumerate(numbers[_ROOM:]) if count
-    }
+def _pack_seconds(expiration: float | None) -> float:
+    return math.inf if expiration is None else expiration
+
+
+def _unpack_counts(numbers: Sequence[int]) -> Counts:
+    named = dict(zip(_COUNTERS, numbers, strict=False))
+    failures = {errno.errorcode.get(number, "OSError"): count for number, count in enumerate(numbers[_ROOM:]) if count}
     return Counts(mutex_wait_seconds=named.pop("mutex_wait_ns") / 1e9, failures=failures, **named)

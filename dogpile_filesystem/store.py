@@ -35,7 +35,7 @@ from dogpile_filesystem.mutex import KeyMutex
 from dogpile_filesystem.recency import Recency, flush_all
 from dogpile_filesystem.removal import Remover
 from dogpile_filesystem.reservation import Place, unique
-from dogpile_filesystem.selection import remove_entries, with_prefix
+from dogpile_filesystem.selection import Removed, matching, remove_entries, with_prefix
 from dogpile_filesystem.statistics import Recorded, Statistics, Stats, recorded
 from dogpile_filesystem.stored import Inspector, StoredFile, is_no_file
 from dogpile_filesystem.visit import CLEARED_PREFIX, Visitor
@@ -118,6 +118,7 @@ class Store:
         directory = self._directory
         if time.monotonic() >= directory.looked_until:
             directory.look_again()
+            later.start()
         digest = entry.digest(kind, key)
         shard = digest[:2]
         path = f"{directory.values_dir}/{shard}/{digest}"
@@ -128,26 +129,28 @@ class Store:
             # As decode, which is a call more on the way of every hit.
             found_kind, found_key, payload, created_ns = entry.inspect(data, self._signing_keys)
         except FileNotFoundError:
-            self._statistics.miss(digest)
+            self._statistics.count_miss(digest)
             self._sweep()
             return None
         except (entry.Damaged, OSError) as trouble:
             found = self._get_in_spite_of(trouble, directory.place(kind, key))
             if found is None:
-                self._statistics.miss(digest)
+                self._statistics.count_miss(digest)
                 return None
             found_kind, found_key, payload, created_ns = found
         # The first: two keys with one digest.
         if found_key != key or found_kind != kind or (self._stale and self._remover.is_stale(path)):
-            self._statistics.miss(digest)
+            self._statistics.count_miss(digest)
             return None
         if self._expiration_ns is not None:
             self._sweep()
             if self._clock() * 1e9 - created_ns > self._expiration_ns:
-                self._statistics.miss(digest, expired=True)
+                self._statistics.count_miss(digest, expired=True)
                 return None
-        if self._statistics.second_looks:
-            self._statistics.hit(digest)
+        if kind != VALUE:
+            pass  # It is no hit before the content is there.
+        elif self._statistics.second_looks:
+            self._statistics.count_hit(digest)
         else:
             self._statistics.hits += 1  # A call less on the way of every hit.
         self._recency.note(path)
@@ -175,39 +178,37 @@ class Store:
 
     def get_file(self, key: bytes) -> StoredFile | None:
         """The file under a key; None: a miss."""
+        place = self._directory.place(FILE, key)
         for _ in range(_TRIES):
             payload = self.get(key, FILE)
             if payload is None:
                 return None
-            place = self._directory.place(FILE, key)
             try:
-                return self._inspector.open_content(place, payload)
+                found = self._inspector.open_content(place, payload)
             except FileNotFoundError:
-                self._statistics.hits -= 1
                 continue  # Replaced or evicted just now.
-            except entry.Damaged as damage:
-                self._remover.remove_damaged(place, damage, self._inspector.is_whole)
-            except OSError as error:
-                self.failures.report_error(error, "cannot read a content")
-            self._statistics.hits -= 1
-            self._statistics.miss(place.digest)
-            return None
+            except (entry.Damaged, OSError) as trouble:
+                return self._miss_file(place, trouble)
+            self._statistics.count_hit(place.digest)
+            return found
         return self._get_file_locked(place)
 
     def _get_file_locked(self, place: Place) -> StoredFile | None:
         """Read a file while nobody can replace it: if even so its content is gone, it is gone for good."""
         try:
             with self._directory.ledger().shard(place.shard):
-                file = self._inspector.open_file(place)
-            self._statistics.hit(place.digest)
-            return file
-        except (FileNotFoundError, entry.Damaged) as damage:
-            self._remover.remove_damaged(place, damage, self._inspector.is_whole)
-        except entry.OtherKey:
-            pass
-        except OSError as error:
-            self.failures.report_error(error, "cannot read a content")
-        self._statistics.miss(place.digest)
+                found = self._inspector.open_file(place)
+        except (entry.Damaged, entry.OtherKey, OSError) as trouble:
+            return self._miss_file(place, trouble)
+        self._statistics.count_hit(place.digest)
+        return found
+
+    def _miss_file(self, place: Place, trouble: Exception) -> StoredFile | None:
+        if isinstance(trouble, FileNotFoundError | entry.Damaged):
+            self._remover.remove_damaged(place, trouble, self._inspector.is_whole)
+        elif isinstance(trouble, OSError):
+            self.failures.report_error(trouble, "cannot read a content")
+        self._statistics.count_miss(place.digest)
         return None
 
     # Writing
@@ -265,12 +266,13 @@ class Store:
             what = "a value of %d bytes was not stored: no room could be made"
             self.failures.report(NO_ROOM, what, incoming.size)
         else:
-            self._statistics.store(incoming.size)
+            self._statistics.count_store(incoming.size)
             self._recency.forget(place.path)
             self._stale.pop(place.path, None)
             self._sweep()
             return True
         self._remover.remove(place)
+        later.start()  # To have told what went wrong.
         return False
 
     # Removing
@@ -287,17 +289,19 @@ class Store:
         What is being written meanwhile may stay.
 
         :param kinds: only of these.
-        :return: how many were removed.
+        :return: how many were removed; where the filesystem makes trouble, at least so many.
         """
+        select = with_prefix(prefix, kinds)
+        values_dir = self._directory.values_dir
+        removed, is_done = Removed(), False
         try:
-            ledger = self._directory.ledger(look=True)
-            removed = remove_entries(ledger, self._directory.values_dir, with_prefix(prefix, kinds))
+            removed = remove_entries(self._directory.ledger(look=True), values_dir, select)
+            is_done = not removed.failed
         except OSError as error:
-            self.failures.report_error(error, "cannot remove what matches")
-            return 0
-        if removed.failed:
-            self.failures.report("not removed", "%d entries or shards could not be removed", removed.failed)
-        return removed.entries
+            self.failures.report_error(error, "cannot remove a group by the book")
+        if is_done:
+            return removed.entries
+        return removed.entries + sum(map(self._remover.remove_anyhow, matching(values_dir, select)))
 
     def clear(self) -> None:
         """
@@ -363,17 +367,20 @@ class Store:
         """What was done, and what is in it. Never fails, and makes nothing."""
         self._statistics.flush()
         process = self._statistics.counts()
-        ledger = self._directory.find_ledger()
-        said, usage = Recorded(None, process), Usage(0, 0, 0)
-        if ledger is not None:
-            with contextlib.suppress(OSError):
+        said, usage, is_available = Recorded(), Usage(0, 0, 0), True
+        try:
+            ledger = self._directory.find_ledger()
+            if ledger is not None:
                 said, usage = recorded(ledger), ledger.usage()
+        except OSError:
+            is_available = False
         return Stats(
             since=said.since,
             process=process,
-            total=said.total,
+            total=process if said.since is None else said.total,
             entries=usage.entries,
             size=usage.size,
+            is_available=is_available,
             is_counted=usage.counted == SHARDS,
             cache_size=self._bound.size,
             max_entries=self._bound.entries,

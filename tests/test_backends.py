@@ -21,6 +21,7 @@ from dogpile.cache.api import NO_VALUE, CachedValue
 
 from dogpile_filesystem import GenericFSBackend, RawFSBackend
 from dogpile_filesystem.backend import PICKLE_PROTOCOL
+from dogpile_filesystem.locking import RangeLock
 
 
 @pytest.fixture
@@ -337,3 +338,51 @@ def test_hits_leave_nothing_behind(region, make_raw, open_descriptors):
             assert hit.read() == b"content"
     assert open_descriptors() == before
     assert len(region.backend.store._recency._pending) <= 1
+
+
+def test_remove_matching(base_dir):
+    """All values of the backend whose keys begin with the prefix go, and no others: not those of the other backend."""
+    region = make_region().configure("paylogic.filesystem", arguments={"base_dir": base_dir})
+    files = make_region().configure("paylogic.raw_filesystem", arguments={"base_dir": base_dir})
+    for key in ("user:4|a", "user:4|b", "user:42|a", "\udc80"):
+        region.set(key, key)
+        files.set(key, io.BytesIO(key.encode("utf-8", "surrogatepass")))
+    assert region.backend.remove_matching("user:4|") == 2
+    assert [region.get(key) for key in ("user:4|a", "user:4|b", "user:42|a")] == [NO_VALUE, NO_VALUE, "user:42|a"]
+    assert files.backend.remove_matching(prefix=b"user:42") == 1
+    assert region.backend.remove_matching("\udc80") == 1
+    assert region.backend.remove_matching("user:5") == 0
+    assert region.backend.stats().entries == 1 + 3
+    region.backend.clear()
+    assert region.backend.stats().entries == 0
+
+
+@pytest.mark.parametrize(("prefix", "error"), [("", ValueError), (None, TypeError), (5, TypeError)])
+def test_remove_matching_what(base_dir, prefix, error):
+    """A prefix that matches everything, or is none, is refused, and nothing goes."""
+    region = make_region().configure("paylogic.filesystem", arguments={"base_dir": base_dir})
+    region.set("k", "value")
+    with pytest.raises(error):
+        region.backend.remove_matching(prefix)
+    assert region.get("k") == "value"
+
+
+@pytest.mark.parametrize("harm", ["a foreign lock file", "a shard that is held"])
+def test_remove_matching_in_spite_of_trouble(base_dir, harm, monkeypatch):
+    """What is to go goes, whatever is wrong with the lock file: better a wrong ledger than stale values."""
+    region = make_region().configure("paylogic.filesystem", arguments={"base_dir": base_dir})
+    for number in range(20):
+        region.set(f"a{number}", "value")
+    region.set("b", "value")
+    ledger = region.backend.store._directory.ledger()
+    if harm == "a foreign lock file":
+        with open(f"{base_dir}/lock", "r+b") as file:
+            file.write(b"something else " * 1000)
+    else:
+        monkeypatch.setattr(RangeLock, "PATIENCE", 0.01)
+        assert all(ledger.shard(shard).acquire(wait=False) for shard in range(256))
+    assert region.backend.remove_matching("a") == 20
+    for shard in range(256):
+        ledger.shard(shard).release()
+    assert region.get_multi([f"a{number}" for number in range(20)]) == [NO_VALUE] * 20
+    assert region.get("b") == "value"

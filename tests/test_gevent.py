@@ -276,3 +276,21 @@ def test_uses_noted_in_the_threadpool(run):
         """
     )
     assert printed == ["True"]
+
+
+def test_fork_after_the_threadpool(run):
+    """Who forks goes on, although a thread of gevent's pool has started a timer that never ends."""
+    printed = run(
+        """
+    import gevent, subprocess
+    from dogpile_filesystem.later import later
+    region.set("k", "value")
+    later.settle_before_fork()
+    assert gevent.get_hub().threadpool.apply(region.get, ("k",)) == "value"
+    assert later.timer is not None
+    with gevent.Timeout(10):
+        subprocess.run(["true"], check=True)
+    print(later.timer)
+        """
+    )
+    assert printed == ["None"]

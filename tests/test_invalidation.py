@@ -131,21 +131,6 @@ def test_asked_again(base_dir, make_regions):
     assert asked.is_soft_invalidated(age)
 
 
-def test_lock_file_deleted(make_regions, base_dir):
-    """What was invalidated does not come back with a new lock file, which invalidates everything."""
-    one, other = make_regions()
-    one.set("k", "value")
-    other.invalidate()
-    assert one.get("k") is NO_VALUE
-    os.unlink(f"{base_dir}/lock")
-    one.backend.store._directory.distrust()
-    for region in (one, other):
-        region.region_invalidator._looked_until = 0.0
-    assert one.get("k") is other.get("k") is NO_VALUE
-    other.set("k", "new")
-    assert one.get("k") == "new"
-
-
 def test_directory_deleted(make_regions, base_dir):
     """Where there is no directory, nothing raises; one that is made again is invalidated as any other."""
     one, other = make_regions()
@@ -177,24 +162,93 @@ def test_not_to_be_written(make_regions, caplog, monkeypatch, hard):
     assert one.get("k") == "new"
 
 
-def test_nothing_to_read(base_dir, make_regions, monkeypatch):
-    """Where no lock file can be had, nothing is invalidated, and nothing raises."""
-    one, _ = make_regions()
-    one.set("k", "value")
-    os.unlink(f"{base_dir}/lock")
-    os.mkdir(f"{base_dir}/lock")
+@pytest.mark.parametrize("harm", ["truncated", "overwritten", "a directory", "deleted"])
+def test_lock_file_that_cannot_be_read(base_dir, make_regions, open_descriptors, harm):
+    """
+    Where the stamps cannot be read, the last ones known hold, and who knows none takes everything for invalidated. So
+    nothing that was invalidated comes back, and it does not cost a descriptor with each read.
+    """
+    one, other = make_regions()
+    one.set("old", "value")
+    one.invalidate()
+    other.set("new", "value")
+    assert [one.get("old"), one.get("new")] == [NO_VALUE, "value"]
+    lock = f"{base_dir}/lock"
+    if harm == "truncated":
+        os.truncate(lock, 0)
+    elif harm == "overwritten":
+        with open(lock, "r+b") as file:
+            file.write(b"something else " * 1000)
+    else:
+        os.unlink(lock)
+        if harm == "a directory":
+            os.mkdir(lock)
     fresh = FilesystemInvalidation(base_dir)
-    assert not fresh.is_invalidated(0.0)
-    assert not fresh.was_hard_invalidated()
-    assert one.get("k") == "value"
+    knows = harm != "deleted"  # That it is gone means that all is invalidated.
+    for _ in range(2):
+        one.region_invalidator._looked_until = fresh._looked_until = 0.0
+        assert one.get("old") is NO_VALUE
+        assert one.get("new") == ("value" if knows else NO_VALUE)
+        assert fresh.is_invalidated(time.time())
+        assert not fresh.was_soft_invalidated()
+        before = open_descriptors()
+        assert fresh.is_invalidated(time.time())
+        assert open_descriptors() == before
 
 
-def test_modes(base_dir):
-    """A lock file that an invalidation makes has the mode that the directory asks for."""
+@pytest.mark.parametrize("harm", ["truncated", "deleted"])
+def test_lock_file_made_anew(base_dir, make_regions, harm):
+    """When a lock file that was lost is made anew, what is older is a miss, and what is newer a hit, for everybody."""
+    one, other = make_regions()
+    one.set("old", "value")
+    one.invalidate()
+    assert other.get("old") is NO_VALUE
+    if harm == "truncated":
+        os.truncate(f"{base_dir}/lock", 0)
+    else:
+        os.unlink(f"{base_dir}/lock")
+    for region in (one, other):
+        region.backend.store._directory.distrust()
+    other.set("first", "value")  # It is older than the lock file that it makes.
+    other.set("new", "value")
+    for region in (one, other):
+        region.region_invalidator._looked_until = 0.0
+        assert [region.get("old"), region.get("new")] == [NO_VALUE, "value"]
+
+
+def test_clock_that_was_ahead(base_dir, make_regions):
+    """What a clock invalidated that was far ahead is mended by the next invalidation."""
+    one, other = make_regions()
+    one.set("k", "old")
+    one.backend.store._directory.ledger().stamp(time.time() + 1e6, hard=True)
+    assert other.get("k") is NO_VALUE
+    other.set("k", "older")
+    assert one.get("k") is NO_VALUE
+    other.invalidate()
+    assert one.get("k") is NO_VALUE
+    one.set("k", "new")
+    assert other.get("k") == "new"
+
+
+def test_modes(base_dir, caplog):
+    """A lock file that an invalidation makes has the mode of the directory; where all may write, none is made."""
     os.mkdir(base_dir)
+    os.chmod(base_dir, 0o777)
+    FilesystemInvalidation(base_dir).invalidate()
+    assert os.listdir(base_dir) == []
+    assert "everybody can write" in caplog.text
     os.chmod(base_dir, 0o2770)
     FilesystemInvalidation(base_dir).invalidate()
     assert os.stat(f"{base_dir}/lock").st_mode & 0o7777 == 0o660
+
+
+def test_reading_makes_nothing(base_dir):
+    """Who asks for stamps in a new directory is told that there are none, and no file is made."""
+    os.mkdir(base_dir)
+    asking = FilesystemInvalidation(base_dir)
+    assert not asking.is_invalidated(time.time())
+    assert not asking.was_hard_invalidated()
+    assert os.listdir(base_dir) == []
 
 
 @pytest.mark.parametrize("wrong", [None, 5, ""])

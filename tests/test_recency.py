@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 
 import pytest
 from forked import Child
@@ -20,6 +21,7 @@ def recency(clock):
     made = Recency(clock)
     later.add(made, made)
     yield made
+    later._retry_at = 0.0
     later.settle_before_fork()
 
 
@@ -75,6 +77,38 @@ def test_written_by_itself(recency, entry, monkeypatch):
     timer.join()
     assert last_use(entry) > before
     assert later.timer is None
+
+
+def test_timer_that_never_comes(recency, entry, monkeypatch):
+    """Where the timer does not come, as in a thread of gevent's pool, who reads later writes what is pending."""
+    before = last_use(entry)
+    monkeypatch.setattr(later, "timer", threading.Timer(3600, lambda: None))
+    monkeypatch.setattr(later, "_overdue_at", time.monotonic() + 3600)
+    recency.note(entry)
+    later.start()
+    assert last_use(entry) == before
+    monkeypatch.setattr(later, "_overdue_at", 0.0)
+    later.start()
+    assert last_use(entry) > before
+    assert later.timer is None
+
+
+def test_no_timer_to_be_had(recency, entry, clock, monkeypatch):
+    """Where no thread can be started, what is pending is written at once, and then every few seconds."""
+    monkeypatch.setattr(threading.Timer, "start", refuse_to_start)
+    recency.note(entry)
+    first = last_use(entry)
+    assert first == int(clock() * 1e9)
+    clock.move(1)
+    recency.note(entry)
+    assert last_use(entry) == first
+    monkeypatch.setattr(later, "_retry_at", 0.0)
+    recency.note(entry)
+    assert last_use(entry) > first
+
+
+def refuse_to_start(timer):
+    raise RuntimeError("can't start new thread")
 
 
 def test_never_backwards(recency, entry, clock):

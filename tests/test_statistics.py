@@ -8,7 +8,9 @@ import dataclasses
 import gc
 import io
 import os
+import textwrap
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -16,6 +18,7 @@ from dogpile.cache import make_region
 from forked import Child
 
 from dogpile_filesystem import later as later_module
+from dogpile_filesystem import lockfile
 from dogpile_filesystem.entry import FILE, VALUE
 from dogpile_filesystem.later import later
 from dogpile_filesystem.ledger import Ledger
@@ -48,7 +51,7 @@ def test_reads_and_stores(make_store, clock):
 
 
 def test_files(make_store, files):
-    """A read of a file is one hit or one miss, also if its content has gone."""
+    """A read of a file is one hit or one miss, also if its content has gone or was cut off."""
     store = make_store()
     assert store.put_file(b"k", io.BytesIO(bytes(4097)))
     store.get_file(b"k").file.close()
@@ -56,8 +59,12 @@ def test_files(make_store, files):
     (content,) = (path for name, path in files().items() if "." in name)
     os.unlink(content)
     assert store.get_file(b"k") is None
+    assert store.put_file(b"k", io.BytesIO(bytes(4097)))
+    (content,) = (path for name, path in files().items() if "." in name)
+    os.truncate(content, 5)
+    assert store.get_file(b"k") is None
     process = store.stats().process
-    assert counted(process) == {"hits": 1, "misses": 2, "stores": 1, "stored_bytes": 3 * 4096, "damaged": 1}
+    assert counted(process) == {"hits": 1, "misses": 3, "stores": 2, "stored_bytes": 6 * 4096, "damaged": 2}
 
 
 def test_a_creation_is_one_miss(region):
@@ -261,6 +268,84 @@ def test_store_that_is_gone(make_store):
     assert os.stat(path).st_mtime > 1
 
 
+def test_stores_that_come_and_go(make_store):
+    """What many short-lived stores in many threads counted is in the totals, each thing once."""
+    assert make_store().put(b"k", b"value")
+
+    def come_and_go(_):
+        assert make_store().get(b"k") == b"value"
+        later.flush()
+
+    with ThreadPoolExecutor(6) as threads:
+        list(threads.map(come_and_go, range(300)))
+    gc.collect()
+    later.flush()
+    assert make_store().stats().total.hits == 300
+
+
+def test_tried_again(make_store, monkeypatch):
+    """What cannot be added since another process is just adding is added later, although nothing more is counted."""
+    monkeypatch.setattr(later_module, "DELAY", 0.01)
+    store = make_store()
+    assert store.put(b"k", b"value")
+    store.stats()
+    ledger = store._directory.ledger()
+    with ledger.statistics:
+        assert store.get(b"k")
+        assert not later.flush()
+    give_up_at = time.monotonic() + 20
+    while recorded(ledger).total.hits < 1:
+        assert time.monotonic() < give_up_at
+
+
+def test_trouble_with_a_content(make_store, monkeypatch):
+    """A file whose content cannot be read is a miss, once, also for who looks again under the mutex."""
+    region = make_region().configure("paylogic.raw_filesystem", arguments={"base_dir": make_store().base_dir})
+    region.set("k", io.BytesIO(b"value"))
+
+    def fail(place, payload):
+        raise OSError(5, "I/O error")
+
+    monkeypatch.setattr(region.backend.store._inspector, "open_content", fail)
+    for _ in range(3):
+        region.get_or_create("k", lambda: io.BytesIO(b"new"), should_cache_fn=lambda _: False)
+    process = region.backend.stats().process
+    assert (process.hits, process.misses) == (0, 3)
+
+
+def test_bound_beyond_numbers(make_store):
+    """A bound that no number of the block can hold is no reason to fail, nor to count nothing."""
+    store = make_store(cache_size=1 << 70, max_entries=1 << 64)
+    assert store.put(b"k", b"value")
+    assert store.stats().total.stores == 1
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_children_of_multiprocessing(spawn, make_store, base_dir, tmp_path, method):
+    """What the children of multiprocessing count is added when they end, although they have no exit handlers."""
+    assert make_store().put(b"k", b"value")
+    program = tmp_path / "program.py"
+    program.write_text(
+        textwrap.dedent(
+            f"""
+            import multiprocessing, sys
+            from dogpile_filesystem.store import Store
+
+            def read():
+                assert Store({base_dir!r}).get(b"k") == b"value"
+
+            if __name__ == "__main__":
+                children = [multiprocessing.get_context({method!r}).Process(target=read) for _ in range(3)]
+                for child in children: child.start()
+                for child in children: child.join()
+            """
+        )
+    )
+    process = spawn("import subprocess, sys; sys.exit(subprocess.call([sys.executable, sys.argv[1]]))", program)
+    assert process.wait() == 0
+    assert make_store().stats().total.hits == 3
+
+
 def test_nothing_is_made(make_store, base_dir):
     """Statistics make no lock file and no directory, and say that they have no totals."""
     store = make_store()
@@ -362,3 +447,26 @@ def test_ledger_for_reading(make_store, base_dir, tmp_path):
         with pytest.raises(OSError, match="lock file"):
             Ledger.open(str(path), make=False)
         assert path.read_bytes() == content
+
+
+def test_opened_for_reading_alone(make_store, base_dir):
+    """A lock file that was opened for reading alone, and may be written later, is written by who opens it for that."""
+    assert make_store().put(b"k", b"value")
+    open_file = os.open
+
+    def refuse_to_write(path, flags, *arguments, **options):
+        if flags & os.O_RDWR:
+            raise PermissionError(13, "Permission denied", path)
+        return open_file(path, flags, *arguments, **options)
+
+    def read_then_write():
+        lockfile._open_files.clear()  # The parent's, which was opened for writing.
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(os, "open", refuse_to_write)
+            reading = Ledger.open(f"{base_dir}/lock", make=False)
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            reading.stamp(2.0, hard=True)
+        Ledger.open(f"{base_dir}/lock").stamp(2.0, hard=True)
+        return reading.stamps()
+
+    assert Child(read_then_write).result() == (2.0, 1.0)

@@ -19,7 +19,7 @@ from rich.text import Text
 
 from dogpile_filesystem.cli import formatting, parameters
 from dogpile_filesystem.cli.cache import Cache, open_cache
-from dogpile_filesystem.ledger import SHARDS, Usage
+from dogpile_filesystem.ledger import NEVER, SHARDS, Usage
 from dogpile_filesystem.statistics import Counts, Recorded, recorded
 
 #: Label, number, rate, remark.
@@ -32,7 +32,7 @@ class _Look(NamedTuple):
     What a look at the lock file found.
 
     :ivar at: when, seconds since the epoch.
-    :ivar stamps: until when values are invalidated: hard, soft; 0: not at all.
+    :ivar stamps: until when values are invalidated: hard, soft; 1: not at all.
     """
 
     at: float
@@ -137,7 +137,7 @@ def _as_json(cache: Cache, look: _Look) -> dict[str, Any]:
         "expiration_time": {name: said.expiration.get(kind) for name, kind in parameters.KINDS.items()},
         "since": said.since,
         "total": {**dataclasses.asdict(said.total), "hit_ratio": said.total.hit_ratio},
-        "invalidated": {"hard": look.stamps[0] or None, "soft": look.stamps[1] or None},
+        "invalidated": dict(zip(("hard", "soft"), (at if at > NEVER else None for at in look.stamps), strict=True)),
     }
 
 
