@@ -37,13 +37,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import functools
 import os
 import struct
 import time
 from typing import NamedTuple
-from zlib import crc32
 
+from dogpile_filesystem.header import HEAD, refuse_foreign, start_of_machine
 from dogpile_filesystem.lockfile import LockFile, open_lock_file
 from dogpile_filesystem.locking import RangeLock
 
@@ -51,9 +50,6 @@ SHARDS = 256
 #: Files are charged in whole blocks, whatever the filesystem's own: what is added is then what is taken off again.
 BLOCK = 4096
 
-_MAGIC, _VERSION = b"dogpilfs", 1
-_HEADER = struct.Struct("<8sI")
-_CHECKSUM = struct.Struct("<I")
 _CURSOR = struct.Struct("<I")
 _CURSOR_AT = 16
 _START = struct.Struct("<Q")
@@ -121,15 +117,6 @@ def key_offset(digest: str) -> int:
     return _KEYS_AT + (int(digest[:16], 16) >> 2)
 
 
-def _start_of_machine() -> int:
-    """A number that another start of the machine does not have; 0: unknown."""
-    try:
-        with open("/proc/sys/kernel/random/boot_id", "rb") as file:
-            return int(file.read(16).replace(b"-", b""), 16)
-    except (OSError, ValueError):
-        return 0
-
-
 class Ledger:
     """
     The records of one lock file.
@@ -168,27 +155,30 @@ class Ledger:
 
     def _make(self) -> None:
         data = os.pread(self.file.fd, _LENGTH, 0)
-        head = _header()
-        start = _START.pack(_start_of_machine())
+        start = _START.pack(start_of_machine())
+        is_ours = data.startswith(HEAD)
+        is_of_this_start = is_ours and data[_START_AT:_STAMPS_AT] == start
         stamps = data[_STAMPS_AT : _STAMPS_AT + _STAMPS.size]
-        if not data.startswith(head):
-            _refuse_foreign(data, os.fstat(self.file.fd).st_size, self.file.path)
+        if not is_ours:
+            refuse_foreign(data, os.fstat(self.file.fd).st_size, _LENGTH, self.file.path)
             data = bytes(_LENGTH)
+        if not is_ours or not _are_stamps(stamps):
             # By the clock that dogpile takes for the age of values. Where there are none, the first may be older than
             # the file that is made for it.
             is_lost = os.path.exists(os.path.join(os.path.dirname(self.file.path), "values"))
             stamps = _STAMPS.pack(time.time() if is_lost else NEVER, NEVER)
-        elif data[_START_AT:_STAMPS_AT] == start:
+        elif is_of_this_start:
             return
-        # The header last: a process killed in between starts over.
-        _write(self.file.fd, bytes(SHARDS), _COUNTED_AT)
-        _write(self.file.fd, data[_RECORDS_AT:_COUNTED_AT].ljust(_RECORDS.size, b"\0"), _RECORDS_AT)
-        _write(self.file.fd, head + bytes(_START_AT - len(head)) + start + stamps, 0)
+        # The head last: a process killed in between starts over.
+        if not is_of_this_start:
+            _write(self.file.fd, bytes(SHARDS), _COUNTED_AT)
+            _write(self.file.fd, data[_RECORDS_AT:_COUNTED_AT].ljust(_RECORDS.size, b"\0"), _RECORDS_AT)
+        _write(self.file.fd, HEAD + bytes(_START_AT - len(HEAD)) + start + stamps, 0)
 
     def _refuse_unmade(self) -> None:
         data = os.pread(self.file.fd, _LENGTH, 0)
-        if not data.startswith(_header()):
-            _refuse_foreign(data, os.fstat(self.file.fd).st_size, self.file.path)
+        if not data.startswith(HEAD):
+            refuse_foreign(data, os.fstat(self.file.fd).st_size, _LENGTH, self.file.path)
             msg = "the lock file is damaged, or just being made: the next value stored mends it"
             raise OSError(errno.EPROTO, msg, self.file.path)
 
@@ -203,9 +193,10 @@ class Ledger:
 
     def _is_made(self) -> bool:
         try:
-            return os.pread(self.file.fd, _STAMPS_AT, 0).startswith(_header())
+            data = os.pread(self.file.fd, _STAMPS_AT + _STAMPS.size, 0)
         except OSError:
             return False
+        return data.startswith(HEAD) and _are_stamps(data[_STAMPS_AT:])
 
     def shard(self, shard: int) -> RangeLock:
         """The lock that guards a shard: which entries it has, and its record."""
@@ -320,9 +311,8 @@ class Ledger:
         :raises OSError: the file cannot be read, or has none: it was emptied, or is just being made.
         """
         data = os.pread(self.file.fd, _STAMPS.size, _STAMPS_AT)
-        hard, soft = _STAMPS.unpack(data.ljust(_STAMPS.size, b"\0"))
-        if hard >= NEVER and soft >= NEVER:  # Which NaN is not either.
-            return hard, soft
+        if _are_stamps(data):
+            return _STAMPS.unpack(data)
         msg = "the lock file has no stamps of invalidation"
         raise OSError(errno.EPROTO, msg, self.file.path)
 
@@ -345,7 +335,7 @@ class Ledger:
         :raises OSError: the file cannot be read, or is none of this cache any more.
         """
         data = os.pread(self.file.fd, _STATISTICS_AT + length, 0)
-        if not data.startswith(_header()):
+        if not data.startswith(HEAD):
             # Somebody has overwritten it, or closed its descriptor, whose number leads to another file by now.
             msg = "the lock file was overwritten"
             raise OSError(errno.EPROTO, msg, self.file.path)
@@ -371,34 +361,12 @@ class Ledger:
             _write(self.file.fd, _CURSOR.pack(shard), _CURSOR_AT)
 
 
-@functools.cache
-def _header() -> bytes:
-    header = _HEADER.pack(_MAGIC, _VERSION)
-    return header + _CHECKSUM.pack(crc32(header))
+def _are_stamps(data: bytes) -> bool:
+    return len(data) == _STAMPS.size and all(stamp >= NEVER for stamp in _STAMPS.unpack(data))  # NaN is not, either.
 
 
 def _alive_offset(process: str) -> int:
     return _ALIVE_AT + (int(process, 16) >> 4)
-
-
-def _refuse_foreign(data: bytes, length: int, path: str) -> None:
-    """
-    Raise for a file that this version must not write to.
-
-    Ours, although the header is wrong, is what was damaged: of the right length, cut off, or emptied.
-    """
-    begin = data[: _HEADER.size + _CHECKSUM.size]
-    if len(begin) == _HEADER.size + _CHECKSUM.size:
-        magic, version = _HEADER.unpack_from(data)
-        is_whole = _CHECKSUM.unpack_from(data, _HEADER.size)[0] == crc32(data[: _HEADER.size])
-        if magic == _MAGIC and is_whole and version != _VERSION:
-            what = f"was made by a version with format {version}, this one has {_VERSION}: use another base_dir"
-            raise OSError(errno.EPROTO, f"the lock file {what}", path)
-    # Records without a header are ours: a thread that has the ledger of a deleted file was faster than _make.
-    is_ours = begin.startswith(_MAGIC) or _MAGIC.startswith(begin) or length == _LENGTH or not begin.strip(b"\0")
-    if not is_ours:
-        what = "is no lock file of this cache: point base_dir at a directory of its own"
-        raise OSError(errno.EPROTO, what, path)
 
 
 def _write(fd: int, data: bytes, offset: int) -> None:

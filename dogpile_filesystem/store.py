@@ -372,7 +372,8 @@ class Store:
             ledger = self._directory.find_ledger()
             if ledger is not None:
                 said, usage = recorded(ledger), ledger.usage()
-        except OSError:
+        except OSError as error:
+            self.failures.report_error(error, "cannot read the statistics")
             is_available = False
         return Stats(
             since=said.since,

@@ -119,7 +119,7 @@ def test_machine_started_again(ledger, monkeypatch):
     """After a restart of the machine, no record is believed: a power cut may have lost what was added to it."""
     path = ledger.file.path
     assert Ledger.open(path).usage().counted == SHARDS
-    monkeypatch.setattr(ledger_module, "_start_of_machine", lambda: 12345)
+    monkeypatch.setattr(ledger_module, "start_of_machine", lambda: 12345)
     with ledger.shard(3):
         ledger.add(3, BLOCK, 1)
     assert Ledger.open(path).usage() == Usage(BLOCK, 1, 0)

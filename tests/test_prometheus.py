@@ -142,11 +142,11 @@ def test_shared_directory(make, scrape, tmp_path):
     values.set("a", 1)
     linked.get("a")
     files.get("a")
-    other.get("a")
+    other.set("a", 1)
     exposition = scrape(values=values, other=other, linked=linked, files=files)
     found = samples(exposition, "files,linked,values")
     assert (found["stores_total"], found["hits_total"], found["misses_total"]) == (1, 1, 1)
-    assert samples(exposition, "other")["misses_total"] == 1
+    assert samples(exposition, "other")["stores_total"] == 1
     labels = {sample.labels["region"] for family in parse(exposition) for sample in family.samples}
     assert labels == {"files,linked,values", "other"}
 

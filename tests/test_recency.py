@@ -76,7 +76,7 @@ def test_written_by_itself(recency, entry, monkeypatch):
     assert timer.daemon
     timer.join()
     assert last_use(entry) > before
-    assert later.timer is None
+    assert later.timer is not timer
 
 
 def test_timer_that_never_comes(recency, entry, monkeypatch):
