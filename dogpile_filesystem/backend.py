@@ -211,9 +211,9 @@ class GenericFSBackend(_FSBackend, BytesBackend):
     cut, values that were not yet on the disk are misses.
 
     Limits. Trouble with the filesystem never raises: a read is a miss, and a value is returned though it could not be
-    kept. It is logged once a minute per cause, and counted in ``backend.store.failures.counts``. Up to 1,000 entries
-    eviction is exactly in the order of last use; beyond, it goes by a sample. A use in another process counts after 5
-    seconds. Directories and the lock file are not part of ``cache_size``.
+    kept. It is logged once a minute per cause, and counted in ``backend.stats()``. Up to 1,000 entries eviction is
+    exactly in the order of last use; beyond, it goes by a sample. A use in another process counts after 5 seconds.
+    Directories and the lock file are not part of ``cache_size``.
     """
 
     _kind = VALUE
