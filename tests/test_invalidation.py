@@ -162,7 +162,7 @@ def test_not_to_be_written(make_regions, caplog, monkeypatch, hard):
     assert one.get("k") == "new"
 
 
-@pytest.mark.parametrize("harm", ["truncated", "overwritten", "a directory", "deleted"])
+@pytest.mark.parametrize("harm", ["truncated", "zeroed", "overwritten", "a directory", "deleted"])
 def test_lock_file_that_cannot_be_read(base_dir, make_regions, open_descriptors, harm):
     """
     Where the stamps cannot be read, the last ones known hold, and who knows none takes everything for invalidated. So
@@ -176,14 +176,15 @@ def test_lock_file_that_cannot_be_read(base_dir, make_regions, open_descriptors,
     lock = f"{base_dir}/lock"
     if harm == "truncated":
         os.truncate(lock, 0)
-    elif harm == "overwritten":
+    elif harm in ("zeroed", "overwritten"):
         with open(lock, "r+b") as file:
-            file.write(b"something else " * 1000)
+            file.write(bytes(6400) if harm == "zeroed" else b"something else " * 1000)
     else:
         os.unlink(lock)
         if harm == "a directory":
             os.mkdir(lock)
     fresh = FilesystemInvalidation(base_dir)
+    assert one.get("old") is NO_VALUE
     knows = harm != "deleted"  # That it is gone means that all is invalidated.
     for _ in range(2):
         one.region_invalidator._looked_until = fresh._looked_until = 0.0
@@ -201,6 +202,7 @@ def test_lock_file_made_anew(base_dir, make_regions, harm):
     """When a lock file that was lost is made anew, what is older is a miss, and what is newer a hit, for everybody."""
     one, other = make_regions()
     one.set("old", "value")
+    other.set("older", "value")
     one.invalidate()
     assert other.get("old") is NO_VALUE
     if harm == "truncated":
@@ -214,6 +216,7 @@ def test_lock_file_made_anew(base_dir, make_regions, harm):
     for region in (one, other):
         region.region_invalidator._looked_until = 0.0
         assert [region.get("old"), region.get("new")] == [NO_VALUE, "value"]
+    assert not FilesystemInvalidation(base_dir).is_invalidated(time.time())
 
 
 def test_clock_that_was_ahead(base_dir, make_regions):

@@ -11,6 +11,7 @@ import os
 import textwrap
 import threading
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -20,7 +21,7 @@ from forked import Child
 from dogpile_filesystem import later as later_module
 from dogpile_filesystem import lockfile
 from dogpile_filesystem.entry import FILE, VALUE
-from dogpile_filesystem.later import later
+from dogpile_filesystem.later import Later, later
 from dogpile_filesystem.ledger import Ledger
 from dogpile_filesystem.mutex import KeyMutex
 from dogpile_filesystem.statistics import Counts, Recorded, recorded
@@ -292,7 +293,8 @@ def test_tried_again(make_store, monkeypatch):
     ledger = store._directory.ledger()
     with ledger.statistics:
         assert store.get(b"k")
-        assert not later.flush()
+        later.timer.join()
+        assert recorded(ledger).total.hits == 0
     give_up_at = time.monotonic() + 20
     while recorded(ledger).total.hits < 1:
         assert time.monotonic() < give_up_at
@@ -311,6 +313,47 @@ def test_trouble_with_a_content(make_store, monkeypatch):
         region.get_or_create("k", lambda: io.BytesIO(b"new"), should_cache_fn=lambda _: False)
     process = region.backend.stats().process
     assert (process.hits, process.misses) == (0, 3)
+
+
+def test_kept_until_written(clock):
+    """What somebody gathered who is gone is kept until it could be written, and no longer."""
+
+    class Gathering:
+        is_written = False
+
+        def flush(self):
+            return self.is_written
+
+    class Owner:
+        pass
+
+    own, owner, gathering, other = Later(), Owner(), Gathering(), Gathering()
+    own.add(owner, other, gathering)
+    kept, kept_too = weakref.ref(gathering), weakref.ref(other)
+    del owner, gathering, other
+    gc.collect()
+    assert not own.flush()
+    kept().is_written = True
+    assert not own.flush()  # For the sake of the other one.
+    gc.collect()
+    assert kept() is None
+    assert kept_too() is not None
+
+
+def test_overwritten_lock_file(make_store, base_dir):
+    """A lock file that somebody overwrote while it is in use is somebody's: statistics are not written to it."""
+    store = make_store()
+    assert store.put(b"k", b"value")
+    content = b"something else " * 1000
+    with open(f"{base_dir}/lock", "r+b") as file:
+        file.write(content)
+    assert store.get(b"k") == b"value"
+    stats = store.stats()
+    assert stats.total == stats.process
+    with open(f"{base_dir}/lock", "rb") as file:
+        assert file.read() == content
+    store._directory.distrust()
+    assert not store.stats().is_available
 
 
 def test_bound_beyond_numbers(make_store):
