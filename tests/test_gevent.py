@@ -295,4 +295,4 @@ def test_fork_after_the_threadpool(run):
     print(limit.pending, later.timer)
         """
     )
-    assert printed == ["True None"]
+    assert printed == ["True", "None"]
