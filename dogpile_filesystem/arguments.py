@@ -153,7 +153,7 @@ def parse_size(name: str, value: object) -> int | None:
     if _is_none(value):
         return None
     if isinstance(value, str):
-        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", value, re.IGNORECASE)
+        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", value, re.IGNORECASE | re.ASCII)
         if match is None or match[2].lower() not in _UNITS:
             raise _value_error(name, value, _BYTES)
         size: float = float(match[1]) * _UNITS[match[2].lower()]

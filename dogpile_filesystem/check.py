@@ -124,13 +124,18 @@ def _sum(usages: Iterable[Usage]) -> Usage:
 def _check_shard(
     ledger: Ledger, visitor: Visitor, shard: int, look_at: Callable[[str, int], _State], repair: bool
 ) -> _Found:
-    with ledger.shard(shard):
-        record = ledger.record(shard)
-        try:
-            listing = Listing(visitor.values_dir, shard)
-        except OSError:
-            return _Found(0, 0, 1, record, record)
-        survey = visitor.survey(listing, ledger)
+    record = ledger.record(shard)
+    unknown = _Found(0, 0, 1, record, record)
+    try:
+        with ledger.shard(shard):
+            record = ledger.record(shard)
+            try:
+                listing = Listing(visitor.values_dir, shard)
+            except OSError:
+                return unknown
+            survey = visitor.survey(listing, ledger)
+    except TimeoutError:  # Held by a process that does not go on.
+        return unknown
     with listing:
         states = {name: look_at(name, listing.fd) for name in listing.entries}
         damaged = [name for name, state in states.items() if state is _State.DAMAGED]

@@ -100,6 +100,17 @@ class Head(NamedTuple):
         return cls(kind, is_signed, data[key_at:payload_at], created_ns, payload_at, length)
 
 
+def length_of(data: bytes) -> int | None:
+    """How many bytes an entry has, by its first bytes; 0: it is no entry; None: they are too few to tell."""
+    if len(data) < _HEADER.size:
+        return None
+    try:
+        head = Head.unpack(data)
+    except Damaged:
+        return 0
+    return head.payload_at + head.length
+
+
 class Content(NamedTuple):
     """
     Payload of an entry of a file.

@@ -1,5 +1,5 @@
 """
-Whole files: reading, writing and removing them, and the flags with which all of that is done.
+Files: reading whole entries, writing and removing, files and trees, and the flags with which all of that is done.
 
 No symbolic link is followed in the last part of a path, and nothing that is opened is inherited by other programs.
 """
@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+
+from dogpile_filesystem import entry
 
 # Who opens a FIFO that lies in the place of an entry must not wait for somebody to write to it.
 READ_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
@@ -53,7 +55,7 @@ def read_file(path: str, dir_fd: int | None = None) -> bytes:
     fd = os.open(path, READ_FLAGS, dir_fd=dir_fd)
     try:
         data = os.read(fd, _READ_SIZE)
-        return data if len(data) < _READ_SIZE else data + _read_on(fd)
+        return data if len(data) < _READ_SIZE else _read_on(fd, data)
     finally:
         os.close(fd)
 
@@ -62,16 +64,20 @@ def read_file_to_its_end(path: str, dir_fd: int | None = None) -> bytes:
     """As :func:`read_file`, for a filesystem that may hand out less than it was asked for (FUSE)."""
     fd = os.open(path, READ_FLAGS, dir_fd=dir_fd)
     try:
-        return _read_on(fd)
+        return _read_on(fd, os.read(fd, _READ_SIZE))
     finally:
         os.close(fd)
 
 
-def _read_on(fd: int) -> bytes:
-    chunks = [b"-"]
+def _read_on(fd: int, data: bytes) -> bytes:
+    """What was read of an entry, and the rest. Of a file that is longer than it says, some more: that is damage."""
+    size, length = os.fstat(fd).st_size, entry.length_of(data)
+    if length is not None and size > length:
+        return data + os.read(fd, 1)  # Not the gigabytes that may follow.
+    chunks = [data]
     while chunks[-1]:
-        chunks.append(os.read(fd, max(_READ_SIZE, os.fstat(fd).st_size)))
-    return b"".join(chunks[1:])
+        chunks.append(os.read(fd, max(_READ_SIZE, size)))
+    return b"".join(chunks)
 
 
 def has_holes(fd: int, length: int) -> bool:

@@ -111,8 +111,9 @@ class FilesystemInvalidation(RegionInvalidationStrategy):
     def _stamps(self) -> tuple[float, float]:
         now = time.monotonic()
         if now >= self._looked_until:
+            # Two threads may look at once. One that did not wait for the first look would not know any stamps.
+            self._ledger = self._look()
             self._looked_until = now + _TRUST
-            self._look()
         ledger = self._ledger
         if ledger is not None:
             try:
@@ -124,17 +125,19 @@ class FilesystemInvalidation(RegionInvalidationStrategy):
         hard, soft = map(max, self._known, self._unwritten)
         return hard, soft if soft > hard else NEVER
 
-    def _look(self) -> None:
-        """Find the lock file that is at its path. Nothing is made for who only reads."""
+    def _look(self) -> Ledger | None:
+        """The ledger of the lock file that is at its path. None is made for who only reads."""
+        ledger = self._ledger
         try:
-            if self._ledger is None or not self._ledger.is_at(self._path):
-                self._ledger = None
-                self._ledger = Ledger.open(self._path, make=False)
+            if ledger is None or not ledger.is_at(self._path):
+                ledger = Ledger.open(self._path, make=False)
         except FileNotFoundError:
             # Whoever makes a new one beside values will say that all of them are invalidated.
             self._known = _EVERYTHING if os.path.exists(os.path.join(self._base_dir, "values")) else _NOTHING
+            return None
         except OSError:
-            pass  # What was read last is good enough.
+            return None  # What was read last is good enough.
+        return ledger
 
     def _open_for_writing(self) -> Ledger:
         found = os.stat(self._base_dir)

@@ -14,6 +14,7 @@ from dogpile_filesystem import entry
 from dogpile_filesystem.check import check_shards
 from dogpile_filesystem.entry import FILE, VALUE
 from dogpile_filesystem.ledger import BLOCK, Usage
+from dogpile_filesystem.locking import RangeLock
 from dogpile_filesystem.reservation import Reservation
 
 
@@ -181,3 +182,18 @@ def test_directory_that_is_gone(store, base_dir):
     """A check of a directory that was deleted makes an empty one, and finds nothing in it."""
     shutil.rmtree(base_dir)
     assert store.check().entries == 0
+
+
+def test_shard_that_is_held(make_store, monkeypatch):
+    """A part that is held by a process which does not go on is unreadable, and the others are checked."""
+    store = make_store()
+    for number in range(20):
+        assert store.put(b"%d" % number, b"value")
+    monkeypatch.setattr(RangeLock, "PATIENCE", 0.01)
+    ledger = store._directory.ledger()
+    shard = store._directory.place(VALUE, b"0").shard
+    assert ledger.shard(shard).acquire(wait=False)
+    report = store.check()
+    ledger.shard(shard).release()
+    assert (report.unreadable, report.ok) == (1, False)
+    assert store.check().ok

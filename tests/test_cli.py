@@ -11,6 +11,7 @@ import os
 import pty
 import re
 import select
+import shlex
 import shutil
 import signal
 import subprocess
@@ -33,6 +34,7 @@ from dogpile_filesystem import cli, entry
 from dogpile_filesystem.access import Access
 from dogpile_filesystem.cli import formatting, parameters
 from dogpile_filesystem.entry import VALUE
+from dogpile_filesystem.later import later
 from dogpile_filesystem.ledger import BLOCK, SHARDS, Ledger, Usage
 from dogpile_filesystem.store import Store
 
@@ -136,7 +138,10 @@ def difference(base_dir):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-@pytest.mark.parametrize("what", ["missing", "a file", "empty", "somebody's", "another program's lock", "another tag"])
+@pytest.mark.parametrize(
+    "what",
+    ["missing", "a file", "empty", "somebody's", "another program's lock", "an empty lock", "photos", "another tag"],
+)
 def test_no_cache(tmp_path, run, command, what):
     """Each command refuses what is no cache with one line, exit code 2, and leaves it as it is."""
     directory = tmp_path / "directory"
@@ -148,6 +153,12 @@ def test_no_cache(tmp_path, run, command, what):
         (directory / "values" / "mine").write_text("mine")
     elif what == "another program's lock":
         (directory / "lock").write_text("pid 123, which is running")
+    elif what == "an empty lock":
+        (directory / "lock").touch()
+        (directory / "values" / "precious").write_text("mine")
+    elif what == "photos":
+        (directory / "values" / "ab").mkdir()
+        (directory / "values" / "ab" / "precious.jpg").write_text("mine")
     elif what == "another tag":
         (directory / "CACHEDIR.TAG").write_text("Signature: 8a477f597d28d172789f06886806bc55\n# Of another program.\n")
     before = snapshot(tmp_path)
@@ -164,7 +175,40 @@ def test_no_cache_in_a_process(start, tmp_path):
     process = start("stats", tmp_path)
     out, err = process.communicate()
     assert (process.returncode, out) == (2, b"")
-    assert err.decode() == f"Error: {tmp_path} is no cache: there is no lock file in it: pass the base_dir of a cache\n"
+    assert err.decode() == f"Error: {tmp_path} is no cache: pass the base_dir of a cache\n"
+
+
+def test_no_name(run):
+    """An empty variable of a shell is not taken for the directory where it is."""
+    done = run("clear", "--yes", directory="")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "empty" in done.stderr
+
+
+@pytest.mark.parametrize(("command", "tells"), [("stats", "Entries"), ("check", "Nothing is wrong."), ("ls", "KEY")])
+def test_new_cache(base_dir, run, command, tells):
+    """A cache that is configured, but in which nothing was stored yet, is one: an empty one."""
+    Store(base_dir).open()
+    before = snapshot(base_dir)
+    done = run(command)
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert tells in done.stdout
+    assert snapshot(base_dir) == before
+
+
+@pytest.mark.parametrize("command", ["stats", "check", "ls", "clear"])
+def test_closed_streams(filled, base_dir, command):
+    """A command whose streams were closed by who started it ends without a traceback."""
+    quoted = " ".join(map(shlex.quote, [*COMMAND, command, base_dir]))
+    done = subprocess.run(["sh", "-c", f"{quoted} <&- >&-"], capture_output=True, text=True, check=False)
+    assert done.returncode == (2 if command == "clear" else 0)
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [("evict", "--older-than", "9" * 400), ("stats", "-w", "--json", "-i", "nan")])
+def test_numbers_beyond_sense(filled, run, arguments):
+    """A number that makes no sense is wrong usage."""
+    assert run(*arguments).exit_code == 2
 
 
 @pytest.fixture
@@ -172,6 +216,7 @@ def filled(store):
     """A store with a value and a file, which has a left-over content beside it."""
     assert store.put(b"value", b"payload")
     assert store.put_file(b"file", io.BytesIO(bytes(BLOCK + 1)))
+    later.settle_before_fork()  # Else its statistics are added while somebody looks.
     return store
 
 
@@ -604,7 +649,7 @@ def test_show_nothing(store, run):
     """A key without an entry ends with 1, and says so."""
     done = run("show", "key")
     assert (done.exit_code, done.stdout) == (1, "")
-    assert "no entry under 'key'" in done.stderr
+    assert "no entry under key" in done.stderr
 
 
 def test_show_what_is_damaged(filled, base_dir, run):
@@ -850,7 +895,7 @@ def test_ages(seconds, shown):
 
 
 @pytest.mark.parametrize(
-    ("text", "seconds"), [("3600", 3600), ("90m", 5400), ("1.5 H", 5400), ("30d", 2_592_000), ("1w", 604_800), ("0", 0)]
+    ("text", "seconds"), [("3600", 3600), ("90m", 5400), ("1.5 h", 5400), ("30d", 2_592_000), ("1w", 604_800), ("0", 0)]
 )
 def test_ages_as_given(text, seconds):
     """Ages are read with their units."""

@@ -4,6 +4,7 @@ Disks that are full, smaller than the cache, or read-only.
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import logging
 import random
@@ -204,7 +205,7 @@ WRITER = """
 
 
 @every_disk
-def test_processes_on_a_full_disk(spawn, base_dir, make_store, usage_on_disk):
+def test_processes_on_a_full_disk(request, spawn, base_dir, make_store, usage_on_disk):
     """When 3 processes together fill the disk, each goes on storing, and the ledger equals the disk at the end."""
     writers = [spawn(WRITER, base_dir, seed) for seed in range(3)]
     kept = [int(writer.communicate()[0]) for writer in writers]
@@ -213,6 +214,10 @@ def test_processes_on_a_full_disk(spawn, base_dir, make_store, usage_on_disk):
     assert store.put(b"k", b"v")
     store.prune()
     assert store.usage() == usage_on_disk()
+    report = store.check(repair=True)
+    # With a full quota, btrfs may not be able to write back what it took. Such an entry is damaged, and so a miss.
+    assert dataclasses.replace(report, damaged=0).ok
+    assert report.damaged == 0 or "btrfs" in request.node.name
     assert store.check().ok
 
 

@@ -486,3 +486,23 @@ def test_a_source_that_lies_about_its_length(make_store, files, usage_on_disk):
     assert store.failures.counts == {"EIO": 1}
     assert files() == {}
     assert store.usage() == usage_on_disk() == Usage(0, 0, 256)
+
+
+@pytest.mark.parametrize("length", [100, 1 << 16, 1 << 17], ids=str)
+def test_entry_that_is_far_too_long(make_store, spawn, base_dir, files, length):
+    """An entry that is longer than it says is a miss, and goes; what follows is not read, be it terabytes."""
+    store = make_store()
+    head = len(entry.head(VALUE, b"k", b"", 0))
+    assert store.put(b"k", bytes(length - head))
+    (path,) = files().values()
+    assert os.path.getsize(path) == length
+    os.truncate(path, 1 << 40)
+    program = """
+        import resource, sys
+        from dogpile_filesystem.store import Store
+        store = Store(sys.argv[1])
+        resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
+        print(store.check().damaged, store.get(b"k"), store.check().ok)
+    """
+    assert spawn(program, base_dir).communicate()[0] == "1 None True\n"
+    assert files() == {}

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import errno
 import io
+import os
 import sys
 
 import click
@@ -41,6 +42,9 @@ def main() -> None:
     Exit codes: 0, all is well; 1, something is wrong, was not found, or could not be removed; 2, wrong usage, or the
     directory is no cache.
     """
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:  # Closed by whoever started this.
+            setattr(sys, name, open(os.devnull, "r+"))  # noqa: SIM115 - until this ends
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # Not every terminal can show every key.

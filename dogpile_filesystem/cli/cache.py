@@ -16,6 +16,8 @@ import click
 
 from dogpile_filesystem.access import Access
 from dogpile_filesystem.cli import formatting
+from dogpile_filesystem.files import READ_FLAGS
+from dogpile_filesystem.header import HEAD
 from dogpile_filesystem.ledger import Ledger
 
 _HINT = "pass the base_dir of a cache"
@@ -56,6 +58,12 @@ class Cache:
                 self._ledger = Ledger.open(self.lock_path, make=False)
         return self._ledger
 
+    def is_new(self) -> bool:
+        """Whether nothing was stored in it yet."""
+        with contextlib.suppress(FileNotFoundError):
+            return not {"lock", "values"} & set(os.listdir(self.base_dir))
+        return False
+
     def make_ledger(self) -> Ledger:
         """
         The ledger, for removing entries. Its file is made if it is missing.
@@ -71,15 +79,17 @@ def open_cache(base_dir: str) -> Cache:
 
     :raises NoCache: there is none.
     """
-    path = os.path.abspath(base_dir)
+    if not base_dir:  # An empty variable of a shell must not mean the directory where it is.
+        raise NoCache(f"the name of the directory is empty: {_HINT}")
+    path = os.path.abspath(os.path.expanduser(base_dir))
     try:
         found = os.stat(path)
         if not stat.S_ISDIR(found.st_mode):
             raise NoCache(f"{path} is no directory: {_HINT}")
         click.get_current_context().with_resource(_as_owner(found))
-        names = os.listdir(path)
-        if "lock" not in names and not ("values" in names and (_is_tagged(path) or _has_shards(path))):
-            raise NoCache(f"{path} is no cache: there is no lock file in it: {_HINT}")
+        os.listdir(path)  # Raises for who may not look into it.
+        if not (_is_tagged(path) or _has_ledger(path) or _has_entries(path)):
+            raise NoCache(f"{path} is no cache: {_HINT}")
     except OSError as error:
         raise NoCache(f"{explain(error)}: {_HINT}") from error
     return Cache(path, found.st_mode)
@@ -88,7 +98,8 @@ def open_cache(base_dir: str) -> Cache:
 def explain(error: OSError) -> str:
     """An error of the filesystem, in a line."""
     if error.errno == errno.EBADF:  # What is open for reading alone cannot be locked.
-        return "the lock file of the cache cannot be locked by this user: run this as the owner of the directory"
+        what = "the lock file cannot be locked, since it can only be read"
+        return f"{what}: run this as the owner of the directory, on a filesystem that is not read-only"
     what = error.strerror or str(error)
     return f"{os.fsdecode(error.filename)}: {what}" if error.filename else what
 
@@ -101,13 +112,27 @@ def _is_tagged(path: str) -> bool:
         return False
 
 
-def _has_shards(path: str) -> bool:
-    """Whether there is nothing but shards in ``values``: a base_dir that somebody else made has no tag."""
+def _has_ledger(path: str) -> bool:
+    """Whether there is a lock file of ours. One that is empty, or of zeros, may be anybody's."""
     try:
-        names = os.listdir(os.path.join(path, "values"))
-    except NotADirectoryError:
+        fd = os.open(os.path.join(path, "lock"), READ_FLAGS)
+    except OSError:
         return False
-    return bool(names) and all(re.fullmatch("[0-9a-f]{2}", name) for name in names)
+    # Not closed, which would drop the locks that this process may have on it.
+    return os.read(fd, len(HEAD)) == HEAD
+
+
+def _has_entries(path: str) -> bool:
+    """Whether there are entries, and nothing else, in ``values``: a base_dir that somebody else made has no tag."""
+    values_dir = os.path.join(path, "values")
+    try:
+        shards = os.listdir(values_dir)
+        if not all(re.fullmatch("[0-9a-f]{2}", shard) for shard in shards):
+            return False
+        names = [name for shard in shards for name in os.listdir(os.path.join(values_dir, shard))]
+    except OSError:
+        return False
+    return bool(names) and all(re.fullmatch(r"[0-9a-f]{32}(\.\w+)?|\..*", name) for name in names)
 
 
 @contextlib.contextmanager

@@ -33,7 +33,7 @@ def check(base_dir: str, repair: bool, as_json: bool) -> None:
     something still is. Without it, nothing is changed.
     """
     cache = open_cache(base_dir)
-    if cache.ledger() is None and not repair:
+    if cache.ledger() is None and not repair and not cache.is_new():
         raise click.ClickException(formatting.missing(cache.base_dir))
     report = _check(cache, repair=repair)
     # What could not be removed is still there.
@@ -56,7 +56,7 @@ def _check(cache: Cache, *, repair: bool) -> Report:
             return check_directory(directory, visitor, (), repair=True, on_shard=on_shard)
         ledger = cache.ledger()
         if ledger is None:
-            raise click.ClickException("the lock file has just been deleted")
+            return Report(0, 0, 0, 0, 0, Usage(0, 0, SHARDS), Usage(0, 0, SHARDS))
         return check_shards(ledger, visitor, (), loses_content=directory.loses_content, on_shard=on_shard)
 
 

@@ -38,6 +38,7 @@ def evict(base_dir: str, size: int | None, age: float | None, dry_run: bool) -> 
     cache = open_cache(base_dir)
     unused = None if age is None else selection.unused_since(int((time.time() - age) * 1e9))
     if dry_run:
+        cache.ledger()  # Raises what would keep the entries from being removed.
         _tell(selection.selected(cache.values_dir, _would_go(cache, unused, size)), dry_run=True)
         return
     removed = Removed()
@@ -93,6 +94,7 @@ def remove(base_dir: str, keys: tuple[str, ...], prefix: str | None, kind: str |
     if prefix == "":
         raise click.UsageError("Every key begins with an empty prefix: use clear.")
     cache = open_cache(base_dir)
+    cache.ledger()  # Raises what would keep the entries from being removed.
     kinds = parameters.kinds(kind)
     if prefix is not None:
         what, each = "no key begins with", {prefix: _remove_prefix(cache, prefix, kinds, dry_run=dry_run)}
@@ -133,6 +135,7 @@ def clear(base_dir: str, yes: bool, dry_run: bool) -> None:
     """
     cache = open_cache(base_dir)
     found = selection.total(Removed(1, each.size) for each in inventory.candidates(cache.values_dir))
+    cache.ledger()  # Raises what would keep the entries from being removed.
     if dry_run:
         _tell(found, dry_run=True)
         return
@@ -142,8 +145,12 @@ def clear(base_dir: str, yes: bool, dry_run: bool) -> None:
         click.confirm(f"Remove {_what(found)} from {cache.base_dir}?", abort=True)
     cache.make_ledger()  # Raises what clear would only log.
     store = Store(cache.base_dir, access=cache.access, kinds=())
-    with formatting.progress("Removing", None):
-        store.clear()
+    try:
+        with formatting.progress("Removing", None):
+            store.clear()
+    except KeyboardInterrupt:
+        what = "applications find nothing any more; what is left on the disk is removed by: clear"
+        raise click.ClickException(f"interrupted: {what}") from None
     if store.failures.counts or any(name.startswith(CLEARED_PREFIX) for name in os.listdir(cache.base_dir)):
         raise click.ClickException("not everything could be removed")
     _tell(found)

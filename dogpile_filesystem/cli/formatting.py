@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import io
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator
 
@@ -107,7 +108,8 @@ def grid(rows: Iterable[tuple[str, str, str, str]]) -> Table:
 
 def missing(base_dir: str) -> str:
     """What to say of a cache without a lock file."""
-    return f"the lock file is missing, and with it the ledger: to count anew, check --repair {base_dir}"
+    command = f"dogpile-filesystem check --repair {shlex.quote(base_dir)}"
+    return f"the lock file is missing, and with it the ledger: to count anew, {command}"
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ What several commands take.
 
 from __future__ import annotations
 
+import math
 import re
 
 import click
@@ -15,6 +16,8 @@ from dogpile_filesystem.entry import FILE, VALUE
 #: Kinds of entries, by their names.
 KINDS = {"value": VALUE, "file": FILE}
 
+#: A thousand years, in seconds.
+_OLDEST = 1000 * 366 * 86400
 _SECONDS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 
@@ -30,7 +33,9 @@ def size(text: str) -> int:
     except ValueError:
         pass
     if with_unit is None:
-        raise click.BadParameter(f"{text!r} is no size: pass bytes, or a size such as 512MiB or 10GB")
+        raise click.BadParameter(
+            f"{text!r} is no size: pass bytes, or a size such as 512MiB or 10GB; to remove all, use clear"
+        )
     return with_unit
 
 
@@ -40,10 +45,11 @@ def age(text: str) -> float:
 
     :raises BadParameter: it is no age.
     """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", text, re.IGNORECASE | re.ASCII)
-    if match is None or match[2].lower() not in _SECONDS:
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", text, re.ASCII)
+    seconds = float(match[1]) * _SECONDS[match[2]] if match and match[2] in _SECONDS else math.inf
+    if seconds > _OLDEST:
         raise click.BadParameter(f"{text!r} is no age: pass seconds, or an age such as 90m, 12h, 30d or 1w")
-    return float(match[1]) * _SECONDS[match[2].lower()]
+    return seconds
 
 
 def _directories(*_: object) -> list[CompletionItem]:

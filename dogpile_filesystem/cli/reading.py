@@ -4,6 +4,7 @@ The commands that show what is in a cache: ``ls`` and ``show``. They take no loc
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -104,8 +105,11 @@ def _described(values_dir: str, found: Iterable[_Seen]) -> Iterator[_Seen]:
 
 def _expiration(cache: Cache) -> Mapping[int, float | None]:
     """Seconds after which entries expire, by kind, where an application has said so."""
-    ledger = cache.ledger()
-    return {} if ledger is None else recorded(ledger).expiration
+    with contextlib.suppress(OSError):  # Damaged, say. The entries can be shown all the same.
+        ledger = cache.ledger()
+        if ledger is not None:
+            return recorded(ledger).expiration
+    return {}
 
 
 def _expires(seen: Description, expiration: Mapping[int, float | None]) -> float | None:
@@ -176,7 +180,7 @@ def show(base_dir: str, key: str, kind: str | None, most: int, as_json: bool) ->
     expiration = _expiration(cache)
     found = [seen for each in parameters.kinds(kind) if (seen := _find(cache, each, key, most)) is not None]
     if not found:
-        raise click.ClickException(f"there is no entry under {formatting.printable(key)!r}")
+        raise click.ClickException(f"there is no entry under {formatting.printable(formatting.key_bytes(key))}")
     if as_json:
         click.echo(json.dumps([_shown_as_json(each, expiration, most) for each in found]))
         return

@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import json
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -62,7 +63,7 @@ class _Rates(NamedTuple):
 @click.option(
     "-i",
     "--interval",
-    type=click.FloatRange(min=0.1),
+    type=click.FloatRange(0.1, 86400),
     default=3.0,
     show_default=True,
     help="Seconds between two looks. Applications add to the numbers every 3.",
@@ -74,6 +75,8 @@ def stats(base_dir: str, as_json: bool, watch: bool, interval: float) -> None:
     That is what all applications together did. This takes the same time for any number of entries. Ctrl-C ends --watch,
     which with --json prints a line for each look.
     """
+    if not interval <= threading.TIMEOUT_MAX:  # Which NaN is not either.
+        raise click.UsageError("--interval is a number of seconds.")
     cache = open_cache(base_dir)
     if watch and as_json:
         _watch(cache, interval, lambda look, _: _print_json(cache, look))
@@ -106,7 +109,9 @@ def _watch(cache: Cache, interval: float, show: Callable[[_Look | None, _Rates |
 
 def _look(cache: Cache) -> _Look | None:
     ledger = cache.ledger()
-    return None if ledger is None else _Look(time.time(), ledger.usage(), recorded(ledger), ledger.stamps())
+    if ledger is not None:
+        return _Look(time.time(), ledger.usage(), recorded(ledger), ledger.stamps())
+    return _Look(time.time(), Usage(0, 0, SHARDS), Recorded(), (NEVER, NEVER)) if cache.is_new() else None
 
 
 def _rates(last: _Look | None, look: _Look | None) -> _Rates | None:
