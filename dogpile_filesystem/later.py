@@ -22,13 +22,16 @@ from typing import Protocol
 
 #: Seconds until what is pending is written.
 DELAY = 3.0
-#: Seconds to wait for the thread before a fork. It may be writing to a disk that hangs; and the timer of a thread in
+#: Seconds to wait for a thread before a fork. It may be writing to a disk that hangs; and the timer of a thread in
 #: gevent's pool never ends.
 _PATIENCE = 0.2
 
 
 class Gathering(Protocol):
     """What gathers something in memory."""
+
+    def is_pending(self) -> bool:
+        """Whether there is something to write. Looks at no file."""
 
     def flush(self) -> bool:
         """Write what is pending; whether there is no need to try again. Never fails."""
@@ -129,8 +132,16 @@ class Later:
         if timer is not None and timer is not threading.current_thread():
             timer.cancel()
             timer.join(_PATIENCE)
-        self.flush()
+        if any(gathering.is_pending() for gathering in self._all()):
+            self._flush_briefly()
         self.hook_multiprocessing()
+
+    def _flush_briefly(self) -> None:
+        # In a thread: no fork is to wait for a lock that another thread holds, or for a disk.
+        thread = threading.Thread(target=self.flush, name="dogpile_filesystem", daemon=True)
+        with contextlib.suppress(RuntimeError):
+            thread.start()
+            thread.join(_PATIENCE)
 
     def hook_multiprocessing(self) -> None:
         """Have what is pending written when a child of multiprocessing ends, which it does without ``atexit``."""

@@ -63,6 +63,10 @@ class Recency:
         """Drop a pending use: the entry has been written anew, or is gone."""
         self._pending.pop(path, None)
 
+    def is_pending(self) -> bool:
+        """Whether uses are to be written."""
+        return bool(self._pending)
+
     def flush(self) -> bool:
         """Write what is pending. Never fails; what cannot be written is forgotten."""
         pending = self._pending

@@ -240,13 +240,17 @@ class Statistics:
         """What was counted so far, in this process."""
         return _unpack_counts(self._numbers())
 
+    def is_pending(self) -> bool:
+        """Whether something is to be added."""
+        return self._numbers() != self._added
+
     def flush(self) -> bool:
         """
         Add what was counted to the lock file. What cannot be added now stays for the next time. Never fails.
 
         :return: whether there is no need to try again soon.
         """
-        if self._numbers() == self._added:
+        if not self.is_pending():
             return True
         try:
             ledger = self._find_ledger()

@@ -545,13 +545,15 @@ def test_ls_json(base_dir, run):
     assert os.path.exists(f"{base_dir}/values/{seen['name'][:2]}/{seen['name']}")
 
 
-@pytest.mark.parametrize(("seconds", "shown"), [(None, "never"), (7100, "118 min"), (1e-9, "expired")])
-def test_ls_expiry(base_dir, run, seconds, shown):
+@pytest.mark.parametrize(
+    ("seconds", "ago", "shown"),
+    [(None, 0, "never"), (7100, 0, "118 min"), (7100, 3600, "58 min"), (3600, 7100, "expired")],
+)
+def test_ls_expiry(base_dir, run, seconds, ago, shown):
     """What is left of an entry's time is shown, as the application that uses the cache has configured it."""
-    arguments = {"base_dir": base_dir, "expiration_time": seconds}
-    region = make_region().configure("paylogic.filesystem", arguments=arguments)
-    region.set("a", 1)
-    region.backend.store.flush()
+    store = Store(base_dir, expiration_time=seconds, clock=lambda: time.time() - ago)
+    assert store.put(b"a", b"value")
+    store.flush()
     assert f"  {shown:>7}  a\n" in run("ls").stdout
 
 

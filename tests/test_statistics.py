@@ -321,6 +321,9 @@ def test_kept_until_written(clock):
     class Gathering:
         is_written = False
 
+        def is_pending(self):
+            return not self.is_written
+
         def flush(self):
             return self.is_written
 
