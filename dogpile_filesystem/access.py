@@ -47,6 +47,11 @@ class Access:
     file_mode: int = 0o600
     anyone: bool = False
 
+    @classmethod
+    def of(cls, found: os.stat_result, *, anyone: bool = False) -> Access:
+        """The modes that a directory has, for what is made in it by who knows no arguments."""
+        return cls(found.st_mode & 0o3777, found.st_mode & 0o666, anyone)
+
     @property
     def is_grouped(self) -> bool:
         """Whether the group is meant to write."""

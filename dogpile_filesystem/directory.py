@@ -48,8 +48,8 @@ _CHECK_TRUST = 1.0
 #: Deletions in the course of opening the lock file, after which it is taken for one that cannot be opened.
 _DELETIONS = 10
 
-# See https://bford.info/cachedir/
-_TAG = b"Signature: 8a477f597d28d172789f06886806bc55\n# A cache of dogpile_filesystem. It may be deleted at any time.\n"
+#: What CACHEDIR.TAG says: see https://bford.info/cachedir/
+TAG = b"Signature: 8a477f597d28d172789f06886806bc55\n# A cache of dogpile_filesystem. It may be deleted at any time.\n"
 
 
 class Directory:
@@ -207,7 +207,7 @@ class Directory:
         with contextlib.suppress(FileExistsError):
             fd = os.open(os.path.join(self.base_dir, "CACHEDIR.TAG"), CREATE_FLAGS, 0o644)
             try:
-                write_all(fd, [_TAG])
+                write_all(fd, [TAG])
             finally:
                 os.close(fd)
 

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import math
 import os
-import stat
 import time
 
 from dogpile.cache.region import RegionInvalidationStrategy
@@ -141,7 +140,7 @@ class FilesystemInvalidation(RegionInvalidationStrategy):
 
     def _open_for_writing(self) -> Ledger:
         found = os.stat(self._base_dir)
-        access = Access(stat.S_IMODE(found.st_mode) & 0o3777, stat.S_IMODE(found.st_mode) & 0o666)
+        access = Access.of(found)
         if not os.path.lexists(self._path):
             # The backend has found that the directory may be used, before it made a lock file in it.
             access.check(self._base_dir, found)

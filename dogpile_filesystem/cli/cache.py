@@ -16,13 +16,12 @@ import click
 
 from dogpile_filesystem.access import Access
 from dogpile_filesystem.cli import formatting
+from dogpile_filesystem.directory import TAG
 from dogpile_filesystem.files import READ_FLAGS
 from dogpile_filesystem.header import HEAD
 from dogpile_filesystem.ledger import Ledger
 
 _HINT = "pass the base_dir of a cache"
-#: How the tag begins that a cache has.
-_TAG = b"Signature: 8a477f597d28d172789f06886806bc55\n# A cache of dogpile_filesystem."
 
 
 class NoCache(click.ClickException):
@@ -38,12 +37,11 @@ class Cache:
     :ivar access: the modes that new files get: those that the directory has.
     """
 
-    def __init__(self, base_dir: str, mode: int) -> None:
+    def __init__(self, base_dir: str, access: Access) -> None:
         self.base_dir = base_dir
         self.values_dir = os.path.join(base_dir, "values")
         self.lock_path = os.path.join(base_dir, "lock")
-        # Whoever runs a command on a directory has decided that it may be used.
-        self.access = Access(dir_mode=mode & 0o3777, file_mode=mode & 0o666, anyone=True)
+        self.access = access
         self._ledger: Ledger | None = None
 
     def ledger(self) -> Ledger | None:
@@ -92,7 +90,8 @@ def open_cache(base_dir: str) -> Cache:
             raise NoCache(f"{path} is no cache: {_HINT}")
     except OSError as error:
         raise NoCache(f"{explain(error)}: {_HINT}") from error
-    return Cache(path, found.st_mode)
+    # Whoever runs a command on a directory has decided that it may be used.
+    return Cache(path, Access.of(found, anyone=True))
 
 
 def explain(error: OSError) -> str:
@@ -107,7 +106,7 @@ def explain(error: OSError) -> str:
 def _is_tagged(path: str) -> bool:
     try:
         with open(os.path.join(path, "CACHEDIR.TAG"), "rb") as tag:
-            return tag.read(len(_TAG)) == _TAG
+            return tag.read(len(TAG)) == TAG
     except FileNotFoundError:
         return False
 
