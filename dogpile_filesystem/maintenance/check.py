@@ -1,9 +1,9 @@
 """
-Reading everything that a cache directory holds, and saying what is wrong with it.
+The check of a cache: reads everything in its directory, and reports what is wrong.
 
-Concurrency. A shard is locked while it is listed and compared with its record, as a visit does it, and not while its
-entries are read. What does not pass its checks is looked at again under the lock: it may have been replaced. So a
-running application is not disturbed, and what it is doing is not taken for damage.
+Concurrency. A shard is locked while it is listed and compared with its record, but not while its entries are read. An
+entry that does not pass its checks may just have been replaced, so it is checked again under the lock. A check does not
+disturb applications, and does not report what they are writing as damage.
 
 Limits. The content of a file is checked for its length, and on ext4 for holes, as on every hit; not for its bytes.
 """
@@ -14,13 +14,14 @@ import dataclasses
 import enum
 import functools
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from dogpile_filesystem.lockfile.ledger import SHARDS, Ledger, Usage, charge
+from dogpile_filesystem.maintenance.cache import Cache
 from dogpile_filesystem.store import entry
-from dogpile_filesystem.store.directory import Directory
 from dogpile_filesystem.store.files import READ_FLAGS, has_holes, read_file, read_file_to_its_end, unlink_quietly
+from dogpile_filesystem.store.store import Store
 from dogpile_filesystem.store.visit import Listing, Visitor
 
 
@@ -29,13 +30,13 @@ class Report:
     """
     What a check found.
 
-    :ivar entries: the number of entries, damaged ones and those that are being written included.
+    :ivar entries: the number of entries. Damaged entries count, and so do entries that are being written.
     :ivar size: bytes that they take on the disk, each file in whole blocks of 4096.
-    :ivar damaged: entries that do not pass their checks.
-    :ivar orphans: files that a killed process left: temporary files, and contents without an entry.
-    :ivar unreadable: entries, and parts of the 256 that the directory consists of, that could not be read.
+    :ivar damaged: the number of entries that do not pass their checks.
+    :ivar orphans: the number of files that killed processes left: temporary files, and contents without an entry.
+    :ivar unreadable: the number of entries, and of the directory's 256 shards, that could not be read.
     :ivar ledger: what the ledger says.
-    :ivar disk: what it should say.
+    :ivar disk: what the ledger should say.
     """
 
     entries: int
@@ -48,49 +49,60 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing has to be mended. A ledger that is being counted anew mends itself."""
+        """Whether nothing has to be repaired. A ledger that is still being counted anew needs no repair."""
         is_ledger_right = self.ledger == self.disk or self.ledger.counted < SHARDS
         return is_ledger_right and not (self.damaged or self.orphans or self.unreadable)
 
 
-def check(
-    directory: Directory,
-    visitor: Visitor,
-    signing_keys: Sequence[bytes],
-    *,
-    repair: bool,
-    on_shard: Callable[[int], object] = lambda _: None,
-) -> Report:
+def check(store: Store, *, repair: bool = False) -> Report:
     """
-    Read everything, and report. What is missing of the directory is made.
+    Read everything in a store, and report what is wrong. The time is in proportion to the bytes in it. The directory
+    and its lock file are made if they are missing.
 
-    :param repair: whether to remove what is damaged or left over, and to count the ledger anew.
-    :param on_shard: is told each shard that is done.
+    :param repair: whether to remove damaged entries and the files that killed processes left, and to count the ledger
+     anew.
+    :return: what was found, before the repair.
     :raises OSError: the directory or its ledger cannot be used.
     """
-    ledger = directory.ledger(look=True)
+    ledger = store.directory.ledger(look=True)
+    loses_content = store.directory.loses_content
+    return check_shards(ledger, store.visitor, store.signing_keys, loses_content=loses_content, repair=repair)
+
+
+def check_cache(cache: Cache, *, repair: bool = False, on_shard: Callable[[int], object] = lambda _: None) -> Report:
+    """
+    Read everything in a cache, and report what is wrong. Signatures are not checked. Without ``repair``, nothing is
+    made or changed; a cache without a lock file is then reported as empty.
+
+    :param repair: as of :func:`check`.
+    :param on_shard: called with each shard as it finishes.
+    :return: what was found, before the repair.
+    :raises OSError: the directory or its ledger cannot be used.
+    """
+    directory = cache.directory()
+    ledger = directory.ledger(look=True) if repair else cache.ledger()
+    if ledger is None:
+        return Report(0, 0, 0, 0, 0, Usage(0, 0, SHARDS), Usage(0, 0, SHARDS))
     loses_content = directory.loses_content
-    report = check_shards(ledger, visitor, signing_keys, loses_content=loses_content, repair=repair, on_shard=on_shard)
-    if repair:
-        visitor.visit_all(ledger)
-    return report
+    return check_shards(ledger, cache.visitor(), loses_content=loses_content, repair=repair, on_shard=on_shard)
 
 
 def check_shards(
     ledger: Ledger,
     visitor: Visitor,
-    signing_keys: Sequence[bytes],
+    signing_keys: Sequence[bytes] = (),
     *,
     loses_content: bool,
     repair: bool = False,
     on_shard: Callable[[int], object] = lambda _: None,
 ) -> Report:
     """
-    Read everything, and report. Without ``repair``, nothing is changed or made.
+    Read all shards, and report what is wrong.
 
+    :param signing_keys: an entry that none of them has signed is damaged; none: signatures are not checked.
     :param loses_content: whether holes in a content are damage: see :class:`.Directory`.
-    :param repair: whether to remove what is damaged.
-    :param on_shard: is told each shard that is done.
+    :param repair: as of :func:`check`.
+    :param on_shard: called with each shard as it finishes.
     :raises OSError: the ledger cannot be read or locked.
     """
     look_at = functools.partial(_look_at, signing_keys=signing_keys, loses_content=loses_content)
@@ -98,14 +110,16 @@ def check_shards(
     for shard in range(SHARDS):
         shards.append(_check_shard(ledger, visitor, shard, look_at, repair))
         on_shard(shard)
+    if repair:
+        visitor.visit_all(ledger)
     return Report(
         entries=sum(shard.disk.entries for shard in shards),
         size=sum(shard.disk.size for shard in shards),
         damaged=sum(shard.damaged for shard in shards),
         orphans=sum(shard.orphans for shard in shards),
         unreadable=sum(shard.unreadable for shard in shards),
-        ledger=_sum(shard.ledger for shard in shards),
-        disk=_sum(shard.disk for shard in shards),
+        ledger=_sum([shard.ledger for shard in shards]),
+        disk=_sum([shard.disk for shard in shards]),
     )
 
 
@@ -117,8 +131,12 @@ class _Found(NamedTuple):
     disk: Usage
 
 
-def _sum(usages: Iterable[Usage]) -> Usage:
-    return Usage(*map(sum, zip(*usages, strict=True)))
+def _sum(usages: Sequence[Usage]) -> Usage:
+    return Usage(
+        size=sum(usage.size for usage in usages),
+        entries=sum(usage.entries for usage in usages),
+        counted=sum(usage.counted for usage in usages),
+    )
 
 
 def _check_shard(

@@ -1,16 +1,15 @@
 """
-What lies in a cache: for the tools, and for the removal of many entries at once.
+The entries of a cache, listed and described: for the tools, and for the removal of many entries at once.
 
-Looking takes no lock, changes nothing, and does not check what it reads: an entry is described by what its first bytes
-say. What a running application does meanwhile may be seen or not.
+Listing takes no lock, changes nothing, and does not check what it reads: an entry is described by what its first bytes
+say. It may or may not see what applications do in the meantime.
 """
 
 from __future__ import annotations
 
-import heapq
 import os
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Iterator
+from typing import NamedTuple
 
 from dogpile_filesystem.lockfile.ledger import SHARDS, charge
 from dogpile_filesystem.store import entry
@@ -18,18 +17,17 @@ from dogpile_filesystem.store.entry import FILE, VALUE, Damaged, Head
 from dogpile_filesystem.store.files import READ_FLAGS, open_below
 from dogpile_filesystem.store.visit import Candidate, Listing
 
-#: The first read of an entry asks for so many bytes: most keys lie in them.
+#: Bytes that the first read of an entry asks for: most keys lie in them.
 _HEAD_SIZE = 4096
-_T = TypeVar("_T")
 
 
 class Description(NamedTuple):
     """
-    An entry, as far as it can be told without reading all of it. Nothing of it is checked.
+    An entry, as far as its first bytes describe it. Nothing of it is checked.
 
-    :ivar candidate: its last use, its name, and what is charged for it.
+    :ivar candidate: its last use, its name, and the bytes charged for it.
     :ivar head: what its first bytes say.
-    :ivar content: of the entry of a file; None: it is a value.
+    :ivar content: of the entry of a file; None for a value.
     :ivar start: the first bytes of the value, or of the file.
     """
 
@@ -58,25 +56,13 @@ def candidates(values_dir: str) -> Iterator[Candidate]:
                 yield Candidate(found.st_mtime_ns, shard, name, content, charge(found.st_size) + size)
 
 
-def first(items: Iterable[_T], key: Callable[[_T], Any], limit: int | None, *, reverse: bool = False) -> Iterable[_T]:
-    """
-    Items in the order of a key. With a limit, memory is needed for so many of them only.
-
-    :param limit: how many at most; None: all.
-    :param reverse: whether the greatest come first.
-    """
-    if limit is None:
-        return sorted(items, key=key, reverse=reverse)
-    return (heapq.nlargest if reverse else heapq.nsmallest)(limit, items, key=key)
-
-
 def describe(values_dir: str, candidate: Candidate, most: int = 0) -> Description:
     """
     Describe an entry.
 
-    :param most: how many of the first bytes to read.
+    :param most: the number of bytes to read of the value or the file.
     :raises Damaged: it is no entry of this version.
-    :raises OSError: it cannot be read, or has gone.
+    :raises OSError: it cannot be read, or was removed.
     """
     fd = open_below(values_dir, f"{candidate.shard:02x}")
     try:
@@ -93,7 +79,7 @@ def find(values_dir: str, kind: int, key: bytes) -> Candidate | None:
     """
     The entry of a key; None: there is none.
 
-    :raises OSError: it cannot be looked at.
+    :raises OSError: its shard or its file cannot be looked at.
     """
     name = entry.digest(kind, key)
     try:
@@ -140,7 +126,9 @@ def content_of(name: str, fd: int) -> tuple[str, int]:
 
 def read_head(name: str, fd: int, most: int = 0) -> tuple[Head, bytes]:
     """
-    The head of an entry, and so many bytes of its payload; of a file's entry, all of them.
+    The head of an entry, and the first bytes of its payload; of a file's entry, the whole payload.
+
+    :param most: the number of bytes to read of a value.
 
     :raises Damaged: it is no entry of this version.
     :raises OSError: it cannot be read.
@@ -159,7 +147,7 @@ def read_head(name: str, fd: int, most: int = 0) -> tuple[Head, bytes]:
 
 
 def _read_until(fd: int, end: int) -> bytes:
-    if end > os.fstat(fd).st_size:  # What a damaged header says must not be allocated.
+    if end > os.fstat(fd).st_size:  # A damaged header may give any length: it must not be allocated.
         raise Damaged("it was cut off")
     chunks: list[bytes] = []
     at = 0

@@ -25,8 +25,6 @@ from dogpile_filesystem.flusher import later
 from dogpile_filesystem.lockfile.ledger import SHARDS, Bound, Usage, charge
 from dogpile_filesystem.lockfile.mutex import KeyMutex
 from dogpile_filesystem.lockfile.statistics import Recorded, Statistics, Stats, recorded
-from dogpile_filesystem.maintenance.bulk import Removed, matching, remove_entries, with_prefix
-from dogpile_filesystem.maintenance.check import Report, check
 from dogpile_filesystem.store import entry
 from dogpile_filesystem.store.access import Access
 from dogpile_filesystem.store.directory import Directory
@@ -281,28 +279,6 @@ class Store:
         """Remove the entry under a key; whether there was one."""
         return self._remover.remove(self._directory.place(kind, key))
 
-    def remove_matching(self, prefix: bytes, kinds: Sequence[int] = (VALUE, FILE)) -> int:
-        """
-        Remove all entries whose keys begin with a prefix. Each entry is looked at, so that it takes time in proportion
-        to their number: some 10 us each.
-
-        What is being written meanwhile may stay.
-
-        :param kinds: only of these.
-        :return: how many were removed; where the filesystem makes trouble, at least so many.
-        """
-        select = with_prefix(prefix, kinds)
-        values_dir = self._directory.values_dir
-        removed, is_done = Removed(), False
-        try:
-            removed = remove_entries(self._directory.ledger(look=True), values_dir, select)
-            is_done = not removed.failed
-        except OSError as error:
-            self.failures.report_error(error, "cannot remove a group by the book")
-        if is_done:
-            return removed.entries
-        return removed.entries + sum(map(self._remover.remove_anyhow, matching(values_dir, select)))
-
     def clear(self) -> None:
         """
         Remove all entries: at once for readers, and then from the disk.
@@ -343,17 +319,29 @@ class Store:
         except OSError as error:
             self.failures.report_error(error, "cannot remove expired entries")
 
+    # For maintenance
+
+    @property
+    def directory(self) -> Directory:
+        """The directory that it uses."""
+        return self._directory
+
+    @property
+    def visitor(self) -> Visitor:
+        """Its visitor, which knows when its entries expire."""
+        return self._visitor
+
+    @property
+    def remover(self) -> Remover:
+        """What removes its entries one by one."""
+        return self._remover
+
+    @property
+    def signing_keys(self) -> Sequence[bytes]:
+        """The keys that it accepts; none: it checks no signatures."""
+        return self._signing_keys
+
     # Besides
-
-    def check(self, *, repair: bool = False) -> Report:
-        """
-        Read everything, and say what is wrong. Takes time in proportion to the entries, and disturbs nobody.
-
-        :param repair: whether to mend it: damaged entries and what was left over go, and the ledger is counted anew.
-        :return: what was found, before it was mended.
-        :raises OSError: the directory or its ledger cannot be used.
-        """
-        return check(self._directory, self._visitor, self._signing_keys, repair=repair)
 
     def usage(self) -> Usage:
         """

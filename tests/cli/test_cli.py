@@ -31,7 +31,7 @@ from dogpile.cache import make_region
 from forked import Child
 
 from dogpile_filesystem import cli
-from dogpile_filesystem.cli import formatting, parameters
+from dogpile_filesystem.cli import formatting, parameters, reading
 from dogpile_filesystem.flusher import later
 from dogpile_filesystem.lockfile.ledger import BLOCK, SHARDS, Ledger, Usage
 from dogpile_filesystem.store import entry
@@ -176,7 +176,7 @@ def test_no_cache_in_a_process(start, tmp_path):
     process = start("stats", tmp_path)
     out, err = process.communicate()
     assert (process.returncode, out) == (2, b"")
-    assert err.decode() == f"Error: {tmp_path} is no cache: pass the base_dir of a cache\n"
+    assert err.decode() == f"Error: {tmp_path} is not a cache: pass the base_dir of a cache\n"
 
 
 def test_no_name(run):
@@ -504,6 +504,15 @@ def listed(done):
     return [line.split()[-1] for line in done.stdout.splitlines()[1:]]
 
 
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("limit", [None, 1, 7, 100])
+def test_first(limit, reverse):
+    """With a limit, the first items are the same, in the same order, as those of the whole sorted list."""
+    items = [(number * 7919 % 31, number) for number in range(31)]
+    expected = sorted(items, reverse=reverse)[:limit]
+    assert list(reading.first(iter(items), lambda item: item, limit, reverse=reverse)) == expected
+
+
 @pytest.mark.parametrize(
     ("sort", "expected"), [("used", "bac"), ("size", "bac"), ("created", "acb"), ("key", "abc"), (None, "bac")]
 )
@@ -692,7 +701,7 @@ def test_check_repairs(filled, base_dir, run, wrong):
     told = json.loads(run("check", "--json").stdout)
     assert (told["ok"], told["mended"], told["damaged"]) == (False, None, wrong == "damaged")
     mended = run("check", "--repair")
-    assert (mended.exit_code, mended.stdout.splitlines()[-1]) == (0, "Mended.")
+    assert (mended.exit_code, mended.stdout.splitlines()[-1]) == (0, "Repaired.")
     assert run("check").exit_code == 0
     assert difference(base_dir) == []
 

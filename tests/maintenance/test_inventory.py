@@ -92,15 +92,6 @@ def test_content_that_was_left_behind(store, values_dir):
     assert candidate.size == 4 * BLOCK
 
 
-@pytest.mark.parametrize("reverse", [False, True])
-@pytest.mark.parametrize("limit", [None, 1, 7, 100])
-def test_first(limit, reverse):
-    """With a limit there are the same ones, in the same order, as without one before they are cut off."""
-    items = [(number * 7919 % 31, number) for number in range(31)]
-    expected = sorted(items, reverse=reverse)[:limit]
-    assert list(inventory.first(iter(items), lambda item: item, limit, reverse=reverse)) == expected
-
-
 def test_describe_value(store, clock, values_dir):
     """A value is described by its key, times, length and first bytes."""
     created = clock.now
@@ -363,6 +354,21 @@ def test_least_recent_of_one_time(fill, values_dir):
     for candidate in inventory.candidates(values_dir):
         os.utime(f"{values_dir}/{candidate.name[:2]}/{candidate.name}", ns=(0, 10**18))
     assert selection.selected(values_dir, selection.least_recent(values_dir, 20 * BLOCK)) == Removed(20, 20 * BLOCK)
+
+
+def test_least_recent_answers_twice(fill, values_dir):
+    """An entry gets the same answer whenever it is asked about, also among entries with one last use."""
+    fill(*(b"%d" % number for number in range(50)))
+    for candidate in inventory.candidates(values_dir):
+        os.utime(f"{values_dir}/{candidate.name[:2]}/{candidate.name}", ns=(0, 10**18))
+    select = selection.least_recent(values_dir, 20 * BLOCK)
+    first, second = ({}, {})
+    for answers in (first, second):
+        for each in inventory.candidates(values_dir):
+            path = f"{values_dir}/{each.name[:2]}/{each.name}"
+            answers[each.name] = select(each.name, os.stat(path), -1)
+    assert first == second
+    assert sum(first.values()) == 20
 
 
 def test_any_of(fill, values_dir):
