@@ -34,12 +34,12 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast, final
 
 from dogpile.cache import make_region
 
-from dogpile_filesystem.lockfile.ledger import BLOCK
+from dogpile_filesystem.layout import BLOCK
 
 if TYPE_CHECKING:
     from dogpile.cache.region import CacheRegion
 
-    from dogpile_filesystem.store.store import Store
+    from dogpile_filesystem.store import Store
 
 #: Bytes that the regions may take which have room for everything.
 AMPLE = 16 << 20

@@ -30,13 +30,12 @@ from click.testing import CliRunner
 from dogpile.cache import make_region
 from forked import Child
 
-from dogpile_filesystem import cli
+from dogpile_filesystem import cli, layout
 from dogpile_filesystem.cli import formatting, parameters
 from dogpile_filesystem.flusher import later
-from dogpile_filesystem.lockfile.ledger import BLOCK, SHARDS, Ledger, Usage
-from dogpile_filesystem.store import entry
+from dogpile_filesystem.layout import BLOCK, SHARDS, VALUE
+from dogpile_filesystem.lockfile.ledger import Ledger, Usage
 from dogpile_filesystem.store.access import Access
-from dogpile_filesystem.store.entry import VALUE
 from dogpile_filesystem.store.store import Store
 
 COMMAND = [sys.executable, "-m", "dogpile_filesystem"]
@@ -127,7 +126,7 @@ def snapshot(base_dir):
 
 
 def path_of(base_dir, kind, key):
-    name = entry.digest(kind, key)
+    name = layout.entry_name(kind, key)
     return f"{base_dir}/values/{name[:2]}/{name}"
 
 
@@ -582,7 +581,7 @@ def test_ls_of_what_is_damaged(store, base_dir, run):
     """An entry that cannot be read is listed by its file's name."""
     assert store.put(b"a", b"value")
     os.truncate(path_of(base_dir, VALUE, b"a"), 3)
-    assert f"(damaged: {entry.digest(VALUE, b'a')})" in run("ls", "--sort", "key").stdout
+    assert f"(damaged: {layout.entry_name(VALUE, b'a')})" in run("ls", "--sort", "key").stdout
     assert json.loads(run("ls", "--json").stdout)["key"] is None
 
 

@@ -22,7 +22,7 @@ from dogpile.cache import make_region
 
 from dogpile_filesystem import cli
 from dogpile_filesystem.cli import demo_job as demo
-from dogpile_filesystem.lockfile.ledger import BLOCK
+from dogpile_filesystem.layout import BLOCK
 
 WORKERS = 4
 MODULES = 8

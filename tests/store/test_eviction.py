@@ -10,9 +10,12 @@ import os
 import random
 from collections import OrderedDict
 
+import ondisk
 import pytest
 
-from dogpile_filesystem.lockfile.ledger import BLOCK, Usage
+from dogpile_filesystem import layout
+from dogpile_filesystem.layout import BLOCK
+from dogpile_filesystem.lockfile.ledger import Usage
 from dogpile_filesystem.store import eviction
 from dogpile_filesystem.store.reservation import Reservation
 
@@ -29,7 +32,7 @@ def put_all(store, clock, keys):
 
 def kept(store, keys):
     """Which of the keys are there, without using them."""
-    return [key for key in keys if os.path.exists(store._directory.place(1, key).path)]
+    return [key for key in keys if os.path.exists(ondisk.path(store, 1, key))]
 
 
 def test_oldest_goes_first(make_store, clock):
@@ -196,7 +199,7 @@ def test_entries_that_cannot_be_removed(make_store, clock, monkeypatch):
     """An entry that cannot be removed is skipped: the next one goes in its place."""
     store = make_store(cache_size=3 * BLOCK)
     put_all(store, clock, names(range(3)))
-    stuck = store._directory.place(1, b"0").digest
+    stuck = layout.place(1, b"0").digest
     unlink = os.unlink
 
     def refuse(path, **kwargs):
