@@ -145,9 +145,7 @@ def _check_shard(ledger: Ledger, shards: Shards, number: int, reader: Reader, *,
                 if repair:
                     for name in damaged:
                         shard.remove_quietly(name)
-    size = (
-        survey.size + sum(survey.left_over.values()) + sum(charge(found.st_size) for found in listing.entries.values())
-    )
+    size = survey.size + sum(charge(found.st_size) for found in listing.entries.values())
     disk = Usage(size, survey.reserved_entries + len(listing.entries), 1)
     unreadable = list(states.values()).count(State.UNREADABLE)
     return _Found(len(damaged), len(survey.left_over), unreadable, record, disk)

@@ -55,6 +55,7 @@ def describe(shards: Shards, seen: Seen, most: int = 0) -> Description:
     :raises Damaged: it is no entry of this version.
     :raises OSError: it cannot be read, or was removed.
     """
+    shards.directory.refuse_link(seen.name[:2])
     fd, directory = shards.directory.fd, shard_path(seen.shard)
     head, data = read_head(f"{directory}/{seen.name}", fd, most)
     if head.kind == VALUE:
@@ -69,8 +70,10 @@ def find(shards: Shards, kind: int, key: bytes) -> Seen | None:
 
     :raises OSError: its shard or its file cannot be looked at.
     """
+    where = place(kind, key)
     try:
-        return see(place(kind, key), shards.directory.fd)
+        shards.directory.refuse_link(where.name[:2])
+        return see(where, shards.directory.fd)
     except FileNotFoundError:
         return None
 

@@ -117,6 +117,7 @@ class Directory:
                 self.checked.clear()
         except (Refused, FileNotFoundError, NotADirectoryError):
             self.fd = -1  # What is open may still be there, under another name.
+            self._trusted_until = 0.0
             raise
         self.fd = self._opened.fd
 

@@ -18,6 +18,7 @@ from dogpile_filesystem.store.files import remove_tree
 from dogpile_filesystem.store.reading import Reader, State
 from dogpile_filesystem.store.recency import Recency
 from dogpile_filesystem.store.shard import Shards
+from dogpile_filesystem.store.visit import Visitor
 
 #: Number of entries that could not be removed and are remembered at most.
 _STALE_LIMIT = 10_000
@@ -34,10 +35,17 @@ class Remover:
     stale: ClassVar[dict[tuple[str, str], int]] = {}
 
     def __init__(
-        self, directory: Directory, shards: Shards, reader: Reader, recency: Recency, failures: Failures
+        self,
+        directory: Directory,
+        shards: Shards,
+        visitor: Visitor,
+        reader: Reader,
+        recency: Recency,
+        failures: Failures,
     ) -> None:
         self._directory = directory
         self._shards = shards
+        self._visitor = visitor
         self._reader = reader
         self._recency = recency
         self._failures = failures
@@ -46,7 +54,8 @@ class Remover:
         """Remove an entry; whether that was done."""
         directory = self._directory
         try:
-            directory.reopen_if_stale()
+            # At once, not after 50 ms: a removal that misses a new directory would leave a stale value there.
+            directory.look()
             os.stat(place.path, dir_fd=directory.fd, follow_symlinks=False)  # Mostly there is nothing to lock for.
             self._recency.forget(place.path)
             ledger = directory.ledger()
@@ -113,7 +122,8 @@ class Remover:
             self._directory.refuse_link(place.name[:2])
             with self._shards.locked(ledger, place.shard) as shard:
                 fd = shard.list().fd
-                if self._reader.state(place.name, fd) is State.DAMAGED:
-                    # It may be a directory. What it was charged nobody knows any more: count anew.
-                    remove_tree(place.name, fd)
-                    shard.recount()
+                if self._reader.state(place.name, fd) is State.WHOLE:
+                    return
+                remove_tree(place.name, fd)  # It may be a directory.
+            # Nobody knows any more what it was charged, and which content it had.
+            self._visitor.visit(ledger, place.shard)

@@ -290,25 +290,30 @@ class Shard:
 
     def recount(self) -> None:
         """
-        Write the record anew, from what lies in the shard.
+        Remove left-over files, and write the record anew, from what lies in the shard.
 
         :raises OSError: the shard cannot be listed, or the record cannot be written.
         """
         listing = self.list()
+        size = sum(charge(found.st_size) for found in listing.entries.values())
         survey = self.survey(listing)
-        size = survey.size + sum(survey.left_over.values())
-        size += sum(charge(found.st_size) for found in listing.entries.values())
-        self.count(size, survey.reserved_entries + len(listing.entries))
+        contents = sum(content_size for _, content_size in survey.contents.values())
+        self.settle(survey, size + contents, len(listing.entries))
 
-    def count(self, size: int, entries: int) -> None:
+    def settle(self, survey: Survey, size: int, entries: int) -> None:
         """
-        Say what was counted, after everything that was to be removed is gone.
+        Remove left-over files, and write the record anew.
 
+        :param size: bytes charged for the entries that stay, their contents included.
+        :param entries: the number of entries that stay.
         :raises OSError: the record cannot be written.
         """
+        for name, left_size in survey.left_over.items():
+            if not unlink_quietly(self._prefix + name, self._fd):
+                size += left_size
         self._size = self._entries = 0
         self._record = None
-        self._ledger.set(self.number, size, entries)
+        self._ledger.set(self.number, size + survey.reserved_size, entries + survey.reserved_entries)
 
 
 class Shards:

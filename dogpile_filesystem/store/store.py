@@ -98,7 +98,7 @@ class Store:
         self._room = Room(self.directory, self._bound, min_free_space, self.visitor, self._evictor, self._recency)
         self._writer = Writer(self.directory, self.shards, self._room, self.failures)
         self.reader = Reader(self.directory, self.signing_keys)
-        self.remover = Remover(self.directory, self.shards, self.reader, self._recency, self.failures)
+        self.remover = Remover(self.directory, self.shards, self.visitor, self.reader, self._recency, self.failures)
         self._stale = self.remover.stale
         later.add(self, self._recency, self._statistics)
 

@@ -25,7 +25,7 @@ from collections.abc import Callable, Mapping
 from dogpile_filesystem.failures import Failures
 from dogpile_filesystem.layout import CLEARED_PREFIX, SHARDS, kind_of
 from dogpile_filesystem.lockfile import Ledger
-from dogpile_filesystem.store.files import DIRECTORY_FLAGS, remove_tree, unlink_quietly
+from dogpile_filesystem.store.files import DIRECTORY_FLAGS, remove_tree
 from dogpile_filesystem.store.listing import Listing, Seen
 from dogpile_filesystem.store.shard import Shard, Shards, Survey
 
@@ -71,9 +71,7 @@ class Visitor:
             self._remove_cleared(f"{number:02x}")
             survey = shard.survey(listing)
             found = self._remove_expired(shard, listing, survey)
-            reserved = survey.reserved_size
-            left = sum(size for name, size in survey.left_over.items() if not unlink_quietly(name, listing.fd))
-            shard.count(reserved + left + sum(seen.size for seen in found), survey.reserved_entries + len(found))
+            shard.settle(survey, sum(seen.size for seen in found), len(found))
         return found
 
     def visit_patiently(self, ledger: Ledger, number: int) -> list[Seen]:

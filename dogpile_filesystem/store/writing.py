@@ -129,15 +129,15 @@ class Writer:
         """Reserve, write, publish; or discard."""
         ledger = self._directory.ledger()
         self._directory.refuse_link(incoming.place.name[:2])
-        try:
-            with Reservation(self._shards, ledger, incoming.place, incoming.unique_part, incoming.size) as reservation:
+        with Reservation(self._shards, ledger, incoming.place, incoming.unique_part, incoming.size) as reservation:
+            try:
                 if not self._write_locked(incoming, ledger, reservation):
                     self._write_unlocked(incoming, ledger, reservation)
                     self._publish(incoming, ledger, reservation)
-        except BaseException:
-            if incoming.file:
-                incoming.file.give_back()
-            raise
+            except BaseException:
+                if incoming.file:
+                    incoming.file.give_back()  # Before the reservation is discarded with its content.
+                raise
 
     def _write_locked(self, incoming: Incoming, ledger: Ledger, reservation: Reservation) -> bool:
         """Reserve, and write and publish at once what is not worth a second lock; whether that was done."""

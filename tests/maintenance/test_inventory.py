@@ -76,7 +76,10 @@ def test_candidates(store, fill, shards, base_dir):
         found(shards, VALUE, b"b"),
         found(shards, FILE, b"f"),
     }
-    assert all(each.used_ns == os.stat(f"{shards.directory.base_dir}/values/{each.name[:2]}/{each.name}").st_mtime_ns for each in listed)
+    assert all(
+        each.used_ns == os.stat(f"{shards.directory.base_dir}/values/{each.name[:2]}/{each.name}").st_mtime_ns
+        for each in listed
+    )
 
 
 def test_candidates_of_what_is_not_there(shards):
@@ -115,7 +118,7 @@ def test_describe_value(store, clock, shards):
     assert (seen.head.kind, seen.head.key, seen.head.is_signed, seen.content) == (VALUE, b"key", False, None)
     assert (seen.length, seen.start) == (7000, b"payloadpay")
     assert seen.head.created_ns // 10**9 == created
-    assert seen.candidate.used_ns // 10**9 == created + 100
+    assert seen.seen.used_ns // 10**9 == created + 100
 
 
 def test_describe_file(store, shards):
@@ -126,7 +129,7 @@ def test_describe_file(store, shards):
     seen = inventory.describe(shards, found(shards, FILE, b"key"), 4)
     assert (seen.head.kind, seen.head.key, seen.length, seen.start) == (FILE, b"key", 10_000, b"0123")
     assert (seen.content.position, seen.content.metadata) == (5, b'{"ct": 1}' * 1000)
-    assert seen.candidate.content == seen.content.name
+    assert seen.seen.content == seen.content.name
 
 
 @pytest.mark.parametrize("length", [0, 4031, 4032, 4063, 4064, 4065, 100_000])
@@ -332,8 +335,7 @@ def test_killed_removal(store, ledger, fill, shards, base_dir, spawn):
     fill(*(b"%d" % number for number in range(1000)))
     program = """
         import os, signal, sys
-        from dogpile_filesystem.maintenance import inventory, bulk as selection
-        from dogpile_filesystem.lockfile.ledger import Ledger
+        from dogpile_filesystem.maintenance import Cache, bulk as selection
         unlink, left = os.unlink, [333]
         def die(path, **arguments):
             unlink(path, **arguments)
@@ -341,7 +343,8 @@ def test_killed_removal(store, ledger, fill, shards, base_dir, spawn):
             if not left[0]:
                 os.kill(os.getpid(), signal.SIGKILL)
         os.unlink = die
-        selection.remove_entries(Ledger.open(f"{sys.argv[1]}/lock"), f"{sys.argv[1]}/values", lambda *_: True)
+        cache = Cache(sys.argv[1])
+        selection.remove_entries(cache.make_ledger(), cache.shards, lambda *_: True)
     """
     assert spawn(program, base_dir).wait() == -9
     disk = ondisk.usage_on_disk(base_dir)

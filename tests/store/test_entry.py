@@ -58,7 +58,7 @@ def test_other_kind():
 
 def test_digest_stays():
     """Names of entries never change within a format version: otherwise an upgrade loses the whole cache unnoticed."""
-    assert layout.entry_name(VALUE, b"key") == "6f99a5db24eb7719ce51cf9556d9e463"
+    assert layout.entry_name(VALUE, b"key") == "6f99a5db24eb7719ce51cf9556d9e463v"
     assert encoded(b"p", b"k", created_ns=0).hex() == (
         "89444653 da990cc3 01 01 0000 01000000 0100000000000000 0000000000000000 6b 70".replace(" ", "")
     )

@@ -14,8 +14,8 @@ import tempfile
 import pytest
 
 from dogpile_filesystem.store.access import Access
-from dogpile_filesystem.store.files import open_content_file
 from dogpile_filesystem.store.directory import Directory
+from dogpile_filesystem.store.files import open_content_file
 from dogpile_filesystem.store.ingest import ExternalFile
 
 
@@ -231,7 +231,7 @@ def test_file_that_deletes_itself(target):
 def test_other_filesystem(source_path, target, monkeypatch):
     """A movable file on another filesystem is copied, and its name removed."""
 
-    def rename(*_):
+    def rename(*_, **__):
         raise OSError(errno.EXDEV, "another filesystem")
 
     monkeypatch.setattr(os, "rename", rename)

@@ -134,7 +134,7 @@ def test_not_the_owner(recency, entry, monkeypatch):
     """Who may not set a time but may write the file sets it to now; who may not even that is not bothered."""
     utime, calls = os.utime, []
 
-    def refuse(path, *, ns=None, follow_symlinks=True):
+    def refuse(path, *, ns=None, dir_fd=None, follow_symlinks=True):
         calls.append(ns)
         if ns is not None or len(calls) > 2:
             raise PermissionError(1, "not permitted", path)

@@ -8,6 +8,7 @@ import errno
 import io
 import os
 import shutil
+import types
 
 import pytest
 
@@ -15,7 +16,7 @@ from dogpile_filesystem import layout
 from dogpile_filesystem.layout import BLOCK, FILE, VALUE
 from dogpile_filesystem.lockfile.ledger import Usage
 from dogpile_filesystem.lockfile.ranges import RangeLock
-from dogpile_filesystem.store import entry, visit
+from dogpile_filesystem.store import entry, reading
 from dogpile_filesystem.store import store as store_module
 
 
@@ -121,7 +122,7 @@ def test_symbolic_link_instead_of_an_entry(make_store, files, tmp_path):
 
 def test_another_key_with_the_same_digest(make_store, monkeypatch):
     """Of two keys with one digest, the one that was put last is a hit, the other a miss."""
-    monkeypatch.setattr(entry, "digest", lambda *_: "00" * 16)
+    monkeypatch.setattr(layout, "blake2b", lambda *_, **__: types.SimpleNamespace(hexdigest=lambda: "00" * 16))
     store = make_store()
     put_all(store, b"a", b"b")
     assert store.get(b"a") is None
@@ -363,7 +364,7 @@ def test_entry_that_cannot_be_read_for_now(make_store, monkeypatch):
         raise OSError(errno.EMFILE, "too many open files", path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(visit, "read_file_to_its_end", refuse)
+        patch.setattr(reading, "read_head", refuse)
         store.prune()
     assert read(store.get_file(b"a")) == b"content"
 
