@@ -1,13 +1,16 @@
 """
-The README: its examples print what it says, and each recipe keeps its promise.
+The README and the pages of docs/: their examples print what they say, each recipe does what it promises, their links
+lead somewhere, and their tables list everything that there is.
 """
 
 from __future__ import annotations
 
 import ctypes
+import importlib
 import io
 import os
 import re
+import shlex
 import shutil
 import stat
 import subprocess
@@ -18,18 +21,20 @@ import time
 from pathlib import Path
 
 import disks
+import documents
 import ondisk
 import pytest
-import readme
 from dogpile.cache import make_region
 from dogpile.cache.api import NO_VALUE
 from forked import Child, Forked
 from serving import Gunicorn, wait_for
 
+from dogpile_filesystem import arguments as argument_module
 from dogpile_filesystem.store import Store
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs to be root, to mount and to act as several users")
 MIB = 1 << 20
+RECIPES = "docs/recipes.md"
 _CLONE_NEWNS = 0x20000
 
 
@@ -48,7 +53,7 @@ def root():
 
 @pytest.fixture
 def recipe(root):
-    return lambda title: readme.recipe(title, root)
+    return lambda title: documents.section(RECIPES, title, root)
 
 
 @pytest.fixture
@@ -77,18 +82,138 @@ def failures(region):
     return dict(region.backend.store.failures.counts)
 
 
-def test_front(root):
-    """The examples before the recipes run one after the other, print what their comments say, and warn of nothing."""
-    assert readme.front(root).complaints() == ""
+def test_length_of_readme():
+    """The README has at most 250 lines, and its first screen has an example and the two commands."""
+    lines = documents.read(documents.README).splitlines()
+    assert len(lines) <= 250
+    first_screen = "\n".join(lines[:45])
+    assert "dogpile_filesystem demo" in first_screen
+    assert "# runs the tests" in first_screen
+    assert "make_region" in first_screen
 
 
-@pytest.mark.parametrize(("title", "needed"), [("Statistics", "dogpile"), ("Metrics and logging", "prometheus_client")])
-def test_chapter(root, title, needed):
-    """The examples of a chapter run one after the other, print what their comments say, and warn of nothing."""
-    pytest.importorskip(needed)
-    chapter = readme.chapter(title, root)
-    assert chapter.blocks("python")
-    assert chapter.complaints() == ""
+def test_links_of_readme():
+    """The README has no relative link or picture, since these lead nowhere on the page of the package index."""
+    assert documents.links(documents.README)
+    assert [link for link in documents.links(documents.README) if not link.startswith("https://")] == []
+
+
+def test_files_that_readme_names():
+    """Every file or directory that the README names in code, such as a page of docs/, exists."""
+    named = re.findall(r"`((?:docs|examples)/[^` ]*|[A-Z]+\.md)`", documents.read(documents.README))
+    assert named
+    assert [name for name in named if not (documents.ROOT / name).exists()] == []
+
+
+@pytest.mark.parametrize("page", documents.PAGES)
+def test_links(page):
+    """Every relative link of a page leads to a file that exists, and to a heading that this file has."""
+    broken = []
+    for link in documents.links(page):
+        if link.startswith("https://"):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (documents.ROOT / page).parent / path if path else documents.ROOT / page
+        if not target.is_file() or (
+            anchor and anchor not in documents.anchors(os.path.relpath(target, documents.ROOT))
+        ):
+            broken.append(link)
+    assert broken == []
+
+
+def test_index():
+    """The index of docs/ links to every other page there, and the README names every one of them."""
+    pages = {page for page in documents.PAGES if page.startswith("docs/")}
+    linked = {os.path.normpath(f"docs/{link}") for link in documents.links("docs/README.md")}
+    assert pages - linked == {"docs/README.md"}
+    assert [page for page in pages if f"`{page}`" not in documents.read(documents.README)] == []
+
+
+@pytest.mark.parametrize(
+    ("page", "title"),
+    [(page, title) for page in documents.PAGES if page != RECIPES for title in documents.titles_with(page, "python")],
+)
+def test_examples(root, page, title):
+    """The examples of a section run one after the other, print what their comments say, and cause no warning."""
+    section = documents.section(page, title, root)
+    if "prometheus_client" in section.text:
+        pytest.importorskip("prometheus_client")
+    assert section.complaints() == ""
+
+
+def test_every_recipe_is_tested():
+    """Each recipe has a test in this module."""
+    tested = set(re.findall(r'recipe\("(.*?)"\)', Path(__file__).read_text()))
+    assert tested == set(documents.titles(RECIPES))
+
+
+def test_arguments():
+    """The README lists all arguments of the backends, and no others."""
+    rows = documents.section(documents.README, "Arguments", Path()).text.splitlines()
+    listed = [name for row in rows if row.startswith("| `") for name in re.findall("`(.*?)`", row.split("|")[1])]
+    assert sorted(listed) == sorted(argument_module._KNOWN)
+
+
+def test_commands():
+    """The README and the page of the command line list all commands, and the latter also all options."""
+    pytest.importorskip("click")
+    pytest.importorskip("rich")
+    commands = importlib.import_module("dogpile_filesystem.cli").main.commands
+    rows = {row.split("`")[1].split()[0]: row for row in documents.rows("docs/command-line.md")}
+    for name, command in commands.items():
+        options = [option for parameter in command.params for option in parameter.opts if option.startswith("--")]
+        assert [option for option in options if option not in rows[name]] == []
+    listed = {row.split("`")[1].split()[0] for row in documents.rows(documents.README)}
+    assert set(commands) <= listed
+    assert set(commands) == {name for name in rows if name.isalpha()}
+
+
+def test_metrics(root):
+    """The page on metrics lists all metrics of the collector, and no others."""
+    pytest.importorskip("prometheus_client")
+    collector = importlib.import_module("dogpile_filesystem.prometheus").RegionCollector
+    arguments = {"base_dir": root / "cache", "max_entries": 100}
+    region = make_region().configure("paylogic.filesystem", arguments=arguments)
+    region.get_or_create("k", lambda: "v")
+    region.backend.prune()  # The ledger is counted, so that nothing is left out.
+    exported = {metric.name.removeprefix("dogpile_filesystem_") for metric in collector({"r": region}).collect()}
+    names = [name for row in documents.rows("docs/metrics.md") for name in re.findall("`(.*?)`", row.split("|")[1])]
+    listed = {name.partition("{")[0].removesuffix("_total") for name in names if not name.startswith("dogpile_")}
+    assert listed == exported
+
+
+def test_examples_of_the_command(root):
+    """The commands on the page of the command line work, and print lines with the labels that the page shows."""
+    pytest.importorskip("click")
+    pytest.importorskip("rich")
+    section = documents.section("docs/command-line.md", "", root)
+    arguments = {"base_dir": section.base_dir, "cache_size": "64MiB", "expiration_time": 3600}
+    region = make_region().configure("paylogic.filesystem", arguments=arguments)
+    for number in (*range(3), *range(1000, 1003)):
+        region.get_or_create(f"myapp.views:page|/product/{number}", lambda: "B" * 20_000)
+    region.get("myapp.views:page|/product/2")
+    region.backend.prune()
+    region.backend.stats()  # What was counted in memory is in the lock file now.
+
+    [transcript] = section.blocks("")
+    _, *examples = re.split(r"^\$ dogpile-filesystem ", transcript, flags=re.MULTILINE)
+    assert examples
+    for example in examples:
+        command, _, shown = example.partition("\n")
+        done = subprocess.run(
+            [sys.executable, "-m", "dogpile_filesystem", *shlex.split(command)],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        assert labels(done.stdout) == labels(shown), command
+
+
+def labels(output):
+    """The words at the beginning of each line that is not empty."""
+    return [re.match(r"(?:[A-Za-z]+(?: [a-z]+)*)?", line)[0] for line in output.splitlines() if line]
 
 
 def test_old_value(recipe, moved_clock):
