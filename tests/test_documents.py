@@ -62,7 +62,7 @@ def moved_clock(clock, monkeypatch):
     The clock of dogpile, and of the caches that are made from now on.
     """
     monkeypatch.setattr(time, "time", clock)
-    # A backend does not say which clock its store goes by.
+    # A backend has no argument for the clock of its store.
     monkeypatch.setitem(Store.__init__.__kwdefaults__, "clock", clock)
     return clock
 
@@ -175,7 +175,7 @@ def test_metrics(root):
     arguments = {"base_dir": root / "cache", "max_entries": 100}
     region = make_region().configure("paylogic.filesystem", arguments=arguments)
     region.get_or_create("k", lambda: "v")
-    region.backend.prune()  # The ledger is counted, so that nothing is left out.
+    region.backend.prune()  # Counts the ledger; before that, the collector leaves out the usage.
     exported = {metric.name.removeprefix("dogpile_filesystem_") for metric in collector({"r": region}).collect()}
     names = [name for row in documents.rows("docs/metrics.md") for name in re.findall("`(.*?)`", row.split("|")[1])]
     listed = {name.partition("{")[0].removesuffix("_total") for name in names if not name.startswith("dogpile_")}
@@ -193,7 +193,7 @@ def test_examples_of_the_command(root):
         region.get_or_create(f"myapp.views:page|/product/{number}", lambda: "B" * 20_000)
     region.get("myapp.views:page|/product/2")
     region.backend.prune()
-    region.backend.stats()  # What was counted in memory is in the lock file now.
+    region.backend.stats()  # Writes the counts in memory to the lock file.
 
     [transcript] = section.blocks("")
     _, *examples = re.split(r"^\$ dogpile-filesystem ", transcript, flags=re.MULTILINE)
@@ -218,8 +218,8 @@ def labels(output):
 
 def test_old_value(recipe, moved_clock):
     """
-    After a minute all callers of all processes get the old value at once while exactly one makes the new, and then the
-    new one; after a day nobody gets the old one.
+    After a minute, every caller in every process gets the old value without waiting while exactly one thread creates the
+    new one; then every caller gets the new value, and after a day the old one is a miss.
     """
     region = recipe("The old value while a new one is made").module().region
     made, go_on = [], threading.Event()
@@ -241,7 +241,7 @@ def test_old_value(recipe, moved_clock):
     assert [slow("k") for _ in range(3)] == [1, 1, 1]
     assert other.ask(61) == (1, [])
     go_on.set()
-    # Not by calling it: who read the old value just before the new one came starts another refresh.
+    # A call of slow() would start another refresh if it read the old value just before the new one is stored.
     wait_for(lambda: slow.get("k") == 2)
     assert slow("k") == 2
     assert other.ask(0) == (2, [])
@@ -251,7 +251,7 @@ def test_old_value(recipe, moved_clock):
 
 
 def test_old_value_if_the_creator_raises(recipe, moved_clock, monkeypatch):
-    """A refresh that raises leaves the old value in place, and the next caller starts another."""
+    """A refresh that raises leaves the old value in place, and the next caller starts another refresh."""
     region = recipe("The old value while a new one is made").module().region
     raised = []
     monkeypatch.setattr(threading, "excepthook", lambda arguments: raised.append(arguments.exc_value))
@@ -265,7 +265,7 @@ def test_old_value_if_the_creator_raises(recipe, moved_clock, monkeypatch):
 
 
 def test_expiry_per_function(recipe, moved_clock):
-    """Values expire by the time of their function, else by the region's, and none outlives the backend's."""
+    """A value expires after the time of its function, otherwise of its region, and at the latest that of the backend."""
     module = recipe("Expiry per function").module()
 
     def function(name, **arguments):
@@ -295,7 +295,7 @@ def test_expiry_per_function(recipe, moved_clock):
 
 
 def test_invalidation(recipe):
-    """All processes see an invalidation at once; after a soft one, they get the old value while one makes the new."""
+    """Every process sees an invalidation at once; after a soft one, it gets the old value while a thread creates the new."""
     region = recipe("Invalidation in all workers").module().region
     started, go_on = threading.Event(), threading.Event()
 
@@ -328,14 +328,14 @@ def test_invalidation(recipe):
 
 
 def test_invalidation_while_a_value_is_made(recipe):
-    """A value that is being made at the moment of an invalidation is kept."""
+    """A value that is being created at the moment of an invalidation is kept."""
     region = recipe("Invalidation in all workers").module().region
     region.get_or_create("k", region.invalidate)
     assert region.get("k") is None
 
 
 def test_one_tenant(recipe):
-    """Everything of a tenant goes at once, and nothing of others whose names begin likewise."""
+    """All values of one tenant are removed together, and none of a tenant whose name begins with the same characters."""
     section = recipe("Everything of one tenant at once")
     assert section.complaints() == ""
     module = section.module()
@@ -361,7 +361,7 @@ def test_one_tenant(recipe):
 
 
 def test_several_regions(recipe, usage_of):
-    """Regions on one directory keep their keys apart and share a bound; one with its own directory keeps its values."""
+    """Regions on one directory have separate keys and a common bound; a region with its own directory loses nothing."""
     section = recipe("Several regions")
     section.text = section.text.replace("2GiB", "1MiB").replace("64MiB", "256KiB")
     module = section.module()
@@ -401,7 +401,7 @@ def usage_of():
 
 
 def test_big_files(recipe, capsys):
-    """A file is moved in, not copied, read in parts, and nothing is left over, also where its creator raises."""
+    """A file is moved in, not copied, can be read in parts, and leaves nothing behind, even if its creator raises."""
     section = recipe("Big files")
     assert section.complaints() == ""
     module = section.module()
@@ -421,7 +421,7 @@ def test_big_files(recipe, capsys):
 
 @needs_root
 def test_two_users(recipe, loaded):
-    """What either user of the group stores, the other reads and replaces, whatever the umask; nobody else does."""
+    """Each user of the group can read and replace what the other stores, whatever the umask, and no other user can."""
     section = recipe("Shared by two users")
     group = 4242
     subprocess.run(section.find("`(install .*?)`").replace("-g myapp ", f"-g {group} ").split(), check=True)
@@ -445,7 +445,7 @@ def test_two_users(recipe, loaded):
 
 @needs_root
 def test_tmpfs(recipe, loaded):
-    """A cache on a tmpfs never fills it: it keeps its bound, and evicts to leave room to others."""
+    """A cache on a tmpfs never fills it: it keeps its bound, and evicts entries to leave room for other programs."""
     section = recipe("On tmpfs")
     options = section.find("`tmpfs [^ ]* tmpfs ([^ ]*) 0 0`")
     user = int(re.search(r"uid=(\d+)", options)[1])
@@ -469,7 +469,7 @@ def test_tmpfs(recipe, loaded):
 
 def make_read_only(volume, options):
     """
-    Give this process mounts of its own, of which only ``volume`` can be written to.
+    Give this process its own mounts, all of them read-only except for ``volume``.
     """
     if ctypes.CDLL(None, use_errno=True).unshare(_CLONE_NEWNS):
         pytest.skip(f"cannot unshare mounts here: {os.strerror(ctypes.get_errno())}")
@@ -477,19 +477,19 @@ def make_read_only(volume, options):
     with open("/proc/self/mounts") as mounts:
         mount_points = {line.split()[1] for line in mounts}
     for mount_point in mount_points:
-        # With "bind" it is this one mount that becomes read-only, not the filesystem for everybody.
+        # "bind" makes only this mount read-only, and not the filesystem in every process.
         subprocess.run(["mount", "-o", "remount,bind,ro", mount_point], check=False, capture_output=True)
     disks.run("mount", "-t", "tmpfs", "-o", options, "tmpfs", volume)
 
 
-# Among the faults, which run one after the other: as long as it lives, the copy that it has of all mounts keeps what
-# others unmount from being unmounted.
+# Marked as a fault, because those tests run one at a time: while this one runs, its copy of all mounts keeps other tests'
+# filesystems in use after they were unmounted.
 @pytest.mark.faults
 @needs_root
 def test_containers(recipe, loaded, monkeypatch):
     """
-    With a read-only root filesystem, a user who is not root and a volume that everybody can write to, files are moved
-    into a cache that is the user's alone; the volume itself is refused.
+    With a read-only root filesystem, an unprivileged user and a volume that everybody can write to, files are moved into
+    a private directory of the volume, while the volume itself is refused.
     """
     section = recipe("In containers")
     volume, user = section.find(r"mountPath: ([^}]+)}"), int(section.find(r"runAsUser: (\d+)"))
@@ -525,7 +525,7 @@ def test_containers(recipe, loaded, monkeypatch):
 
 
 def test_of_an_application(recipe, root):
-    """Each test of an application gets an empty cache, or none, whatever the application configured."""
+    """Each test of an application gets an empty cache, or no cache, whatever the application has configured."""
     section = recipe("Tests of an application")
     (root / "myapp.py").write_text(f"""
 from dogpile.cache import make_region
@@ -559,7 +559,7 @@ def test_without():
 
 @pytest.mark.servers
 def test_preloading_server(recipe, root):
-    """A region that the master used before it forked works in all workers, and they share what one of them made."""
+    """A region that the master used before it forked works in all workers, and they share the values of each worker."""
     pytest.importorskip("gunicorn")
     section = recipe("Preloading servers")
     (root / "myapp.py").write_text(section.blocks("python")[0])
