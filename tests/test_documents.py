@@ -218,8 +218,8 @@ def labels(output):
 
 def test_old_value(recipe, moved_clock):
     """
-    After a minute, every caller in every process gets the old value without waiting while exactly one thread creates the
-    new one; then every caller gets the new value, and after a day the old one is a miss.
+    After a minute, every caller in every process gets the old value without waiting while exactly one thread creates
+    the new one; then every caller gets the new value, and after a day the old one is a miss.
     """
     region = recipe("The old value while a new one is made").module().region
     made, go_on = [], threading.Event()
@@ -265,7 +265,7 @@ def test_old_value_if_the_creator_raises(recipe, moved_clock, monkeypatch):
 
 
 def test_expiry_per_function(recipe, moved_clock):
-    """A value expires after the time of its function, otherwise of its region, and at the latest that of the backend."""
+    """A value expires after the time of its function, or else of its region, and at the latest that of the backend."""
     module = recipe("Expiry per function").module()
 
     def function(name, **arguments):
@@ -295,7 +295,7 @@ def test_expiry_per_function(recipe, moved_clock):
 
 
 def test_invalidation(recipe):
-    """Every process sees an invalidation at once; after a soft one, it gets the old value while a thread creates the new."""
+    """All processes see an invalidation at once; after a soft one, they get the old value until a new one is there."""
     region = recipe("Invalidation in all workers").module().region
     started, go_on = threading.Event(), threading.Event()
 
@@ -335,7 +335,7 @@ def test_invalidation_while_a_value_is_made(recipe):
 
 
 def test_one_tenant(recipe):
-    """All values of one tenant are removed together, and none of a tenant whose name begins with the same characters."""
+    """All values of one tenant are removed together, and none of a tenant whose name only begins alike."""
     section = recipe("Everything of one tenant at once")
     assert section.complaints() == ""
     module = section.module()
@@ -482,14 +482,14 @@ def make_read_only(volume, options):
     disks.run("mount", "-t", "tmpfs", "-o", options, "tmpfs", volume)
 
 
-# Marked as a fault, because those tests run one at a time: while this one runs, its copy of all mounts keeps other tests'
-# filesystems in use after they were unmounted.
+# Marked as a fault, because those tests run one at a time: while this one runs, its copy of all mounts keeps the
+# filesystems of other tests in use after they were unmounted.
 @pytest.mark.faults
 @needs_root
 def test_containers(recipe, loaded, monkeypatch):
     """
-    With a read-only root filesystem, an unprivileged user and a volume that everybody can write to, files are moved into
-    a private directory of the volume, while the volume itself is refused.
+    With a read-only root filesystem, an unprivileged user and a volume that everybody can write to, files are moved
+    into a private directory of the volume, while the volume itself is refused.
     """
     section = recipe("In containers")
     volume, user = section.find(r"mountPath: ([^}]+)}"), int(section.find(r"runAsUser: (\d+)"))
