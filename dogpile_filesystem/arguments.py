@@ -17,8 +17,8 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dogpile_filesystem import entry
-from dogpile_filesystem.access import Access
+from dogpile_filesystem.store import entry
+from dogpile_filesystem.store.access import Access
 
 _KNOWN = (
     "base_dir",

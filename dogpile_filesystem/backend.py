@@ -24,13 +24,13 @@ from dogpile.cache.api import (
     SerializedReturnType,
 )
 
-from dogpile_filesystem.access import Refused
 from dogpile_filesystem.arguments import Arguments
-from dogpile_filesystem.check import Report
-from dogpile_filesystem.entry import FILE, VALUE
+from dogpile_filesystem.lockfile.statistics import Stats
+from dogpile_filesystem.maintenance.check import Report
 from dogpile_filesystem.predecessor import report_predecessor
-from dogpile_filesystem.statistics import Stats
-from dogpile_filesystem.store import Store
+from dogpile_filesystem.store.access import Refused
+from dogpile_filesystem.store.entry import FILE, VALUE
+from dogpile_filesystem.store.store import Store
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ import cases
 import ondisk
 import pytest
 
-from dogpile_filesystem.store import Store
+from dogpile_filesystem.store.store import Store
 
 
 class Clock:

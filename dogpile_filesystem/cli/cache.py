@@ -14,12 +14,12 @@ from collections.abc import Iterator
 
 import click
 
-from dogpile_filesystem.access import Access
 from dogpile_filesystem.cli import formatting
-from dogpile_filesystem.directory import TAG
-from dogpile_filesystem.files import READ_FLAGS
-from dogpile_filesystem.header import HEAD
-from dogpile_filesystem.ledger import Ledger
+from dogpile_filesystem.lockfile.format import HEAD
+from dogpile_filesystem.lockfile.ledger import Ledger
+from dogpile_filesystem.store.access import Access
+from dogpile_filesystem.store.directory import TAG
+from dogpile_filesystem.store.files import READ_FLAGS
 
 _HINT = "pass the base_dir of a cache"
 

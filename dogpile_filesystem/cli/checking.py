@@ -10,14 +10,14 @@ from typing import Any
 
 import click
 
-from dogpile_filesystem.check import Report, check_shards
-from dogpile_filesystem.check import check as check_directory
 from dogpile_filesystem.cli import formatting, parameters
 from dogpile_filesystem.cli.cache import Cache, open_cache
-from dogpile_filesystem.directory import Directory
 from dogpile_filesystem.failures import Failures
-from dogpile_filesystem.ledger import SHARDS, Usage
-from dogpile_filesystem.visit import Visitor
+from dogpile_filesystem.lockfile.ledger import SHARDS, Usage
+from dogpile_filesystem.maintenance.check import Report, check_shards
+from dogpile_filesystem.maintenance.check import check as check_directory
+from dogpile_filesystem.store.directory import Directory
+from dogpile_filesystem.store.visit import Visitor
 
 
 @click.command()

@@ -10,14 +10,15 @@ import time
 
 import click
 
-from dogpile_filesystem import inventory, selection
 from dogpile_filesystem.cli import formatting, parameters
 from dogpile_filesystem.cli.cache import Cache, open_cache
 from dogpile_filesystem.failures import Failures
-from dogpile_filesystem.ledger import SHARDS
-from dogpile_filesystem.selection import Removed, Select
-from dogpile_filesystem.store import Store
-from dogpile_filesystem.visit import CLEARED_PREFIX, Visitor
+from dogpile_filesystem.lockfile.ledger import SHARDS
+from dogpile_filesystem.maintenance import bulk as selection
+from dogpile_filesystem.maintenance import inventory
+from dogpile_filesystem.maintenance.bulk import Removed, Select
+from dogpile_filesystem.store.store import Store
+from dogpile_filesystem.store.visit import CLEARED_PREFIX, Visitor
 
 
 @click.command()

@@ -21,7 +21,7 @@ from rich.table import Table
 from dogpile_filesystem.cli import formatting
 
 if TYPE_CHECKING:
-    from dogpile_filesystem import demo as job
+    from dogpile_filesystem.cli import demo_job as job
 
 #: What the regions of the demo are called in its tables.
 _LABELS = {"modules": "modules", "archives": "archives", "scarce": "small bound"}
@@ -40,7 +40,7 @@ def demo(base_dir: Path | None, workers: int, modules: int | None) -> None:
     They analyse Python's standard library. Uses a temporary directory and removes it, unless --base-dir names one. The
     exit code is 1 if anything is not as it must be: a value created twice, a result that differs, a bound exceeded.
     """
-    from dogpile_filesystem import demo as job  # noqa: PLC0415 - a lot, which only this command needs
+    from dogpile_filesystem.cli import demo_job as job  # noqa: PLC0415 - a lot, which only this command needs
 
     console = Console(highlight=False)
     with _unwound_when_terminated(), _directory(base_dir) as directory, console.status("Starting") as status:

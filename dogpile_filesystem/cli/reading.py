@@ -12,13 +12,13 @@ from typing import Any, NamedTuple
 
 import click
 
-from dogpile_filesystem import inventory
 from dogpile_filesystem.cli import formatting, parameters
 from dogpile_filesystem.cli.cache import Cache, open_cache
-from dogpile_filesystem.entry import Damaged
-from dogpile_filesystem.inventory import Description
-from dogpile_filesystem.statistics import recorded
-from dogpile_filesystem.visit import Candidate
+from dogpile_filesystem.lockfile.statistics import recorded
+from dogpile_filesystem.maintenance import inventory
+from dogpile_filesystem.maintenance.inventory import Description
+from dogpile_filesystem.store.entry import Damaged
+from dogpile_filesystem.store.visit import Candidate
 
 _KIND_NAMES = {kind: name for name, kind in parameters.KINDS.items()}
 #: dogpile's metadata of a value lie in so many of its first bytes.

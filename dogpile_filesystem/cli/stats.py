@@ -20,8 +20,8 @@ from rich.text import Text
 
 from dogpile_filesystem.cli import formatting, parameters
 from dogpile_filesystem.cli.cache import Cache, open_cache
-from dogpile_filesystem.ledger import NEVER, SHARDS, Usage
-from dogpile_filesystem.statistics import Counts, Recorded, recorded
+from dogpile_filesystem.lockfile.ledger import NEVER, SHARDS, Usage
+from dogpile_filesystem.lockfile.statistics import Counts, Recorded, recorded
 
 #: Label, number, rate, remark.
 _Row = tuple[str, str, str, str]

@@ -1,0 +1,3 @@
+"""
+The one lock file of a cache directory: its locks and its tables.
+"""

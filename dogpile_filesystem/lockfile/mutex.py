@@ -1,0 +1,144 @@
+"""
+The creation mutex of a key: a byte of the lock file.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+
+from dogpile_filesystem.failures import LOCK_TIMEOUT, Failures
+from dogpile_filesystem.lockfile.file import LockFile, detached_lock_file
+from dogpile_filesystem.lockfile.ranges import RangeLock
+from dogpile_filesystem.lockfile.statistics import Statistics
+
+#: Lock files deleted in the course of one acquisition, after which the one at hand is good enough.
+_DELETIONS = 10
+
+
+class KeyMutex:
+    """
+    The mutex of one key: at most one thread of one process holds it.
+
+    Concurrency. Any number of objects may stand for one key. One object may be shared by threads, and released by
+    another thread than acquired it. Not reentrant. Under gevent a wait lets other greenlets go on.
+
+    Crash. A killed holder's mutex is free at once.
+
+    Limits. Where the lock file cannot be used, other processes are not excluded: the value is then created more
+    than once, but it is created.
+
+    :param path: of the lock file.
+    :param open_file: opens the one that is there now; called with True if the one that it gave before was deleted.
+    :param offset: the key's byte in it.
+    :param lock_timeout: seconds after which a waiter goes on without the lock; None: never.
+    :param failures: where trouble is reported.
+    :param statistics: where waits are counted.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        open_file: Callable[[bool], LockFile],
+        offset: int,
+        lock_timeout: float | None,
+        failures: Failures,
+        statistics: Statistics,
+    ) -> None:
+        self._path = path
+        self._open_file = open_file
+        self._offset = offset
+        self._lock_timeout = lock_timeout
+        self._failures = failures
+        self._statistics = statistics
+        # The ranges held, with the process that holds each: a child must not release what its parent holds. One; two
+        # if the lock file was moved away and a second thread has taken the new one: then the older is released first.
+        self._held: list[tuple[LockFile, RangeLock, int]] = []
+        # Threads that gave up waiting, and whose release is not that of the holder.
+        self._without: set[int] = set()
+
+    def acquire(self, wait: bool = True) -> bool:
+        """
+        Take the mutex.
+
+        :param wait: whether to wait for it, for ``lock_timeout`` at most.
+        :return: whether it was obtained. After a timeout the caller may go on as if it were.
+        """
+        if not wait:
+            return self._acquire(wait=False)
+        waited = not self._acquire(wait=False)
+        obtained = not waited or self._wait()
+        self._statistics.second_looks[threading.get_ident()] = self._offset, waited
+        return obtained
+
+    def _wait(self) -> bool:
+        began = time.monotonic()
+        obtained = self._acquire(wait=True)
+        waited_ns = int((time.monotonic() - began) * 1e9)
+        self._statistics.mutex_waits += 1
+        self._statistics.mutex_wait_ns += waited_ns
+        if not obtained:
+            self._go_without()
+        return obtained
+
+    def _acquire(self, *, wait: bool) -> bool:
+        give_up_at = None if self._lock_timeout is None else time.monotonic() + self._lock_timeout
+        file = self._current_file()
+        for deleted in range(_DELETIONS + 1):
+            timeout = None if give_up_at is None else max(0.0, give_up_at - time.monotonic())
+            try:
+                lock = file.acquire(self._offset, wait=wait, timeout=timeout)
+            except OSError as error:
+                file = self._detached_file(error)
+                lock = file.acquire(self._offset, wait=wait, timeout=timeout)
+            if lock is None:
+                return False
+            if file.fd < 0 or file.is_current(self._path) or deleted == _DELETIONS:
+                # What the parent of a forked process held is not this one's to release.
+                self._held[:] = [held for held in self._held if held[2] == os.getpid()]
+                self._held.append((file, lock, os.getpid()))
+                return True
+            # The directory was deleted while this thread waited: others lock a new file by now.
+            file.release(lock)
+            file = self._current_file(deleted=True)
+        raise AssertionError  # The last round returns.
+
+    def release(self) -> None:
+        """
+        Give the mutex back. Harmless for a thread that gave up waiting for it, and if nobody holds it.
+        """
+        thread = threading.get_ident()
+        self._statistics.second_looks.pop(thread, None)
+        if thread in self._without:
+            self._without.discard(thread)
+            return
+        if self._held:
+            file, lock, holder = self._held.pop(0)
+            if holder == os.getpid():
+                file.release(lock)
+
+    def locked(self) -> bool:
+        """Whether anybody holds the mutex, here or in another process. Takes nothing."""
+        file = self._current_file()
+        lock = file.borrow(self._offset, 1)
+        try:
+            return lock.is_held()
+        finally:
+            file.give_back(lock)
+
+    def _current_file(self, *, deleted: bool = False) -> LockFile:
+        try:
+            return self._open_file(deleted)
+        except OSError as error:
+            return self._detached_file(error)
+
+    def _detached_file(self, error: OSError) -> LockFile:
+        self._failures.report_error(error, "cannot use the lock file, so that values may be created twice")
+        return detached_lock_file(self._path)
+
+    def _go_without(self) -> None:
+        self._without.add(threading.get_ident())
+        what = "waited %s s for another creator, and go on without the lock: raise lock_timeout, or see what it does"
+        self._failures.report(LOCK_TIMEOUT, what, self._lock_timeout)

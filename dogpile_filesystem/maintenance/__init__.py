@@ -1,0 +1,3 @@
+"""
+A cache seen from outside, entry by entry.
+"""

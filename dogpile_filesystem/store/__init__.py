@@ -1,0 +1,3 @@
+"""
+One bounded directory of entries.
+"""

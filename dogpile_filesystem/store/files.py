@@ -1,0 +1,164 @@
+"""
+Files: reading whole entries, writing and removing, files and trees, and the flags with which all of that is done.
+
+No symbolic link is followed in the last part of a path, and nothing that is opened is inherited by other programs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+
+from dogpile_filesystem.store import entry
+
+# Who opens a FIFO that lies in the place of an entry must not wait for somebody to write to it.
+READ_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+CREATE_FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+
+#: The first read asks for so many bytes: most entries are read in one call.
+_READ_SIZE = 1 << 16
+
+
+class Reader(io.BufferedReader):
+    """
+    A stored file, opened for one reader, who closes it.
+
+    A reader that is dropped unclosed is closed quietly: dogpile drops those of expired values.
+    """
+
+    def __del__(self) -> None:
+        self.close()
+
+
+def open_reader(path: str) -> Reader:
+    """
+    Open a file for a reader.
+
+    :raises OSError: it is missing, or cannot be opened.
+    """
+    return Reader(io.FileIO(path, "rb", opener=_open_to_read))
+
+
+def _open_to_read(path: str, _flags: int) -> int:
+    return os.open(path, READ_FLAGS)
+
+
+def read_file(path: str, dir_fd: int | None = None) -> bytes:
+    """
+    All of a file, as most filesystems hand it out: less than asked for is the end.
+
+    :param dir_fd: the directory that the path begins in.
+    :raises OSError: it is missing, or cannot be read.
+    """
+    fd = os.open(path, READ_FLAGS, dir_fd=dir_fd)
+    try:
+        data = os.read(fd, _READ_SIZE)
+        return data if len(data) < _READ_SIZE else _read_on(fd, data)
+    finally:
+        os.close(fd)
+
+
+def read_file_to_its_end(path: str, dir_fd: int | None = None) -> bytes:
+    """As :func:`read_file`, for a filesystem that may hand out less than it was asked for (FUSE)."""
+    fd = os.open(path, READ_FLAGS, dir_fd=dir_fd)
+    try:
+        return _read_on(fd, os.read(fd, _READ_SIZE))
+    finally:
+        os.close(fd)
+
+
+def _read_on(fd: int, data: bytes) -> bytes:
+    """What was read of an entry, and the rest. Of a file that is longer than it says, some more: that is damage."""
+    size, length = os.fstat(fd).st_size, entry.length_of(data)
+    if length is not None and size > length:
+        return data + os.read(fd, 1)  # Not the gigabytes that may follow.
+    chunks = [data]
+    while chunks[-1]:
+        chunks.append(os.read(fd, max(_READ_SIZE, size)))
+    return b"".join(chunks)
+
+
+def has_holes(fd: int, length: int) -> bool:
+    """
+    Whether parts of a file were never written; no, where the filesystem cannot tell. Leaves the position at 0.
+    """
+    if not length or not hasattr(os, "SEEK_HOLE"):
+        return False
+    try:
+        return os.lseek(fd, 0, os.SEEK_HOLE) < length
+    except OSError:
+        return False
+    finally:
+        os.lseek(fd, 0, os.SEEK_SET)
+
+
+def filesystem_type(device: int) -> str:
+    """The type of the filesystem on a device, such as ``ext4``; empty where the system does not tell: not on Linux."""
+    number = b"%d:%d" % (os.major(device), os.minor(device))
+    with contextlib.suppress(OSError, ValueError, IndexError), open("/proc/self/mountinfo", "rb") as mounts:
+        for mount in mounts:
+            fields = mount.split()
+            if fields[2] == number:
+                return fields[fields.index(b"-") + 1].decode()
+    return ""
+
+
+def write_all(fd: int, parts: list[bytes]) -> None:
+    """
+    Write the parts one after the other: a single call may write less than it was asked, without an error.
+
+    :raises OSError: they cannot all be written.
+    """
+    written = os.writev(fd, parts)
+    while written != sum(map(len, parts)):
+        while written >= len(parts[0]):
+            written -= len(parts[0])
+            parts = parts[1:]
+        written += os.write(fd, memoryview(parts[0])[written:])
+
+
+def unlink_quietly(path: str, dir_fd: int | None = None) -> bool:
+    """Remove a file; whether that was done."""
+    try:
+        os.unlink(path, dir_fd=dir_fd)
+    except OSError:
+        return False
+    return True
+
+
+def open_below(directory: str, name: str) -> int:
+    """
+    Open a directory by its name in another one. Neither may be a symbolic link.
+
+    :raises OSError: it is missing, no directory, or a symbolic link.
+    """
+    parent = os.open(directory, DIRECTORY_FLAGS | os.O_NOFOLLOW)
+    try:
+        return os.open(name, DIRECTORY_FLAGS | os.O_NOFOLLOW, dir_fd=parent)
+    finally:
+        with contextlib.suppress(OSError):
+            os.close(parent)
+
+
+def remove_tree(name: str, dir_fd: int) -> None:
+    """
+    Remove a directory of another one, with all that is in it; what cannot be removed stays. Nothing outside is touched,
+    whatever symbolic links are put in the way meanwhile (``shutil.rmtree`` cannot begin at a descriptor before 3.11).
+    """
+    try:
+        fd = os.open(name, DIRECTORY_FLAGS | os.O_NOFOLLOW, dir_fd=dir_fd)
+    except OSError:
+        unlink_quietly(name, dir_fd)
+        return
+    try:
+        for inner in os.listdir(fd):
+            if not unlink_quietly(inner, fd):
+                remove_tree(inner, fd)
+    except OSError:
+        pass  # It stays.
+    finally:
+        os.close(fd)
+    with contextlib.suppress(OSError):
+        os.rmdir(name, dir_fd=dir_fd)

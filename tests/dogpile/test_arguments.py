@@ -1,0 +1,183 @@
+"""
+Arguments: what is accepted, in whatever form, and what is refused with an error that helps.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import warnings
+from pathlib import Path
+
+import pytest
+
+from dogpile_filesystem.arguments import Arguments
+from dogpile_filesystem.store.access import Access
+
+
+def parse(**arguments):
+    return Arguments.parse({"base_dir": "/nonexistent/cache", **arguments})
+
+
+def test_defaults():
+    """Without arguments: 1 GiB, no other bound, no expiry, creators excluded without a timeout, files copied."""
+    expected = Arguments("/nonexistent/cache", 1 << 30, None, None, True, None, False, None, Access(), ())
+    assert parse() == expected
+
+
+@pytest.mark.parametrize(
+    ("dir_mode", "file_mode", "modes"),
+    [
+        (None, None, (0o700, 0o600)),
+        ("2770", None, (0o2770, 0o660)),
+        ("0o2770", "0660", (0o2770, 0o660)),
+        (0o750, 0o640, (0o750, 0o640)),
+        (0o755, None, (0o755, 0o644)),
+    ],
+    ids=repr,
+)
+def test_modes(dir_mode, file_mode, modes):
+    """Modes are numbers or octal strings; files get the mode of directories, but for what is of no use to a file."""
+    access = parse(dir_mode=dir_mode, file_mode=file_mode).access
+    assert (access.dir_mode, access.file_mode) == modes
+
+
+@pytest.mark.parametrize("mode", [770, "rwx", 0o4700, 0o570, "0o777"], ids=repr)
+def test_wrong_modes(mode):
+    """A mode that was not given in octal, keeps its owner out, or lets everybody in, is refused."""
+    with pytest.raises(ValueError, match="dir_mode"):
+        parse(dir_mode=mode)
+
+
+def test_signing_keys():
+    """A secret is bytes or a string, or there is a list of them; the same secret makes the same key."""
+    key = parse(signing_key="secret").signing_keys
+    assert key == parse(signing_key=b"secret").signing_keys == parse(signing_key=["secret"]).signing_keys
+    assert parse(signing_key=["new", b"secret"]).signing_keys[1:] == key
+    assert parse(signing_key=None).signing_keys == parse(signing_key="").signing_keys == ()
+
+
+@pytest.mark.parametrize("secret", [b"", [], ["a", ""], 5, ["a", 5], {"a"}], ids=repr)
+def test_wrong_signing_keys(secret):
+    """A secret that is empty or of another type is refused, and never shown."""
+    with pytest.raises((TypeError, ValueError), match="signing_key"):
+        parse(signing_key=secret)
+    assert "hidden" not in repr(parse(signing_key="hidden"))
+
+
+@pytest.mark.parametrize(
+    ("value", "size"),
+    [
+        (4096, 4096),
+        (1e6, 1_000_000),
+        ("4096", 4096),
+        ("512MiB", 512 << 20),
+        ("10GB", 10**10),
+        (" 1.5 kib ", 1536),
+        ("2TiB", 2 << 40),
+        ("7b", 7),
+        (None, None),
+        ("None", None),
+        ("", None),
+    ],
+    ids=repr,
+)
+def test_cache_size(value, size):
+    """A size is a number of bytes, or a string with a unit of powers of 1000 or 1024."""
+    assert parse(cache_size=value).cache_size == size
+
+
+@pytest.mark.parametrize(("value", "count"), [(3, 3), ("3", 3), (None, None), ("none", None)], ids=repr)
+def test_max_entries(value, count):
+    """A number of entries is a whole number, or None."""
+    assert parse(max_entries=value).max_entries == count
+
+
+@pytest.mark.parametrize("name", ["expiration_time", "lock_timeout"])
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [(5, 5.0), (0.5, 0.5), ("2.5", 2.5), (datetime.timedelta(minutes=1), 60.0), (None, None), ("none", None)],
+    ids=repr,
+)
+def test_seconds(name, value, seconds):
+    """A time is a number of seconds or a timedelta."""
+    assert getattr(parse(**{name: value}), name) == seconds
+
+
+@pytest.mark.parametrize("name", ["distributed_lock", "file_movable"])
+@pytest.mark.parametrize(
+    ("value", "flag"),
+    [(True, True), ("true", True), ("Yes", True), (1, True), (False, False), ("off", False)],
+    ids=repr,
+)
+def test_flags(name, value, flag):
+    """A flag is a boolean, or a word for it."""
+    assert getattr(parse(**{name: value}), name) is flag
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "error"),
+    [
+        ("cache_size", 0, ValueError),
+        ("cache_size", -1, ValueError),
+        ("cache_size", float("nan"), ValueError),
+        ("cache_size", "12 parsecs", ValueError),
+        ("cache_size", "GiB", ValueError),
+        ("cache_size", True, TypeError),
+        ("cache_size", [1], TypeError),
+        ("expiration_time", 10**400, ValueError),
+        ("lock_timeout", 1e11, ValueError),
+        ("max_entries", 0, ValueError),
+        ("max_entries", "many", ValueError),
+        ("max_entries", 1.5, TypeError),
+        ("max_entries", True, TypeError),
+        ("expiration_time", 0, ValueError),
+        ("expiration_time", datetime.timedelta(0), ValueError),
+        ("expiration_time", float("inf"), ValueError),
+        ("expiration_time", "soon", ValueError),
+        ("expiration_time", True, TypeError),
+        ("lock_timeout", -1, ValueError),
+        ("lock_timeout", b"1", TypeError),
+        ("distributed_lock", "maybe", ValueError),
+        ("distributed_lock", 2, ValueError),
+        ("file_movable", None, TypeError),
+        ("base_dir", "", ValueError),
+        ("base_dir", "a\0b", ValueError),
+        ("base_dir", __file__, ValueError),
+        ("base_dir", 5, TypeError),
+        ("base_dir", None, TypeError),
+    ],
+)
+def test_refused(name, value, error):
+    """What is out of range or of the wrong type is refused, by name, with the value and what to pass instead."""
+    with pytest.raises(error, match=name) as caught:
+        parse(**{name: value})
+    assert repr(value) in str(caught.value)
+    assert "pass " in str(caught.value)
+
+
+def test_base_dir(monkeypatch, tmp_path):
+    """The directory may be path-like, relative, of bytes, or start at the home directory. It has to be named."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    for base_dir in ("~/cache", Path("cache"), "x/../cache", os.fsencode(tmp_path / "cache")):
+        assert Arguments.parse({"base_dir": base_dir}).base_dir == str(tmp_path / "cache")
+    with pytest.raises(TypeError, match="base_dir"):
+        Arguments.parse({})
+
+
+def test_unknown():
+    """An unknown argument is warned of, with the nearest known name, and ignored."""
+    with pytest.warns(UserWarning, match="cache_sise.*cache_size"):
+        assert parse(cache_sise=1).cache_size == 1 << 30
+    with pytest.warns(UserWarning, match="zzz.*known are base_dir"):
+        parse(zzz=1)
+
+
+def test_nothing_is_modified():
+    """The dictionary that was handed in stays as it was."""
+    arguments = {"base_dir": "~/cache", "cache_size": "1KiB", "other": 1}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        Arguments.parse(arguments)
+    assert arguments == {"base_dir": "~/cache", "cache_size": "1KiB", "other": 1}

@@ -1,0 +1,261 @@
+"""
+Invalidation for all processes: seen at once, kept, and not lost with what somebody deletes.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+
+import pytest
+from dogpile.cache import make_region
+from dogpile.cache.api import NO_VALUE
+from forked import Child
+
+from dogpile_filesystem import FilesystemInvalidation
+from dogpile_filesystem.lockfile.ledger import Ledger
+
+
+@pytest.fixture
+def make_regions(base_dir):
+    """Makes two regions on one directory, which know of each other as little as two processes do."""
+
+    def make(**arguments):
+        return [
+            make_region().configure(
+                "paylogic.filesystem",
+                arguments={"base_dir": base_dir},
+                region_invalidator=FilesystemInvalidation(base_dir),
+                **arguments,
+            )
+            for _ in range(2)
+        ]
+
+    return make
+
+
+def test_hard(make_regions):
+    """After a hard invalidation all older values are misses for everybody, and newer ones are hits."""
+    one, other = make_regions()
+    one.set("k", "old")
+    assert other.get("k") == "old"
+    other.invalidate()
+    assert one.get("k") is other.get("k") is NO_VALUE
+    assert one.get_or_create("k", lambda: "new") == "new"
+    assert other.get_or_create("k", lambda: "unused") == "new"
+
+
+def test_soft(make_regions):
+    """After a soft invalidation one creator makes a new value, and others are served the old one meanwhile."""
+    one, other = make_regions(expiration_time=3600)
+    one.set("k", "old")
+    other.invalidate(hard=False)
+    assert one.get("k") is NO_VALUE
+    served = []
+
+    def create():
+        served.append(other.get_or_create("k", lambda: "created twice"))
+        return "new"
+
+    assert one.get_or_create("k", create) == "new"
+    assert served == ["old"]
+    assert other.get_or_create("k", lambda: "unused") == "new"
+
+
+def test_one_after_the_other(base_dir, make_regions):
+    """A hard invalidation takes the place of a soft one; a soft one leaves a hard one as it is."""
+    one, _ = make_regions()
+    one.set("k", "value")
+    times = [time.time()]
+    invalidator = FilesystemInvalidation(base_dir)
+    for hard in (False, True, False):
+        invalidator.invalidate(hard=hard)
+        times.append(time.time())
+        assert invalidator.was_soft_invalidated() is not hard
+        assert invalidator.is_invalidated(times[-2])
+        assert not invalidator.is_invalidated(times[-1])
+    assert invalidator.was_hard_invalidated()
+    assert [invalidator.is_hard_invalidated(each) for each in times] == [True, True, False, False]
+    assert [invalidator.is_soft_invalidated(each) for each in times] == [True, True, True, False]
+
+
+def test_other_process(make_regions, spawn, base_dir):
+    """An invalidation is seen by the next read in another process that has read before, and in its children."""
+    one, _ = make_regions()
+    one.set("k", "value")
+    assert one.get("k") == "value"
+    process = spawn(
+        """
+        import sys
+        from dogpile_filesystem import FilesystemInvalidation
+        FilesystemInvalidation(sys.argv[1]).invalidate()
+        """,
+        base_dir,
+    )
+    assert process.wait() == 0
+    assert one.get("k") is NO_VALUE
+    one.set("k", "value")
+    assert Child(lambda: one.get("k")).result() == "value"
+    assert Child(one.invalidate).result() is None
+    assert one.get("k") is NO_VALUE
+
+
+def test_one_look(make_regions, monkeypatch):
+    """A hit costs one read of 16 bytes, by whatever way dogpile comes to it."""
+    one, _ = make_regions(expiration_time=3600)
+    one.set("k", "value")
+    one.get("k")
+    reads, pread = [], os.pread
+
+    def count(fd, length, offset):
+        reads.append(length)
+        return pread(fd, length, offset)
+
+    monkeypatch.setattr(os, "pread", count)
+    assert one.get("k") == "value"
+    assert reads == [16]
+    assert one.get_or_create("k", lambda: "unused") == "value"
+    assert reads == [16, 16]
+
+
+def test_asked_again(base_dir, make_regions):
+    """What dogpile's two questions share is no answer to a third one."""
+    one, _ = make_regions()
+    one.set("k", "value")
+    asked, another = FilesystemInvalidation(base_dir), FilesystemInvalidation(base_dir)
+    age = time.time()
+    assert not asked.is_hard_invalidated(age)
+    assert not asked.is_soft_invalidated(age)
+    another.invalidate(hard=False)
+    assert asked.is_soft_invalidated(age)
+
+
+def test_directory_deleted(make_regions, base_dir):
+    """Where there is no directory, nothing raises; one that is made again is invalidated as any other."""
+    one, other = make_regions()
+    shutil.rmtree(base_dir)
+    one.invalidate()
+    assert one.get("k") is NO_VALUE
+    assert not os.path.exists(base_dir)
+    one.set("k", "value")
+    assert other.get("k") == "value"
+    other.invalidate()
+    assert one.get("k") is NO_VALUE
+
+
+@pytest.mark.parametrize("hard", [True, False])
+def test_not_to_be_written(make_regions, caplog, monkeypatch, hard):
+    """Where the lock file cannot be written, an invalidation acts in its own process, and that is logged."""
+    one, other = make_regions(expiration_time=3600)
+    one.set("k", "value")
+
+    def fail(ledger, now, *, hard):
+        raise OSError(30, "read-only")
+
+    monkeypatch.setattr(Ledger, "stamp", fail)
+    one.invalidate(hard=hard)
+    assert "other processes do not see an invalidation" in caplog.text
+    assert one.get("k") is NO_VALUE
+    assert other.get("k") == "value"
+    assert one.get_or_create("k", lambda: "new") == "new"
+    assert one.get("k") == "new"
+
+
+@pytest.mark.parametrize("harm", ["truncated", "zeroed", "overwritten", "a directory", "deleted"])
+def test_lock_file_that_cannot_be_read(base_dir, make_regions, open_descriptors, harm):
+    """
+    Where the stamps cannot be read, the last ones known hold, and who knows none takes everything for invalidated. So
+    nothing that was invalidated comes back, and it does not cost a descriptor with each read.
+    """
+    one, other = make_regions()
+    one.set("old", "value")
+    one.invalidate()
+    other.set("new", "value")
+    assert [one.get("old"), one.get("new")] == [NO_VALUE, "value"]
+    lock = f"{base_dir}/lock"
+    if harm == "truncated":
+        os.truncate(lock, 0)
+    elif harm in ("zeroed", "overwritten"):
+        with open(lock, "r+b") as file:
+            file.write(bytes(6400) if harm == "zeroed" else b"something else " * 1000)
+    else:
+        os.unlink(lock)
+        if harm == "a directory":
+            os.mkdir(lock)
+    fresh = FilesystemInvalidation(base_dir)
+    assert one.get("old") is NO_VALUE
+    knows = harm != "deleted"  # That it is gone means that all is invalidated.
+    for _ in range(2):
+        one.region_invalidator._looked_until = fresh._looked_until = 0.0
+        assert one.get("old") is NO_VALUE
+        assert one.get("new") == ("value" if knows else NO_VALUE)
+        assert fresh.is_invalidated(time.time())
+        assert not fresh.was_soft_invalidated()
+        before = open_descriptors()
+        assert fresh.is_invalidated(time.time())
+        assert open_descriptors() == before
+
+
+@pytest.mark.parametrize("harm", ["truncated", "deleted"])
+def test_lock_file_made_anew(base_dir, make_regions, harm):
+    """When a lock file that was lost is made anew, what is older is a miss, and what is newer a hit, for everybody."""
+    one, other = make_regions()
+    one.set("old", "value")
+    other.set("older", "value")
+    one.invalidate()
+    assert other.get("old") is NO_VALUE
+    if harm == "truncated":
+        os.truncate(f"{base_dir}/lock", 0)
+    else:
+        os.unlink(f"{base_dir}/lock")
+    for region in (one, other):
+        region.backend.store._directory.distrust()
+    other.set("first", "value")  # It is older than the lock file that it makes.
+    other.set("new", "value")
+    for region in (one, other):
+        region.region_invalidator._looked_until = 0.0
+        assert [region.get("old"), region.get("new")] == [NO_VALUE, "value"]
+    assert not FilesystemInvalidation(base_dir).is_invalidated(time.time())
+
+
+def test_clock_that_was_ahead(base_dir, make_regions):
+    """What a clock invalidated that was far ahead is mended by the next invalidation."""
+    one, other = make_regions()
+    one.set("k", "old")
+    one.backend.store._directory.ledger().stamp(time.time() + 1e6, hard=True)
+    assert other.get("k") is NO_VALUE
+    other.set("k", "older")
+    assert one.get("k") is NO_VALUE
+    other.invalidate()
+    assert one.get("k") is NO_VALUE
+    one.set("k", "new")
+    assert other.get("k") == "new"
+
+
+def test_modes(base_dir, caplog):
+    """A lock file that an invalidation makes has the mode of the directory; where all may write, none is made."""
+    os.mkdir(base_dir)
+    os.chmod(base_dir, 0o777)
+    FilesystemInvalidation(base_dir).invalidate()
+    assert os.listdir(base_dir) == []
+    assert "everybody can write" in caplog.text
+    os.chmod(base_dir, 0o2770)
+    FilesystemInvalidation(base_dir).invalidate()
+    assert os.stat(f"{base_dir}/lock").st_mode & 0o7777 == 0o660
+
+
+def test_reading_makes_nothing(base_dir):
+    """Who asks for stamps in a new directory is told that there are none, and no file is made."""
+    os.mkdir(base_dir)
+    asking = FilesystemInvalidation(base_dir)
+    assert not asking.is_invalidated(time.time())
+    assert not asking.was_hard_invalidated()
+    assert os.listdir(base_dir) == []
+
+
+@pytest.mark.parametrize("wrong", [None, 5, ""])
+def test_wrong_base_dir(wrong):
+    """What is no path is refused at once."""
+    with pytest.raises((TypeError, ValueError), match="base_dir"):
+        FilesystemInvalidation(wrong)

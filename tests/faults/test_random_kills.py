@@ -1,0 +1,154 @@
+"""
+Processes that work on one directory and are killed at any moment.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import random
+import time
+
+import disks
+import pytest
+from forked import Forked, in_child
+from ondisk import difference
+from workload import KEYS, Workload, in_threads
+
+from dogpile_filesystem.lockfile.ledger import BLOCK
+from dogpile_filesystem.store.entry import FILE, VALUE
+from dogpile_filesystem.store.store import Store
+
+#: How long it goes on; a longer run can be had with the environment variable.
+SECONDS = float(os.environ.get("RANDOM_KILLS_SECONDS", "60"))
+PROCESSES, THREADS = 8, 3
+CACHE_SIZE = 256 * BLOCK
+#: A thread that has not come one step further within so many seconds waits for ever.
+STALLED = 30
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(SECONDS + 120)]
+
+
+@pytest.fixture
+def directory(tmp_path):
+    """
+    A filesystem of its own, whose free space is exact at every instant; False as second: it could not be had.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            path, is_exact = stack.enter_context(disks.tmpfs(tmp_path, "size=64m")).path, True
+        except pytest.skip.Exception:
+            path, is_exact = tmp_path, False
+        yield str(path), is_exact
+
+
+class Progress:
+    """
+    How many steps each thread of each process has done, in memory that all of them share; and whether to go on.
+    """
+
+    def __init__(self) -> None:
+        self._memory = memoryview(mmap.mmap(-1, 8 * (1 + PROCESSES * THREADS))).cast("Q")
+
+    def step(self, process: int, thread: int) -> None:
+        self._memory[1 + process * THREADS + thread] += 1
+
+    def stop(self) -> None:
+        self._memory[0] = 1
+
+    def is_over(self) -> bool:
+        return bool(self._memory[0])
+
+    def steps(self) -> list[int]:
+        return list(self._memory[1:])
+
+
+def work(_, directory: str, report: str, number: int, seed: int, progress: Progress) -> None:
+    """A process that works with several threads until it is killed or all is over, and reports what should not be."""
+    load = Workload(f"{directory}/cache", f"{directory}/sources", cache_size=CACHE_SIZE, expiration_time=5)
+    give_up_at = time.monotonic() + SECONDS + 60
+
+    def tell(what: str) -> None:
+        with open(report, "a") as file:
+            file.write(f"process {number}, seed {seed}: {what}\n")
+
+    def run(thread: int) -> None:
+        rng = random.Random(seed * THREADS + thread)
+        while not progress.is_over() and time.monotonic() < give_up_at:
+            load.step(rng, f"{number}.{thread}")
+            progress.step(number, thread)
+
+    in_threads(THREADS, run, tell)
+    for region in (load.values, load.files):
+        unexpected = set(region.backend.store.failures.counts) - {"no room"}
+        if unexpected:
+            tell(f"failures: {unexpected}")
+
+
+def used(directory: str) -> int:
+    found = os.statvfs(directory)
+    return (found.f_blocks - found.f_bfree) * found.f_frsize
+
+
+def all_go_on(progress: Progress) -> bool:
+    """Whether each thread of each process comes one step further."""
+    before, give_up_at = progress.steps(), time.monotonic() + STALLED
+    while time.monotonic() < give_up_at:
+        if all(now > then for now, then in zip(progress.steps(), before, strict=True)):
+            return True
+        time.sleep(0.01)
+    return False
+
+
+def state_at_the_end(base_dir: str) -> list[str]:
+    """What is not in order once nobody works any more, after one `prune`."""
+    store = Store(base_dir, cache_size=CACHE_SIZE, expiration_time=5)
+    store.prune()
+    found = difference(store.usage(), base_dir)
+    if store.usage().size > CACHE_SIZE:
+        found.append(f"over the bound: {store.usage()}")
+    return found + [key for key in KEYS for kind in (VALUE, FILE) if store.mutex(kind, key.encode()).locked()]
+
+
+def test_random_kills(directory, tmp_path):
+    """
+    While one of 8 processes is killed every 100 ms, nobody gets a wrong value or an exception, the bound holds at every
+    instant, nobody waits for the dead; and at the end the ledger equals the disk, nothing is left over or locked.
+    """
+    path, is_exact = directory
+    os.makedirs(f"{path}/sources")
+    report, progress = tmp_path / "report", Progress()
+    seed = random.randrange(1 << 32)
+    rng = random.Random(seed)
+
+    def start(number):
+        return Forked(work, path, str(report), number, rng.randrange(1 << 32), progress)
+
+    workers = [start(number) for number in range(PROCESSES)]
+    killed = most = 0
+    try:
+        started_at = kill_at = time.monotonic()
+        while time.monotonic() < started_at + SECONDS and not report.exists():
+            most = max(most, used(path))
+            if time.monotonic() >= kill_at:
+                kill_at += 0.1
+                number = rng.randrange(PROCESSES)
+                workers[number].kill()
+                workers[number] = start(number)
+                killed += 1
+            time.sleep(0.002)
+        goes_on = all_go_on(progress)
+        progress.stop()
+        ends = [worker.wait() for worker in workers] if goes_on else []
+    finally:
+        for worker in workers:
+            worker.kill()
+    assert not report.exists(), f"seed {seed}: {report.read_text()}"
+    assert goes_on, f"seed {seed}: after {killed} kills, somebody does not go on"
+    assert ends == [0] * PROCESSES
+    assert in_child(lambda: state_at_the_end(f"{path}/cache")) == []
+    assert sum(progress.steps()) > killed > 5 * SECONDS
+    if is_exact:
+        # Besides the cache: a source of one block of each thread, two blocks of the lock file, and the tag.
+        assert CACHE_SIZE // 2 < most <= CACHE_SIZE + (PROCESSES * THREADS + 3) * BLOCK

@@ -1,0 +1,34 @@
+"""
+Helper: values and files, read and written in the same way.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+
+from dogpile_filesystem.store import entry
+from dogpile_filesystem.store.entry import VALUE
+
+#: As that of dogpile.cache: no letter follows the name of the content, which `ondisk` finds in an entry.
+METADATA = b'{"ct": 1}'
+
+
+def in_one_shard(kind: int, name: bytes) -> tuple[int, bytes]:
+    """Kind and key of an entry in shard 0: damage then meets its neighbours, and few directories have to be made."""
+    keys = (b"%s %d" % (name, number) for number in itertools.count())
+    return kind, next(key for key in keys if entry.digest(kind, key).startswith("00"))
+
+
+def read(store, kind, key):
+    if kind == VALUE:
+        return store.get(key)
+    hit = store.get_file(key)
+    if hit is None:
+        return None
+    with hit.file as file:
+        return file.read()
+
+
+def write(store, kind, key, value):
+    return store.put(key, value) if kind == VALUE else store.put_file(key, io.BytesIO(value), METADATA)

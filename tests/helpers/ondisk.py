@@ -1,0 +1,54 @@
+"""
+Helper: what lies in the directory of a cache, found without the engine, and what of it should not be there.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+
+from dogpile_filesystem.lockfile.ledger import BLOCK, Usage
+
+
+def files(base_dir: str) -> Iterator[str]:
+    """Everything but the lock file and the tag, also what is nowhere near its place."""
+    for directory, _, names in os.walk(base_dir):
+        for name in names:
+            if directory != base_dir or name not in ("lock", "CACHEDIR.TAG"):
+                yield os.path.join(directory, name)
+
+
+def usage_on_disk(base_dir: str) -> Usage:
+    """What lies on the disk, counted without the ledger: files in whole blocks, and entries by their plain names."""
+    size = entries = 0
+    for path in files(base_dir):
+        size += -(-os.path.getsize(path) // BLOCK) * BLOCK
+        entries += "." not in os.path.relpath(path, base_dir)
+    return Usage(size, entries, 256)
+
+
+def left_over(base_dir: str) -> list[str]:
+    """What should not be there once nobody writes: temporary files, contents without entry, what was cleared."""
+    paths = set(files(base_dir))
+    trash = [name for name in os.listdir(base_dir) if name not in ("lock", "CACHEDIR.TAG", "values")]
+    belonging = set()
+    for path in paths:
+        if "." not in os.path.relpath(path, base_dir):
+            belonging |= {path, *_content(path)}
+    return sorted([*trash, *(os.path.relpath(path, base_dir) for path in paths ^ belonging)])
+
+
+def _content(path: str) -> list[str]:
+    """The content that an entry names, which begins with the name of the entry; none for that of a value."""
+    with open(path, "rb") as file:
+        names = re.findall(os.path.basename(path).encode() + rb"\.[0-9a-z]+", file.read())
+    return [os.path.join(os.path.dirname(path), name.decode()) for name in names]
+
+
+def difference(usage: Usage, base_dir: str) -> list[str]:
+    """How the ledger and the disk differ, and what is left over: nothing, after a visit to all shards."""
+    found = [f"left over: {name}" for name in left_over(base_dir)]
+    if usage != usage_on_disk(base_dir):
+        found.append(f"the ledger says {usage}, the disk {usage_on_disk(base_dir)}")
+    return found

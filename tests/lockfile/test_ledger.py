@@ -1,0 +1,158 @@
+"""
+The ledger: sums, turns, and a file that was damaged or lost.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import zlib
+
+import pytest
+
+from dogpile_filesystem.lockfile import ledger as ledger_module
+from dogpile_filesystem.lockfile.ledger import BLOCK, SHARDS, Bound, Ledger, Usage, charge, key_offset
+
+
+@pytest.fixture
+def ledger(tmp_path):
+    ledger = Ledger.open(str(tmp_path / "lock"))
+    for shard in range(SHARDS):
+        ledger.set(shard, 0, 0)
+    return ledger
+
+
+def test_charge():
+    """A file is charged whole blocks of 4096 bytes."""
+    assert [charge(length) for length in (0, 1, 4096, 4097)] == [0, 4096, 4096, 8192]
+
+
+def test_sums(ledger):
+    """The usage is the sum over all shards, of what was added less what was taken off."""
+    # Shard i gets i blocks and 2 i entries, and loses one of each: i from 1 to 255 makes 32,640 less 255.
+    for shard in range(1, SHARDS):
+        with ledger.shard(shard):
+            ledger.add(shard, shard * BLOCK, 2 * shard)
+            ledger.add(shard, -BLOCK, -1)
+    assert ledger.usage() == Usage((32_640 - 255) * BLOCK, 2 * 32_640 - 255, SHARDS)
+
+
+def test_bounds(ledger):
+    """A bound holds up to and including its own number, of bytes and of entries."""
+    with ledger.shard(7):
+        ledger.add(7, 3 * BLOCK, 3)
+    for size, entries, holds in [
+        (3 * BLOCK, None, True),
+        (3 * BLOCK - 1, None, False),
+        (None, 3, True),
+        (None, 2, False),
+        (3 * BLOCK, 3, True),
+        (3 * BLOCK - 1, 3, False),
+        (None, None, True),
+    ]:
+        assert ledger.holds(Bound(size, entries)) is holds
+
+
+def test_never_below_zero(ledger):
+    """A record that was too low stops at zero instead of wrapping around."""
+    with ledger.shard(0):
+        ledger.add(0, -BLOCK, -1)
+    assert ledger.usage() == Usage(0, 0, SHARDS)
+
+
+def test_turns(ledger):
+    """Where to go on is kept for the next process; damage leads to some shard, not out of them."""
+    assert ledger.next_shard() == 0
+    ledger.set_next_shard(SHARDS - 1)
+    assert ledger.next_shard() == SHARDS - 1
+    ledger.set_next_shard(SHARDS + 3)
+    assert ledger.next_shard() == 3
+
+
+def test_lost_records(ledger):
+    """Of a ledger whose file was emptied, nothing is believed until it is counted again."""
+    os.truncate(ledger.file.path, 0)
+    assert ledger.usage() == Usage(0, 0, 0)
+    with ledger.shard(3):
+        ledger.set(3, BLOCK, 1)
+    assert ledger.usage() == Usage(BLOCK, 1, 1)
+    assert ledger.record(3) == Usage(BLOCK, 1, 1)
+    assert ledger.record(4) == Usage(0, 0, 0)
+    assert not ledger.holds(Bound(None, None))
+
+
+@pytest.mark.parametrize("damage", ["magic", "version", "zeroed", "cut", "emptied", "records only"])
+def test_damaged_file(ledger, damage):
+    """A lock file whose header was damaged is made anew, and nothing in it is believed."""
+    with ledger.shard(3):
+        ledger.add(3, BLOCK, 1)
+    path = ledger.file.path
+    data = bytearray(pathlib.Path(path).read_bytes())
+    if damage == "magic":
+        data[0] ^= 1
+    elif damage == "version":
+        data[8] ^= 2
+    elif damage == "zeroed":
+        data = bytearray(len(data))
+    elif damage == "records only":  # As left by a thread that had the ledger of a deleted file.
+        data = bytearray(4096) + data[4096:4200]
+    os.truncate(path, {"cut": 5, "emptied": 0}.get(damage, len(data)))
+    if damage not in ("cut", "emptied"):
+        pathlib.Path(path).write_bytes(data)
+    again = Ledger.open(path)
+    assert again.usage().counted == 0
+    assert pathlib.Path(path).read_bytes().startswith(b"dogpilfs\1\0\0\0")
+
+
+def test_another_file(tmp_path):
+    """A file that is no ledger, or one of a later version, is refused, and left as it is."""
+    path = tmp_path / "lock"
+    later = b"dogpilfs" + (2).to_bytes(4, "little")
+    for content in (b"12345\n", os.urandom(10_000), later + zlib.crc32(later).to_bytes(4, "little")):
+        path.write_bytes(content)
+        with pytest.raises(OSError, match="base_dir"):
+            Ledger.open(str(path))
+        assert path.read_bytes() == content
+
+
+def test_machine_started_again(ledger, monkeypatch):
+    """After a restart of the machine, no record is believed: a power cut may have lost what was added to it."""
+    path = ledger.file.path
+    assert Ledger.open(path).usage().counted == SHARDS
+    monkeypatch.setattr(ledger_module, "start_of_machine", lambda: 12345)
+    with ledger.shard(3):
+        ledger.add(3, BLOCK, 1)
+    assert Ledger.open(path).usage() == Usage(BLOCK, 1, 0)
+
+
+def test_who_lives(ledger, spawn):
+    """A process that shows that it lives is seen to, until it is killed."""
+    program = """
+        import sys
+        from dogpile_filesystem.lockfile.ledger import Ledger
+        ledger = Ledger.open(sys.argv[1])
+        ledger.live_as("0123456789abcdef")
+        print("lives", flush=True)
+        sys.stdin.read()
+    """
+    process = spawn(program, ledger.file.path)
+    assert process.stdout.readline() == "lives\n"
+    assert ledger.is_alive("0123456789abcdef")
+    assert not ledger.is_alive("1123456789abcdef")
+    process.kill()
+    process.wait()
+    assert not ledger.is_alive("0123456789abcdef")
+
+
+def test_implausible(ledger):
+    """Records that cannot be are found: more entries than blocks, or more bytes than the bound."""
+    for shard, blocks, entries in [(1, 5, 5), (2, 5, 6), (3, 11, 1)]:
+        with ledger.shard(shard):
+            ledger.add(shard, blocks * BLOCK, entries)
+    assert ledger.implausible(10 * BLOCK) == [2, 3]
+
+
+def test_key_offsets():
+    """Mutexes lie above everything else, within the range that a lock can have."""
+    assert key_offset("0" * 32) == 1 << 62
+    assert key_offset("f" * 32) == (1 << 63) - 1

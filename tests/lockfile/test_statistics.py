@@ -1,0 +1,518 @@
+"""
+Statistics: what is counted, and how it is added up over threads, processes and restarts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import io
+import os
+import textwrap
+import threading
+import time
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from dogpile.cache import make_region
+from forked import Child
+
+from dogpile_filesystem import flusher as later_module
+from dogpile_filesystem.flusher import Later, later
+from dogpile_filesystem.lockfile import file as lockfile
+from dogpile_filesystem.lockfile.ledger import Ledger
+from dogpile_filesystem.lockfile.mutex import KeyMutex
+from dogpile_filesystem.lockfile.statistics import Counts, Recorded, recorded
+from dogpile_filesystem.store.entry import FILE, VALUE
+
+
+@pytest.fixture
+def region(base_dir):
+    return make_region().configure("paylogic.filesystem", arguments={"base_dir": base_dir})
+
+
+def counted(counts):
+    """What is not zero."""
+    return {name: value for name, value in dataclasses.asdict(counts).items() if value}
+
+
+def test_reads_and_stores(make_store, clock):
+    """Each read is a hit or a miss, an expired entry is expired and a miss, and stores count their whole blocks."""
+    store = make_store(expiration_time=10)
+    assert store.put(b"k", bytes(5000))
+    assert store.get(b"k") == bytes(5000)
+    assert store.get(b"other") is None
+    clock.move(11)
+    assert store.get(b"k") is None
+    process = store.stats().process
+    assert counted(process) == {"hits": 1, "misses": 2, "expired": 1, "stores": 1, "stored_bytes": 8192}
+    assert process.hit_ratio == 1 / 3
+    assert Counts().hit_ratio is None
+
+
+def test_files(make_store, files):
+    """A read of a file is one hit or one miss, also if its content has gone or was cut off."""
+    store = make_store()
+    assert store.put_file(b"k", io.BytesIO(bytes(4097)))
+    store.get_file(b"k").file.close()
+    assert store.get_file(b"other") is None
+    (content,) = (path for name, path in files().items() if "." in name)
+    os.unlink(content)
+    assert store.get_file(b"k") is None
+    assert store.put_file(b"k", io.BytesIO(bytes(4097)))
+    (content,) = (path for name, path in files().items() if "." in name)
+    os.truncate(content, 5)
+    assert store.get_file(b"k") is None
+    process = store.stats().process
+    assert counted(process) == {"hits": 1, "misses": 3, "stores": 2, "stored_bytes": 6 * 4096, "damaged": 2}
+
+
+def test_a_creation_is_one_miss(region):
+    """Who asks through a region counts one miss for a value that is created, although dogpile looks twice."""
+    assert region.get_or_create("k", lambda: 1) == 1
+    assert region.get_or_create("k", lambda: 2) == 1
+    assert region.get_or_create("other", lambda: 3) == 3
+    process = region.backend.stats().process
+    assert (process.hits, process.misses, process.stores) == (1, 2, 2)
+    assert region.backend.store._statistics.second_looks == {}
+
+
+def test_wait_that_ends_in_a_hit(region, monkeypatch):
+    """Who waits for another creator, and then finds its value, counts a wait, its time, and a creation saved."""
+    creating, go_on = threading.Event(), threading.Event()
+    wait = KeyMutex._wait
+
+    def wait_noticed(mutex):
+        go_on.set()
+        return wait(mutex)
+
+    monkeypatch.setattr(KeyMutex, "_wait", wait_noticed)
+
+    def create():
+        creating.set()
+        assert go_on.wait(20)
+        return "created once"
+
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(region.get_or_create, "k", create)
+        assert creating.wait(20)
+        second = threads.submit(region.get_or_create, "k", lambda: "created twice")
+        assert (first.result(), second.result()) == ("created once", "created once")
+    process = region.backend.stats().process
+    assert (process.hits, process.misses) == (0, 2)
+    assert (process.mutex_waits, process.creations_saved) == (1, 1)
+    assert 0 < process.mutex_wait_seconds < 20
+
+
+def test_wait_given_up(make_store):
+    """A wait that is given up after lock_timeout counts as a wait and a timeout, and saves no creation."""
+    store = make_store()
+    holder = store.mutex(VALUE, b"k")
+    assert holder.acquire()
+    assert not store.mutex(VALUE, b"k", lock_timeout=0.01).acquire()
+    holder.release()
+    process = store.stats().process
+    assert (process.mutex_waits, process.lock_timeouts, process.creations_saved) == (1, 1, 0)
+    assert process.mutex_wait_seconds >= 0.01
+
+
+def test_evictions(make_store):
+    """What is evicted counts with its bytes, so that stores less evictions is what is there."""
+    store = make_store(max_entries=20)
+    for number in range(50):
+        assert store.put(b"%d" % number, bytes(5000))
+    stats = store.stats()
+    assert stats.process.evictions == 50 - stats.entries > 0
+    assert stats.process.evicted_bytes == 8192 * stats.process.evictions
+    assert stats.max_entries == 20
+    assert stats.size == 8192 * stats.entries
+
+
+def test_what_goes_wrong(make_store, files):
+    """A value that is too large is refused, a damaged entry is damaged, trouble counts by its errno, and none twice."""
+    store = make_store(cache_size=8192)
+    assert not store.put(b"large", bytes(9000))
+    assert store.put(b"k", b"value")
+    (path,) = files().values()
+    os.truncate(path, 5)
+    assert store.get(b"k") is None
+    store.failures.report_error(OSError(28, "full"), "test")
+    store.failures.report_error(OSError("no number"), "test")
+    for _ in range(2):
+        stats = store.stats()
+        for counts in (stats.process, stats.total):
+            assert (counts.refused, counts.damaged) == (1, 1)
+            assert counts.failures == {"ENOSPC": 1, "OSError": 1}
+
+
+def test_all_processes(make_store, spawn, base_dir, clock):
+    """
+    The totals are those of all processes, those that have ended included, from when the first of them counted; those of
+    a process are its own.
+    """
+    process = spawn(
+        """
+        import sys
+        from dogpile_filesystem.store.store import Store
+        store = Store(sys.argv[1])
+        assert store.put(b"k", b"value")
+        for _ in range(10):
+            store.get(b"k")
+        """,
+        base_dir,
+    )
+    assert process.wait() == 0
+    store, other = make_store(), make_store()
+    for _ in range(5):
+        assert store.get(b"k") == b"value"
+    assert other.get(b"missing") is None
+    other.flush()
+    stats = store.stats()
+    assert counted(stats.process) == {"hits": 5}
+    assert counted(stats.total) == {"hits": 15, "misses": 1, "stores": 1, "stored_bytes": 4096}
+    assert stats.since is not None
+    assert store.stats() == stats
+
+
+def test_none_lost_none_twice(spawn, make_store, base_dir):
+    """Of what threads and processes count and add in any order, everything is in the totals, once."""
+    program = """
+        import sys, threading
+        from dogpile_filesystem.store.store import Store
+        store = Store(sys.argv[1])
+        print("ready", flush=True)
+        sys.stdin.readline()
+
+        def work():
+            for _ in range(300):
+                store.get(b"missing")
+                store.stats()
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        for thread in threads: thread.start()
+        for thread in threads: thread.join()
+    """
+    store = make_store()
+    assert store.put(b"k", b"value")
+    processes = [spawn(program, base_dir) for _ in range(3)]
+    for process in processes:
+        process.stdout.readline()
+    for process in processes:
+        process.stdin.write("\n")
+        process.stdin.flush()
+    ledger = store._directory.ledger()
+    seen = [0]
+    while any(process.poll() is None for process in processes):
+        found = recorded(ledger)
+        if found.since is not None:
+            seen.append(found.total.misses)
+    assert seen == sorted(seen)
+    assert store.stats().total.misses == 3 * 4 * 300
+
+
+def test_killed(spawn, make_store, base_dir):
+    """Who is killed loses what it had not added, and nothing that it had."""
+    process = spawn(
+        """
+        import os, sys
+        from dogpile_filesystem.store.store import Store
+        store = Store(sys.argv[1])
+        assert store.put(b"k", b"value")
+        store.get(b"k")
+        store.flush()
+        store.get(b"k")
+        os.kill(os.getpid(), 9)
+        """,
+        base_dir,
+    )
+    assert process.wait() == -9
+    assert counted(make_store().stats().total) == {"hits": 1, "stores": 1, "stored_bytes": 4096}
+
+
+def test_fork(make_store):
+    """A child counts for itself: what its parent counted before the fork is added by the parent, once."""
+    store = make_store()
+    assert store.put(b"k", b"value")
+    assert store.get(b"k")
+
+    def use():
+        assert store.get(b"k")
+        return counted(store.stats().process)
+
+    assert Child(use).result() == {"hits": 1}
+    stats = store.stats()
+    assert (stats.process.hits, stats.total.hits, stats.total.stores) == (1, 2, 1)
+
+
+def test_added_by_itself(make_store, monkeypatch):
+    """What a process counted before it falls idle, be it misses alone, is added by itself."""
+    store = make_store()
+    assert store.put(b"k", b"value")
+    later.settle_before_fork()
+    ledger = store._directory.ledger()
+    monkeypatch.setattr(later_module, "DELAY", 0.01)
+    assert store.get(b"missing") is None
+    later.timer.join()
+    assert recorded(ledger).total.misses == 1
+
+
+def test_store_that_is_gone(make_store):
+    """What a store counted and noted that nobody has any more is written all the same."""
+    store = make_store()
+    assert store.put(b"k", b"value")
+    path = store._directory.place(VALUE, b"k").path
+    os.utime(path, (1, 1))
+    make_store().get(b"k")
+    gc.collect()
+    later.flush()
+    assert store.stats().total.hits == 1
+    assert os.stat(path).st_mtime > 1
+
+
+def test_stores_that_come_and_go(make_store):
+    """What many short-lived stores in many threads counted is in the totals, each thing once."""
+    assert make_store().put(b"k", b"value")
+
+    def come_and_go(_):
+        assert make_store().get(b"k") == b"value"
+        later.flush()
+
+    with ThreadPoolExecutor(6) as threads:
+        list(threads.map(come_and_go, range(300)))
+    gc.collect()
+    later.flush()
+    assert make_store().stats().total.hits == 300
+
+
+def test_tried_again(make_store, monkeypatch):
+    """What cannot be added since another process is just adding is added later, although nothing more is counted."""
+    monkeypatch.setattr(later_module, "DELAY", 0.01)
+    store = make_store()
+    assert store.put(b"k", b"value")
+    store.stats()
+    ledger = store._directory.ledger()
+    with ledger.statistics:
+        assert store.get(b"k")
+        later.timer.join()
+        assert recorded(ledger).total.hits == 0
+    give_up_at = time.monotonic() + 20
+    while recorded(ledger).total.hits < 1:
+        assert time.monotonic() < give_up_at
+
+
+def test_trouble_with_a_content(make_store, monkeypatch):
+    """A file whose content cannot be read is a miss, once, also for who looks again under the mutex."""
+    region = make_region().configure("paylogic.raw_filesystem", arguments={"base_dir": make_store().base_dir})
+    region.set("k", io.BytesIO(b"value"))
+
+    def fail(place, payload):
+        raise OSError(5, "I/O error")
+
+    monkeypatch.setattr(region.backend.store._inspector, "open_content", fail)
+    for _ in range(3):
+        region.get_or_create("k", lambda: io.BytesIO(b"new"), should_cache_fn=lambda _: False)
+    process = region.backend.stats().process
+    assert (process.hits, process.misses) == (0, 3)
+
+
+def test_kept_until_written(clock):
+    """What somebody gathered who is gone is kept until it could be written, and no longer."""
+
+    class Gathering:
+        is_written = False
+
+        def is_pending(self):
+            return not self.is_written
+
+        def flush(self):
+            return self.is_written
+
+    class Owner:
+        pass
+
+    own, owner, gathering, other = Later(), Owner(), Gathering(), Gathering()
+    own.add(owner, other, gathering)
+    kept, kept_too = weakref.ref(gathering), weakref.ref(other)
+    del owner, gathering, other
+    gc.collect()
+    assert not own.flush()
+    kept().is_written = True
+    assert not own.flush()  # For the sake of the other one.
+    gc.collect()
+    assert kept() is None
+    assert kept_too() is not None
+
+
+def test_overwritten_lock_file(make_store, base_dir):
+    """A lock file that somebody overwrote while it is in use is somebody's: statistics are not written to it."""
+    store = make_store()
+    assert store.put(b"k", b"value")
+    content = b"something else " * 1000
+    with open(f"{base_dir}/lock", "r+b") as file:
+        file.write(content)
+    assert store.get(b"k") == b"value"
+    stats = store.stats()
+    assert stats.total == stats.process
+    with open(f"{base_dir}/lock", "rb") as file:
+        assert file.read() == content
+    store._directory.distrust()
+    assert not store.stats().is_available
+
+
+def test_bound_beyond_numbers(make_store):
+    """A bound that no number of the block can hold is no reason to fail, nor to count nothing."""
+    store = make_store(cache_size=1 << 70, max_entries=1 << 64)
+    assert store.put(b"k", b"value")
+    assert store.stats().total.stores == 1
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_children_of_multiprocessing(spawn, make_store, base_dir, tmp_path, method):
+    """What the children of multiprocessing count is added when they end, although they have no exit handlers."""
+    assert make_store().put(b"k", b"value")
+    program = tmp_path / "program.py"
+    program.write_text(
+        textwrap.dedent(
+            f"""
+            import multiprocessing, sys
+            from dogpile_filesystem.store.store import Store
+
+            def read():
+                assert Store({base_dir!r}).get(b"k") == b"value"
+
+            if __name__ == "__main__":
+                children = [multiprocessing.get_context({method!r}).Process(target=read) for _ in range(3)]
+                for child in children: child.start()
+                for child in children: child.join()
+            """
+        )
+    )
+    process = spawn("import subprocess, sys; sys.exit(subprocess.call([sys.executable, sys.argv[1]]))", program)
+    assert process.wait() == 0
+    assert make_store().stats().total.hits == 3
+
+
+def test_nothing_is_made(make_store, base_dir):
+    """Statistics make no lock file and no directory, and say that they have no totals."""
+    store = make_store()
+    assert store.get(b"k") is None
+    stats = store.stats()
+    assert not os.path.exists(base_dir)
+    assert stats.since is None
+    assert stats.total == stats.process
+    assert counted(stats.process) == {"misses": 1}
+    assert not stats.is_counted
+
+
+def test_deleted_lock_file(make_store, base_dir):
+    """With a new lock file the totals start anew, and what is counted from then on is in them."""
+    store = make_store()
+    assert store.put(b"k", b"value")
+    store.stats()
+    os.unlink(f"{base_dir}/lock")
+    store._directory.distrust()
+    assert store.get(b"k")
+    assert store.stats().since is None
+    assert store.put(b"k", b"value")
+    stats = store.stats()
+    assert (stats.process.stores, stats.process.hits) == (2, 1)
+    assert counted(stats.total) == {"hits": 1, "stores": 1, "stored_bytes": 4096}
+
+
+@pytest.mark.parametrize("offset", [512, 520, 570, 900, 2500])
+def test_damaged_block(make_store, base_dir, offset):
+    """Totals of which a byte was changed are not believed: they start anew."""
+    store = make_store()
+    assert store.put(b"k", b"value")
+    store.stats()
+    with open(f"{base_dir}/lock", "r+b") as file:
+        file.seek(offset)
+        byte = file.read(1)[0]
+        # To close this file would drop the locks of this process: none is held here.
+        file.seek(offset)
+        file.write(bytes([byte ^ 0x40]))
+    assert recorded(store._directory.ledger()) == Recorded()
+    assert store.get(b"k")
+    assert counted(store.stats().total) == {"hits": 1}
+
+
+def test_unwritable_lock_file(make_store, base_dir, monkeypatch):
+    """What cannot be added is kept, and added as soon as that is possible."""
+    store = make_store()
+    assert store.put(b"k", b"value")
+    store.stats()
+    ledger = store._directory.ledger()
+
+    def fail(data):
+        raise OSError(30, "read-only")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ledger, "write_statistics", fail)
+        assert store.get(b"k")
+        assert store.stats().total.hits == 0
+        assert store.stats().process.hits == 1
+    assert store.stats().total.hits == 1
+
+
+def test_settings(make_store):
+    """
+    The lock file tells the tools the bound, and when the entries of each kind expire, as who used it last had them.
+    Who has nothing to do with a kind leaves what is said of it, and a tool leaves everything.
+    """
+
+    def said_after(**arguments):
+        store = make_store(**arguments)
+        assert store.put(b"k", b"value")
+        store.flush()
+        found = recorded(store._directory.ledger())
+        return *found.bound, dict(found.expiration)
+
+    assert said_after(cache_size=1 << 20, expiration_time=60, kinds=[VALUE]) == (1 << 20, None, {VALUE: 60})
+    assert said_after(max_entries=7, kinds=[FILE]) == (None, 7, {VALUE: 60, FILE: None})
+    assert said_after(cache_size=8192, expiration_time=5, kinds=()) == (None, 7, {VALUE: 60, FILE: None})
+    assert said_after(kinds=[VALUE]) == (None, None, {VALUE: None, FILE: None})
+
+
+def test_ledger_for_reading(make_store, base_dir, tmp_path):
+    """A ledger that is opened for reading alone changes nothing, makes nothing, and refuses what is no lock file."""
+    store = make_store()
+    assert store.put(b"k", b"value")
+    store.flush()
+    with open(f"{base_dir}/lock", "rb") as file:
+        before = file.read()
+    ledger = Ledger.open(f"{base_dir}/lock", make=False)
+    assert ledger.usage() == (4096, 1, 256)
+    assert recorded(ledger).total.stores == 1
+    with open(f"{base_dir}/lock", "rb") as file:
+        assert file.read() == before
+    with pytest.raises(FileNotFoundError):
+        Ledger.open(str(tmp_path / "missing"), make=False)
+    for content in (b"", b"dogpilfs, and no more", b"something else " * 1000):
+        path = tmp_path / f"foreign {len(content)}"
+        path.write_bytes(content)
+        with pytest.raises(OSError, match="lock file"):
+            Ledger.open(str(path), make=False)
+        assert path.read_bytes() == content
+
+
+def test_opened_for_reading_alone(make_store, base_dir):
+    """A lock file that was opened for reading alone, and may be written later, is written by who opens it for that."""
+    assert make_store().put(b"k", b"value")
+    open_file = os.open
+
+    def refuse_to_write(path, flags, *arguments, **options):
+        if flags & os.O_RDWR:
+            raise PermissionError(13, "Permission denied", path)
+        return open_file(path, flags, *arguments, **options)
+
+    def read_then_write():
+        lockfile._open_files.clear()  # The parent's, which was opened for writing.
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(os, "open", refuse_to_write)
+            reading = Ledger.open(f"{base_dir}/lock", make=False)
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            reading.stamp(2.0, hard=True)
+        Ledger.open(f"{base_dir}/lock").stamp(2.0, hard=True)
+        return reading.stamps()
+
+    assert Child(read_then_write).result() == (2.0, 1.0)

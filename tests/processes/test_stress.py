@@ -1,0 +1,176 @@
+"""
+Threads and processes at once, and a check of everything at the end.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import time
+
+import disks
+import pytest
+from forked import Forked
+from ondisk import left_over
+from workload import Workload, in_threads
+
+from dogpile_filesystem.lockfile.ledger import BLOCK
+
+pytestmark = pytest.mark.stress
+
+THREADS, STEPS = 4, 1500
+#: On average a value takes 3 blocks: of 240 only about a half fit.
+CACHE_SIZE, MAX_ENTRIES = 400 * BLOCK, 150
+
+
+def work(pipe, base_dir, sources, seed):
+    """A process with several threads, that sends what they raised, and what did not work."""
+    load = Workload(base_dir, sources, cache_size=CACHE_SIZE, max_entries=MAX_ENTRIES)
+    wrong = []
+
+    def run(number):
+        rng = random.Random(seed * THREADS + number)
+        for _ in range(STEPS):
+            load.step(rng, f"{seed}.{number}")
+
+    in_threads(THREADS, run, wrong.append)
+    pipe.send((wrong, [dict(region.backend.store.failures.counts) for region in (load.values, load.files)]))
+
+
+def test_threads_and_processes(tmp_path, base_dir, make_store, usage_on_disk):
+    """
+    Of 4 processes with 4 threads each, nobody gets a value that was not written under its key, nothing fails, the
+    ledger equals the disk at the end, and nothing is left over.
+    """
+    processes = [Forked(work, base_dir, str(tmp_path), seed) for seed in range(4)]
+    assert [process.pipe.recv() for process in processes] == [([], [{}, {}])] * 4
+    assert [process.wait() for process in processes] == [0] * 4
+    store = make_store(clock=time.time)
+    usage = store.usage()
+    assert usage == usage_on_disk()
+    assert usage.size <= CACHE_SIZE
+    assert usage.entries <= MAX_ENTRIES
+    assert left_over(base_dir) == []
+    store.prune()
+    assert store.usage() == usage
+
+
+CREATOR = """
+    import os, random, sys, threading, time
+    from dogpile.cache import make_region
+
+    base_dir, log, seed, threads = sys.argv[1], sys.argv[2], *map(int, sys.argv[3:])
+    region = make_region().configure("paylogic.filesystem", arguments={"base_dir": base_dir})
+    descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+
+    def create(key):
+        os.write(descriptor, b"%s\\n" % key.encode())
+        time.sleep(0.002)
+        return "value of " + key
+
+    def work(seed):
+        keys = [f"key {number}" for number in range(100)]
+        random.Random(seed).shuffle(keys)
+        for key in keys:
+            if region.get_or_create(key, create, creator_args=((key,), {})) != "value of " + key:
+                os.write(descriptor, b"wrong value\\n")
+
+    sys.stdin.readline()
+    running = [threading.Thread(target=work, args=(seed * 100 + number,)) for number in range(threads)]
+    for thread in running: thread.start()
+    for thread in running: thread.join()
+"""
+
+
+def test_one_creator(spawn, base_dir, tmp_path):
+    """Of 4 processes with 4 threads each, that all want 100 values at once, one creates each value, once."""
+    log = tmp_path / "log"
+    processes = [spawn(CREATOR, base_dir, log, seed, 4) for seed in range(4)]
+    for process in processes:
+        process.stdin.write("\n")
+        process.stdin.flush()
+    for process in processes:
+        process.communicate()
+        assert process.returncode == 0
+    assert sorted(log.read_text().splitlines()) == sorted(f"key {number}" for number in range(100))
+
+
+def test_killed_creator(spawn, base_dir, tmp_path):
+    """When the process that creates a value is killed, another one creates it at once."""
+    program = """
+        import sys, time
+        from dogpile.cache import make_region
+        region = make_region().configure("paylogic.filesystem", arguments={"base_dir": sys.argv[1]})
+
+        def create():
+            print("creating", flush=True)
+            sys.stdin.readline()
+            return "created"
+
+        print(region.get_or_create("k", create), flush=True)
+    """
+    first = spawn(program, base_dir)
+    assert first.stdout.readline() == "creating\n"
+    second = spawn(program, base_dir)
+    first.kill()
+    assert second.stdout.readline() == "creating\n"
+    second.stdin.write("\n")
+    second.stdin.flush()
+    assert second.stdout.readline() == "created\n"
+
+
+def test_values_never_mix(spawn, base_dir, make_store):
+    """While 3 processes overwrite one key without pause, a reader finds it always, and always one whole value."""
+    store = make_store()
+    assert store.put(b"k", hashlib.sha256(b"").digest())
+    writer = """
+        import hashlib, random, sys
+        from dogpile_filesystem.store.store import Store
+        store, rng = Store(sys.argv[1]), random.Random(int(sys.argv[2]))
+        for _ in range(1500):
+            body = rng.randbytes(rng.randrange(100_000))
+            store.put(b"k", hashlib.sha256(body).digest() + body)
+    """
+    processes = [spawn(writer, base_dir, seed) for seed in range(3)]
+    lengths = set()
+    while any(process.poll() is None for process in processes):
+        value = store.get(b"k")
+        assert value is not None
+        assert hashlib.sha256(value[32:]).digest() == value[:32]
+        lengths.add(len(value))
+    assert len(lengths) > 10
+    assert [process.returncode for process in processes] == [0, 0, 0]
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """
+    A tmpfs of its own, whose free space is exact at every instant.
+    """
+    with disks.tmpfs(tmp_path, "size=64m") as disk:
+        yield disk
+
+
+def test_bound_at_every_instant(spawn, disk):
+    """While 4 processes write values of 1 byte to 512 KiB, the files never take more than the bound of 4 MiB."""
+    writer = """
+        import random, sys
+        from dogpile_filesystem.store.store import Store
+        store, rng = Store(sys.argv[1], cache_size=4 << 20), random.Random(int(sys.argv[2]))
+        kept = sum(store.put(b"%d" % rng.randrange(100), bytes(rng.randrange(1, 512 << 10))) for _ in range(500))
+        print(kept, set(store.failures.counts) - {"no room"})
+    """
+    processes = [spawn(writer, disk.path / "cache", seed) for seed in range(4)]
+    most = 0
+    while any(process.poll() is None for process in processes):
+        free = os.statvfs(disk.path)
+        most = max(most, (free.f_blocks - free.f_bfree) * free.f_frsize)
+    kept = 0
+    for process in processes:
+        number, _, failures = process.communicate()[0].strip().partition(" ")
+        kept += int(number)
+        assert failures == "set()"
+    # A tmpfs charges no directories. The lock file has written two blocks, the tag for backup programs has one.
+    assert 2 << 20 < most <= (4 << 20) + 3 * BLOCK
+    assert kept > 1500

@@ -1,0 +1,433 @@
+"""
+The applications in examples/, served by gunicorn with four workers to 32 clients.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import re
+import shlex
+import socket
+import textwrap
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from serving import Gunicorn, wait_for
+
+from dogpile_filesystem import GenericFSBackend
+
+pytest.importorskip("flask")
+pytest.importorskip("pyramid")
+pytest.importorskip("gunicorn")
+pytestmark = pytest.mark.servers
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+WORKERS = 4
+CLIENTS = 32
+#: So that seven reports fit, each of some 5 MB, or three beside those that four workers are writing.
+REPORTS_SIZE = "40MiB"
+
+#: The example, with its slow functions watched from the outside.
+APPLICATION = """
+    import functools, os
+    from serving import creating
+
+    here = os.path.dirname(__file__)
+    settings = os.path.join(here, "settings.ini")
+    {load}
+
+    def watched(function):
+        @functools.wraps(function)
+        def query(*arguments):
+            creating(here, "/".join(map(str, (function.__name__, *arguments))))
+            if os.path.exists(os.path.join(here, "fail")):
+                raise RuntimeError("the database is gone")
+            return function(*arguments)
+        return query
+
+    for name in ("query_article", "query_headlines", "query_sales"):
+        setattr(slow, name, watched(getattr(slow, name)))
+"""
+LOAD = {
+    "flask": "import flask_app as slow; application = slow.application",
+    "pyramid": "from pyramid_app import slow; import pyramid.paster; application = pyramid.paster.get_app(settings)",
+}
+
+
+def settings(directory: Path) -> dict[str, str]:
+    """Have the examples keep everything below a directory: Flask by its environment, Pyramid by the INI file there."""
+    text = (EXAMPLES / "pyramid_app/production.ini").read_text()
+    text = text.replace("~/.cache/pyramid_app", f"{directory}/cache").replace("1GiB", REPORTS_SIZE)
+    (directory / "settings.ini").write_text(text)
+    return {"FLASK_CACHE_DIR": f"{directory}/cache", "FLASK_REPORTS_SIZE": REPORTS_SIZE}
+
+
+def start(example: str, directory: Path, *options: str) -> Gunicorn:
+    (directory / "application.py").write_text(textwrap.dedent(APPLICATION).format(load=LOAD[example]))
+    arguments = [*options, "--pythonpath", str(EXAMPLES), "application:application"]
+    return Gunicorn(directory, arguments, WORKERS, settings(directory))
+
+
+@pytest.fixture(scope="module", params=LOAD)
+def example(request):
+    return request.param
+
+
+@pytest.fixture(scope="module", params=["sync", "gthread"])
+def server(request, example, tmp_path_factory):
+    """
+    A server for all tests of this module: each uses keys of its own. It must end without a complaint, and leave whole
+    caches.
+    """
+    directory = tmp_path_factory.mktemp(f"{example}-{request.param}")
+    threads = ["--threads", "8"] if request.param == "gthread" else []
+    running = start(example, directory, "--worker-class", request.param, *threads)
+    yield running
+    try:
+        assert running.stop() == 0
+        # What is said where more reports are written at once than there is room for: they are only sent.
+        assert [line for line in running.complaints() if "no room could be made" not in line] == []
+        for name in ("pages", "news", "reports"):
+            report = GenericFSBackend({"base_dir": directory / "cache" / name}).check()
+            assert report.ok or report.entries == 0, report
+        assert list((directory / "cache").glob("tmp/*")) == []
+    finally:
+        running.quit()
+
+
+@pytest.fixture
+def clients():
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        yield pool
+
+
+def made(page: bytes) -> str:
+    """When the content of a page was made, which tells its versions apart."""
+    return re.search(rb"Made at ([^ ]+)\.", page)[1].decode()
+
+
+def answered_by(page: bytes) -> int:
+    return int(re.search(rb"Answered by worker (\d+)", page)[1])
+
+
+def created(server: Gunicorn, since: int = 0) -> Counter[str]:
+    return Counter(what for what, _ in server.created()[since:])
+
+
+def post(server: Gunicorn, path: str, body: str = "") -> None:
+    headers = {"Content-Type": "application/x-www-form-urlencoded"}
+    answer = server.request(path, method="POST", headers=headers, body=body)
+    assert answer.status == 303, answer
+
+
+def statistics(server: Gunicorn, region: str) -> dict[str, int]:
+    """What the administrator's page says of a region: what lies in it, and what all processes did."""
+    row = rf"<td>{region}<td>(\d+)<td>\d+<td>all processes\s*<td>\d+<td>\d+<td>(\d+)<td>(\d+)"
+    figures = re.search(row, server.get("/admin").decode()).groups()
+    return dict(zip(("entries", "stores", "evictions"), map(int, figures), strict=True))
+
+
+@functools.cache
+def report_of(year: int) -> bytes:
+    """A report, with a star for the moment that it is of."""
+    return "".join(f"{year},{order:06},{order * 7919 % 100_000:05},*\n" for order in range(100_000)).encode()
+
+
+def as_of(report: bytes) -> bytes:
+    """The moment in the first row of a report, which tells its versions apart. All of them are of one length."""
+    return report[: report.index(b"\n")].rpartition(b",")[2]
+
+
+def is_one_version(report: bytes, year: int) -> bool:
+    return report.replace(as_of(report), b"*") == report_of(year)
+
+
+def test_once_per_key(server, clients):
+    """
+    Each slow function runs once per key over all workers, whoever asks, and everybody gets what it made, escaped.
+    """
+    articles = {
+        f"/article/{section}/{number}": f"query_article/{section}/{number}"
+        for section in ("books", "films")
+        for number in range(1, 6)
+    }
+    keys = {**articles, "/news": "query_headlines", "/report/2001": "query_sales/2001"}
+    paths, before = list(keys) * CLIENTS, len(server.created())
+    bodies = list(zip(paths, clients.map(server.get, paths), strict=True))
+    assert created(server, before) == Counter(keys.values())
+    for path in keys:
+        version = as_of if path.startswith("/report") else made
+        assert len({version(body) for asked, body in bodies if asked == path}) == 1
+    assert all(is_one_version(body, 2001) for path, body in bodies if path == "/report/2001")
+    assert b"<h1>Article 5 of &lt;films&gt;</h1>\n<p>Fish &amp; chips.</p>" in dict(bodies)["/article/films/5"]
+    workers = {answered_by(body) for path, body in bodies if path in articles}
+    print(
+        f"{len(paths)} requests of {CLIENTS} clients to {len(workers)} workers, {len(keys)} keys:",
+        f"{created(server, before).total()} creations",
+    )
+
+
+def test_statistics(server):
+    """
+    The administrator's page shows what lies in the cache, and within seconds what all workers did.
+    """
+    before = statistics(server, "pages")
+    for number in range(10, 14):
+        server.get(f"/article/books/{number}")
+    assert statistics(server, "pages")["entries"] == before["entries"] + 4
+    articles = sum(what.startswith("query_article") for what, _ in server.created())
+    wait_for(lambda: statistics(server, "pages")["stores"] == articles)
+
+
+def until_all_answered(server: Gunicorn, clients: ThreadPoolExecutor, path: str) -> tuple[set[str], int]:
+    """The versions of a page that all workers answer with together, and how many requests that took."""
+    workers, versions, requests = server.workers(), set[str](), 0
+
+    def asked() -> bool:
+        nonlocal requests
+        pages = list(clients.map(server.get, [path] * CLIENTS))
+        requests += len(pages)
+        versions.update(map(made, pages))
+        workers.difference_update(map(answered_by, pages))
+        return not workers
+
+    wait_for(asked)
+    return versions, requests
+
+
+def test_invalidation(server, clients):
+    """
+    What is invalidated or removed by one worker is made anew once, and no worker shows the old one again; nothing else
+    goes, and nothing at all by GET.
+    """
+    book, film = "/article/books/20", "/article/films/20"
+    old = {path: until_all_answered(server, clients, path)[0] for path in (book, film)}
+    before = len(server.created())
+    post(server, "/admin/invalidate/pages")
+    new, requests = {}, 0
+    for path in (book, film):
+        new[path], asked = until_all_answered(server, clients, path)
+        assert len(new[path]) == 1
+        assert not new[path] & old[path]
+        requests += asked
+    assert created(server, before) == Counter(["query_article/books/20", "query_article/films/20"])
+    post(server, "/admin/remove/films")
+    assert until_all_answered(server, clients, book)[0] == new[book]
+    versions, asked = until_all_answered(server, clients, film)
+    assert len(versions) == 1
+    assert not versions & new[film]
+    for path in ("/admin/invalidate/pages", "/admin/remove/books"):
+        assert server.request(path).status in {404, 405}
+    server.get("/admin")
+    assert made(server.get(book)) == new[book].pop()
+    assert len(server.created()) == before + 3
+    print(f"{requests + asked} requests answered by all workers after one invalidation and one removal: 3 creations")
+
+
+def test_stale_while_refreshing(server, clients):
+    """
+    While one worker makes a new version of the news, everybody gets the old one at once; then everybody gets the new.
+    """
+    old, before = made(server.get("/news")), len(server.created())
+    with server.holding():
+        post(server, "/admin/invalidate/news", "soft=1")
+        versions, requests = until_all_answered(server, clients, "/news")
+        assert versions == {old}
+        server.until_created(before + 1)
+    wait_for(lambda: made(server.get("/news")) != old)
+    versions, _ = until_all_answered(server, clients, "/news")
+    assert len(versions) == 1
+    assert created(server, before) == Counter(["query_headlines"])
+    print(f"{requests} requests answered with the old version during 1 refresh")
+
+
+@pytest.mark.parametrize("path", ["/article/books/30", "/report/2003", "/news"])
+def test_kill(server, clients, path):
+    """
+    Where the worker that creates something is killed, another one creates it, once; nobody waits for ever, and what was
+    there stays.
+    """
+    kept, old = (made(server.get(page)) for page in ("/article/books/31", "/news"))
+    if path == "/news":
+        post(server, "/admin/invalidate/news", "soft=1")
+    before = len(server.created())
+    with server.holding():
+        first = clients.submit(server.get, path)
+        creator = int(server.until_created(before + 1)[-1][1])
+        others = [clients.submit(server.get, path) for _ in range(CLIENTS - 1)]
+        server.kill_worker(creator)
+        if path == "/news":  # Nobody waits for them, so somebody has to ask when the worker is gone.
+            wait_for(lambda: server.get(path) and server.created()[before + 1 :])
+        assert int(server.until_created(before + 2)[-1][1]) != creator
+    pages = [client.result(30) for client in [first, *others]]
+    assert len(server.created()) == before + 2
+    if path == "/report/2003":
+        assert len({as_of(page) for page in pages}) == 1
+        assert all(is_one_version(page, 2003) for page in pages)
+        # The file that the killed worker was writing. README.md says who removes it.
+        [left] = (server.directory / "cache/tmp").iterdir()
+        left.unlink()
+    elif path == "/news":
+        wait_for(lambda: made(server.get(path)) != old)
+        assert {made(page) for page in pages} <= {old, made(server.get(path))}
+    else:
+        assert len({made(page) for page in pages}) == 1
+    assert made(server.get("/article/books/31")) == kept
+    assert len(server.created()) == before + 2
+    print(f"1 kill, {len(pages)} requests answered, 2 creations: the killed one and its successor")
+
+
+def test_ranges(server):
+    """
+    A report is sent in the parts that are asked for, if it is still the same one, which its ETag tells.
+    """
+    first, whole = server.request("/report/2004"), server.request("/report/2004")
+    assert is_one_version(first.body, 2004)
+    assert whole.body == first.body
+    etag, length = whole.headers["ETag"], len(whole.body)
+    assert first.headers["ETag"] == etag  # Also for who made it, and got the file that was moved in.
+    assert "Last-Modified" not in whole.headers
+    parts = {
+        "bytes=0-99": (0, 100),
+        "bytes=262144-262144": (262144, 262145),
+        "bytes=1234567-3456789": (1234567, 3456790),
+        f"bytes={length - 10}-{length + 10}": (length - 10, length),
+        "bytes=4000000-": (4000000, length),
+        "bytes=-1000": (length - 1000, length),
+    }
+    for asked, (start, stop) in parts.items():
+        part = server.request("/report/2004", headers={"Range": asked, "If-Range": etag})
+        assert part.status == 206
+        assert part.body == whole.body[start:stop]
+        assert part.headers["Content-Range"] == f"bytes {start}-{stop - 1}/{length}"
+        assert part.headers["Content-Length"] == str(stop - start)
+        assert part.headers["ETag"] == etag
+    for other in ('"other"', whole.headers["Date"]):
+        part = server.request("/report/2004", headers={"Range": "bytes=0-99", "If-Range": other})
+        assert (part.status, part.body) == (200, whole.body)
+    assert server.request("/report/2004", headers={"Range": f"bytes={length}-"}).status == 416
+    assert server.request("/report/2004", headers={"If-None-Match": etag})[::2] == (304, b"")
+    head = server.request("/report/2004", method="HEAD")
+    assert (head.status, head.headers["Content-Length"], head.body) == (200, str(length), b"")
+
+
+class Downloads:
+    """
+    What clients of changing reports do, and how often.
+    """
+
+    def __init__(self, server: Gunicorn) -> None:
+        self._server = server
+        self.done: Counter[str] = Counter()
+
+    def __call__(self, number: int) -> None:
+        # Half of them want one report, and the rest more than fit.
+        year = 2010 if number % 4 < 2 else 2011 + number // 4 % 8
+        if number % CLIENTS == 0:
+            post(self._server, "/admin/invalidate/reports")
+        report = self._in_parts(year) if number % 2 else self._in_full(year)
+        assert is_one_version(report, year)
+
+    def _in_full(self, year: int) -> bytes:
+        self.done["in full"] += 1
+        return self._server.get(f"/report/{year}")
+
+    def _in_parts(self, year: int) -> bytes:
+        """As a client goes on with a broken download: from the start, if the report is another one by now."""
+        report, etag, size = b"", None, None
+        while len(report) != size:
+            headers = {
+                "Range": f"bytes={len(report)}-{len(report) + 1_999_999}",
+                **({"If-Range": etag} if etag else {}),
+            }
+            answer = self._server.request(f"/report/{year}", headers=headers)
+            if answer.status == 200:
+                self.done["in parts, then anew"] += 1
+                return answer.body
+            assert answer.status == 206
+            etag, size = answer.headers["ETag"], int(answer.headers["Content-Range"].rpartition("/")[2])
+            report += answer.body
+        self.done["in parts"] += 1
+        return report
+
+
+def test_downloads_of_changing_reports(server, clients):
+    """
+    Every download is one version, complete, while reports are replaced and evicted all the time; also in parts.
+    """
+    before, downloads = len(server.created()), Downloads(server)
+    evictions = statistics(server, "reports")["evictions"]
+    list(clients.map(downloads, range(3 * CLIENTS)))
+    versions = created(server, before)
+    assert min(downloads.done[how] for how in ("in full", "in parts", "in parts, then anew")) > 0
+    assert versions.total() > len(versions)
+    evictions = wait_for(lambda: statistics(server, "reports")["evictions"] - evictions)
+    print(
+        f"downloads of {CLIENTS} clients: {dict(downloads.done)};",
+        f"{len(versions)} reports, {versions.total()} creations, {evictions} evictions or more",
+    )
+
+
+def test_slow_download(server, clients):
+    """
+    A report that is replaced and evicted while it is sent comes to its end as it was.
+    """
+    post(server, "/admin/invalidate/reports")
+    with contextlib.closing(socket.socket()) as connection:
+        # The kernel's buffers take no more than a part of the report.
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.settimeout(30)
+        connection.connect(("127.0.0.1", server.port))
+        connection.sendall(b"GET /report/2020 HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        report = connection.recv(1000)
+        replacing = server.get("/report/2020")
+        post(server, "/admin/invalidate/reports")
+        assert as_of(server.get("/report/2020")) != as_of(replacing)
+        list(clients.map(server.get, [f"/report/{year}" for year in range(2021, 2030)]))
+        before = created(server)["query_sales/2020"]
+        server.get("/report/2020")
+        assert created(server)["query_sales/2020"] == before + 1  # It was evicted.
+        report += b"".join(iter(lambda: connection.recv(1 << 20), b""))
+    body = report.partition(b"\r\n\r\n")[2]
+    assert body == replacing
+
+
+@pytest.mark.parametrize("example", LOAD)
+def test_failed_refresh(example, clients, tmp_path):
+    """
+    Where a refresh fails, that is logged, the old version is shown, and the next one who asks has it tried again.
+    """
+    running = start(example, tmp_path)
+    try:
+        old, fail = made(running.get("/news")), tmp_path / "fail"
+        fail.touch()
+        post(running, "/admin/invalidate/news", "soft=1")
+        assert made(running.get("/news")) == old
+        wait_for(lambda: "the database is gone" in running.log.read_text())
+        fail.unlink()
+        wait_for(lambda: made(running.get("/news")) != old)
+        assert len(until_all_answered(running, clients, "/news")[0]) == 1
+        assert re.search(r"cannot refresh .*headlines", running.log.read_text())
+        assert running.stop() == 0
+    finally:
+        running.quit()
+
+
+@pytest.mark.parametrize("example", LOAD)
+def test_readme(example, tmp_path):
+    """
+    The commands in README.md start the examples, which then keep what they cache in the user's own directory.
+    """
+    [command] = re.findall(rf"^gunicorn (.*{example}_app.*)$", (EXAMPLES / "README.md").read_text(), re.MULTILINE)
+    arguments = shlex.split(command.replace("examples", str(EXAMPLES)))
+    running = Gunicorn(tmp_path, arguments, WORKERS, {"HOME": str(tmp_path)})
+    try:
+        assert b"Article 1 of" in running.get("/article/books/1")
+        assert (tmp_path / f".cache/{example}_app/pages/lock").exists()
+        assert running.stop() == 0
+        assert running.complaints() == []
+    finally:
+        running.quit()

@@ -1,0 +1,371 @@
+"""
+The directory: which one is used, what happens when it is replaced, and what is not followed.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import shutil
+
+import pytest
+
+from dogpile_filesystem.flusher import later
+from dogpile_filesystem.lockfile.ledger import BLOCK, Ledger
+from dogpile_filesystem.predecessor import report_predecessor
+from dogpile_filesystem.store import access as access_module
+from dogpile_filesystem.store import entry
+from dogpile_filesystem.store.access import Access, Refused
+from dogpile_filesystem.store.entry import FILE, VALUE
+from dogpile_filesystem.store.ingest import Source
+from dogpile_filesystem.store.visit import Visitor
+
+
+@pytest.fixture
+def outside(tmp_path):
+    """A directory that is none of the cache's business, with a file."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "precious.txt").write_text("precious")
+    return outside
+
+
+def values(base_dir):
+    return os.path.join(base_dir, "values")
+
+
+def shard_of(base_dir, key):
+    return f"{values(base_dir)}/{entry.digest(VALUE, key)[:2]}"
+
+
+@pytest.mark.parametrize("what", ["values", "shard"])
+def test_symbolic_link_instead_of_a_directory(make_store, base_dir, outside, what):
+    """A symbolic link in the place of a directory is followed by nothing: no read, no write, no removal."""
+    store = make_store()
+    assert store.put(b"a", b"old")
+    path = values(base_dir) if what == "values" else shard_of(base_dir, b"a")
+    target = str(outside / "target")
+    shutil.move(path, target)
+    os.symlink(target, path)
+    before = sorted(os.listdir(outside)), sorted(os.walk(target))
+    store = make_store(expiration_time=1)
+    assert store.get(b"a") is None
+    assert not store.put(b"a", b"new")
+    assert not store.remove(b"a")
+    store.prune()
+    store.check(repair=True)
+    if what == "shard":
+        store.clear()
+    assert (sorted(os.listdir(outside)), sorted(os.walk(target))) == before
+    assert "Refused" in store.failures.counts
+
+
+def test_link_that_comes_while_the_directory_is_in_use(make_store, base_dir, outside, clock):
+    """Who used a shard before it became a symbolic link notices at the next look, and at once before removing."""
+    store = make_store(expiration_time=10)
+    assert store.put(b"a", b"value")
+    assert store.get(b"a") == b"value"
+    os.rename(shard_of(base_dir, b"a"), outside / "shard")
+    os.symlink(outside / "shard", shard_of(base_dir, b"a"))
+    clock.move(100)
+    store.prune()
+    assert os.listdir(outside / "shard") == [entry.digest(VALUE, b"a")]
+    assert store.get(b"a") is None
+
+
+def test_link_instead_of_a_cleared_tree(make_store, base_dir, outside):
+    """A symbolic link named like a tree that was cleared is removed, and what it leads to is not."""
+    store = make_store()
+    store.put(b"a", b"value")
+    (outside / entry.digest(VALUE, b"a")[:2]).mkdir()
+    os.symlink(outside, f"{base_dir}/values.link")
+    store.prune()
+    store.clear()
+    assert (outside / "precious.txt").read_text() == "precious"
+    assert sorted(os.listdir(base_dir)) == ["CACHEDIR.TAG", "lock"]
+
+
+def test_link_inside_a_cleared_tree(make_store, base_dir, outside):
+    """Clearing removes a symbolic link, and not what it leads to."""
+    store = make_store()
+    store.put(b"a", b"value")
+    os.symlink(outside, f"{shard_of(base_dir, b'a')}/{'0' * 32}")
+    os.symlink(outside, f"{values(base_dir)}/zz")
+    store.clear()
+    assert (outside / "precious.txt").read_text() == "precious"
+    assert sorted(os.listdir(base_dir)) == ["CACHEDIR.TAG", "lock"]
+
+
+def replace(path, what, outside):
+    os.unlink(path)
+    if what == "link":
+        os.symlink(outside / "precious.txt", path)
+    elif what == "fifo":
+        os.mkfifo(path)
+    elif what == "directory":
+        os.mkdir(path)
+        with open(f"{path}/inside", "w"):
+            pass
+    else:
+        with open(path, "wb") as file:
+            file.write(b"foreign")
+
+
+@pytest.mark.parametrize("what", ["link", "fifo", "directory", "file"])
+def test_something_else_instead_of_an_entry(make_store, files, outside, what, usage_on_disk):
+    """What lies in the place of an entry or a content and is none makes a miss, goes, and nothing behind it."""
+    store = make_store()
+    for kind in (VALUE, FILE):
+        put = store.put if kind == VALUE else lambda key, value: store.put_file(key, io.BytesIO(value))
+        get = store.get if kind == VALUE else store.get_file
+        assert put(b"a", b"value")
+        for path in [path for name, path in files().items() if name.startswith(entry.digest(kind, b"a"))]:
+            assert put(b"a", b"value")
+            # A content has another name by now.
+            names = [path] if os.path.lexists(path) else [new for name, new in files().items() if "." in name]
+            replace(names[0], what, outside)
+            assert get(b"a") is None
+            assert store.failures.counts["damaged"] > 0
+            assert put(b"a", b"value")
+            assert get(b"a") is not None
+    assert (outside / "precious.txt").read_text() == "precious"
+
+
+def test_directory_put_in_the_place_of_a_deleted_one(make_store, base_dir, tmp_path):
+    """Entries of a directory that somebody else put in the place of a deleted one are not read before it is checked."""
+    store = make_store()
+    assert store.put(b"a", b"mine")
+    assert store.get(b"a") == b"mine"
+    os.rename(base_dir, tmp_path / "squatter")
+    os.chmod(tmp_path / "squatter", 0o777)
+    planted = make_store()
+    os.rename(tmp_path / "squatter", base_dir)
+    shutil.copytree(base_dir, tmp_path / "copy")
+    shutil.rmtree(base_dir)
+    os.rename(tmp_path / "copy", base_dir)
+    os.chmod(base_dir, 0o777)
+    assert store.get(b"a") is None
+    store._directory.distrust()
+    assert store.get(b"a") is None
+    assert not store.put(b"a", b"new")
+    assert store.failures.counts["Refused"] > 0
+    with pytest.raises(Refused, match="chmod"):
+        planted.open()
+    os.chmod(base_dir, 0o700)
+    store._directory.distrust()
+    assert store.put(b"a", b"new")
+    assert store.get(b"a") == b"new"
+
+
+def test_directory_that_appears_later(make_store, base_dir, tmp_path):
+    """A store on a directory that cannot be made finds it once it is there, and misses until then."""
+    (tmp_path / "cache").write_text("a file in the way")
+    store = make_store()
+    assert store.get(b"a") is None
+    assert not store.put(b"a", b"value")
+    os.unlink(base_dir)
+    store._directory.distrust()
+    assert store.put(b"a", b"value")
+    assert store.get(b"a") == b"value"
+
+
+def test_descriptors_closed_by_a_daemon(make_store, base_dir, outside):
+    """A child that closes all descriptors and opens others reads and writes its cache, and nothing else."""
+    store = make_store()
+    assert store.put(b"a", b"value")
+    child = os.fork()
+    if child == 0:
+        numbers = [store._directory.fd, store._directory.ledger().file.fd]
+        os.closerange(3, max(numbers) + 1)
+        others = [os.open(outside / "precious.txt", os.O_RDWR) for _ in range(max(numbers))]
+        done = store.get(b"a") == b"value" and store.put(b"b", b"value") and store.get(b"b") == b"value"
+        os._exit(0 if done and set(numbers) <= set(others) else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert (outside / "precious.txt").read_text() == "precious"
+    assert make_store().get(b"b") == b"value"
+
+
+def test_descriptor_of_a_store_that_is_gone(make_store, open_descriptors):
+    """A store holds one descriptor of its directory, however often that is replaced, and no longer than need be."""
+    make_store().put(b"a", b"value")
+    later.flush()
+    before = open_descriptors()
+    store = make_store()
+    for _ in range(5):
+        assert store.put(b"a", b"value")
+        shutil.rmtree(store.base_dir)
+        store._directory.distrust()
+    assert open_descriptors() == before + 1
+    del store
+    later.flush()
+    assert open_descriptors() == before
+
+
+def test_what_is_cleared_is_charged_until_it_is_gone(make_store, base_dir, usage_on_disk):
+    """While a tree that was cleared lies on the disk, its bytes count, and writers make room by removing it."""
+    store = make_store(cache_size=10 * BLOCK)
+    for number in range(10):
+        assert store.put(b"%d" % number, b"")
+    os.rename(values(base_dir), f"{base_dir}/values.killed")  # As far as a killed clear came.
+    assert store.usage().size == 10 * BLOCK
+    for number in range(10):
+        assert store.put(b"%d" % number, b"")
+        on_disk = sum(len(names) for _, _, names in os.walk(f"{base_dir}/values.killed")) + usage_on_disk().entries
+        assert on_disk <= 10
+    assert not os.path.exists(f"{base_dir}/values.killed")
+
+
+def test_cleared_during_a_visit(make_store, base_dir, monkeypatch):
+    """What is cleared while a shard is visited stays charged until it is gone."""
+    store = make_store()
+    assert store.put(b"a", b"value")
+    remove_cleared = Visitor._remove_cleared
+    visited = []
+
+    def clear_first(self, shard):
+        visited.append(shard)
+        if shard == entry.digest(VALUE, b"a")[:2]:
+            os.rename(values(base_dir), f"{base_dir}/values.killed")
+            monkeypatch.setattr(Visitor, "_remove_cleared", remove_cleared)
+
+    monkeypatch.setattr(Visitor, "_remove_cleared", clear_first)
+    ledger = store._directory.ledger()
+    store._visitor.visit(ledger, int(entry.digest(VALUE, b"a")[:2], 16))
+    assert visited == [entry.digest(VALUE, b"a")[:2]]
+    assert store.usage().size == BLOCK
+
+
+def test_lock_file_deleted_while_a_file_is_copied(make_store, base_dir, monkeypatch):
+    """A large value whose reservation went with the lock file is reserved again, in the new one."""
+    store = make_store(cache_size=100 * BLOCK)
+    assert store.put(b"a", b"")
+    other = make_store(cache_size=100 * BLOCK)
+    take_in = Source.take_in
+
+    def delete_first(self, *where):
+        monkeypatch.setattr(Source, "take_in", take_in)
+        os.unlink(f"{base_dir}/lock")
+        other._directory.distrust()
+        other.prune()
+        store._directory.distrust()
+        take_in(self, *where)
+
+    monkeypatch.setattr(Source, "take_in", delete_first)
+    assert store.put_file(b"b", io.BytesIO(bytes(50 * BLOCK)))
+    assert store.usage() == (52 * BLOCK, 2, 256)
+
+
+def test_deleted_while_the_lock_file_is_opened(make_store, base_dir, monkeypatch):
+    """A mutex that is taken while somebody deletes the directory is one that excludes other processes."""
+    open_ledger = Ledger.open
+
+    def delete_first(*where):
+        monkeypatch.setattr(Ledger, "open", open_ledger)
+        shutil.rmtree(base_dir)
+        return open_ledger(*where)
+
+    monkeypatch.setattr(Ledger, "open", delete_first)
+    store = make_store()
+    mutex = store.mutex(VALUE, b"a")
+    assert mutex.acquire()
+    assert store.failures.counts == {}
+    assert os.path.exists(f"{base_dir}/lock")
+    mutex.release()
+
+
+def test_directory_moved_away(make_store, base_dir, tmp_path):
+    """What was moved away with the directory is not read any more, and what is removed then does not come back."""
+    store = make_store()
+    assert store.put(b"a", b"value")
+    assert store.get(b"a") == b"value"
+    os.rename(base_dir, tmp_path / "moved")
+    assert not store.remove(b"a")
+    assert store.get(b"a") is None
+    os.rename(tmp_path / "moved", base_dir)
+    store._directory.distrust()
+    assert store.get(b"a") == b"value"
+
+
+# Who may use it
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o1777, 0o707], ids=oct)
+def test_directory_that_everybody_can_write_to(make_store, base_dir, mode):
+    """A directory that everybody can write to is refused, unless that is wanted."""
+    os.mkdir(base_dir)
+    os.chmod(base_dir, mode)
+    with pytest.raises(Refused, match=r"subdirectory.*chmod.*signing_key.*allow_shared"):
+        make_store().open()
+    store = make_store(access=Access(anyone=True))
+    store.open()
+    assert store.put(b"a", b"value")
+    assert os.stat(values(base_dir)).st_mode & 0o777 == 0o700
+
+
+def test_directory_that_everybody_comes_to_write_to(make_store, base_dir):
+    """A directory that is opened to everybody while it is in use is used no more, until it is closed to them again."""
+    store = make_store()
+    assert store.put(b"a", b"value")
+    os.chmod(base_dir, 0o777)
+    store._directory.distrust()
+    assert store.get(b"a") is None
+    assert not store.put(b"b", b"value")
+    os.chmod(base_dir, 0o700)
+    store._directory.distrust()
+    assert store.get(b"a") == b"value"
+
+
+def test_directory_that_a_group_can_write_to(make_store, base_dir, caplog, monkeypatch):
+    """A directory that a group can write to is used with one warning, and with none if the group is meant."""
+    monkeypatch.setattr(access_module, "_warned", set())
+    os.mkdir(base_dir)
+    os.chmod(base_dir, 0o770)
+    with caplog.at_level(logging.WARNING):
+        make_store(access=Access(dir_mode=0o2770, file_mode=0o660)).open()
+        assert caplog.text == ""
+        for _ in range(3):
+            make_store().open()
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert make_store().put(b"a", b"value")
+
+
+def test_modes_whatever_the_umask(make_store, base_dir):
+    """Directories, entries, contents and the lock file get the modes that were configured."""
+    store = make_store(access=Access(dir_mode=0o2750, file_mode=0o640))
+    umask = os.umask(0o077)
+    try:
+        assert store.put(b"a", b"value")
+        assert store.put_file(b"a", io.BytesIO(b"value"))
+    finally:
+        os.umask(umask)
+    for directory, _, names in os.walk(base_dir):
+        assert os.stat(directory).st_mode & 0o7777 == 0o2750
+        for name in set(names) - {"CACHEDIR.TAG"}:
+            assert os.stat(f"{directory}/{name}").st_mode & 0o7777 == 0o640
+
+
+# What 0.2.0 left
+
+
+def test_predecessor(make_store, base_dir, caplog):
+    """Files of 0.2.0 are reported once, with a command that removes them and nothing else, and otherwise left alone."""
+    os.makedirs(values(base_dir))
+    os.chmod(base_dir, 0o700)
+    old = [f"{values(base_dir)}/{'ab' * 32}.{kind}" for kind in ("payload", "metadata")]
+    for path in [*old, f"{base_dir}/rw.lock", f"{base_dir}/dogpile.lock"]:
+        with open(path, "wb") as file:
+            file.write(b"old")
+    for _ in range(2):
+        report_predecessor(base_dir)
+    assert len(caplog.records) == 1
+    store = make_store(cache_size=BLOCK)
+    assert store.put(b"a", b"value")
+    store.prune()
+    assert all(map(os.path.exists, old))
+    assert store.usage().entries == 1
+    assert store.check().ok
+    command = caplog.records[0].getMessage().partition("To remove them: ")[2]
+    assert os.system(command) == 0
+    assert sorted(os.listdir(base_dir)) == ["lock", "values"]
+    assert store.get(b"a") == b"value"

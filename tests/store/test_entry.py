@@ -1,0 +1,86 @@
+"""
+The format of an entry: what was written comes back, and nothing else does.
+"""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dogpile_filesystem.store import entry
+from dogpile_filesystem.store.entry import FILE, VALUE
+
+
+def encoded(payload=b"payload", key=b"key", kind=VALUE, created_ns=1234):
+    return entry.head(kind, key, payload, created_ns) + payload
+
+
+@given(key=st.binary(max_size=100), payload=st.binary(max_size=300), created_ns=st.integers(0, 2**64 - 1))
+def test_round_trip(key, payload, created_ns):
+    """Any key, payload and time come back as they were."""
+    assert entry.decode(VALUE, key, encoded(payload, key, created_ns=created_ns)) == (payload, created_ns)
+
+
+def test_every_flipped_bit_is_noticed():
+    """An entry in which any single bit has flipped is damaged, whichever it is."""
+    data = encoded()
+    for position in range(len(data) * 8):
+        flipped = bytearray(data)
+        flipped[position // 8] ^= 1 << position % 8
+        with pytest.raises(entry.Damaged):
+            entry.decode(VALUE, b"key", bytes(flipped))
+
+
+def test_every_other_length_is_noticed():
+    """An entry that was cut off anywhere, or has something behind it, is damaged."""
+    data = encoded()
+    for length in range(len(data)):
+        with pytest.raises(entry.Damaged):
+            entry.decode(VALUE, b"key", data[:length])
+    with pytest.raises(entry.Damaged):
+        entry.decode(VALUE, b"key", data + b"\0")
+
+
+def test_other_key():
+    """A whole entry of another key is not taken for this one's, nor for damage."""
+    with pytest.raises(entry.OtherKey):
+        entry.decode(VALUE, b"other", encoded())
+
+
+def test_other_kind():
+    """A value is not taken for a file."""
+    with pytest.raises(entry.Damaged):
+        entry.decode(FILE, b"key", encoded())
+    assert entry.digest(VALUE, b"key") != entry.digest(FILE, b"key")
+
+
+def test_digest_stays():
+    """Names of entries never change within a format version: otherwise an upgrade loses the whole cache unnoticed."""
+    assert entry.digest(VALUE, b"key") == "6f99a5db24eb7719ce51cf9556d9e463"
+    assert encoded(b"p", b"k", created_ns=0).hex() == (
+        "89444653 da990cc3 01 01 0000 01000000 0100000000000000 0000000000000000 6b 70".replace(" ", "")
+    )
+
+
+def test_content_round_trip():
+    """What an entry says of its content comes back."""
+    content = entry.Content("abc.name", 5, 3, True, b"metadata")
+    assert entry.Content.unpack(content.pack(), "abc") == content
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"",
+        b"short",
+        entry.Content("abd.name", 1, 0, True, b"").pack(),
+        entry.Content("abc./../../etc/passwd", 1, 0, True, b"").pack(),
+        entry.Content("abc.\0", 1, 0, True, b"").pack(),
+        entry.Content("abc.name", 1, 1 << 63, True, b"").pack(),
+    ],
+)
+def test_content_that_is_none(payload):
+    """A payload that is no content, or leads out of its directory, is damaged."""
+    with pytest.raises(entry.Damaged):
+        entry.Content.unpack(payload, "abc")

@@ -1,0 +1,256 @@
+"""
+Which entries go, and when.
+
+All entries here take one block, unless the arithmetic says otherwise.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections import OrderedDict
+
+import pytest
+
+from dogpile_filesystem.lockfile.ledger import BLOCK, Usage
+from dogpile_filesystem.store import eviction
+from dogpile_filesystem.store.reservation import Reservation
+
+
+def names(numbers):
+    return [b"%d" % number for number in numbers]
+
+
+def put_all(store, clock, keys):
+    for key in keys:
+        clock.move(1)
+        assert store.put(key, b"")
+
+
+def kept(store, keys):
+    """Which of the keys are there, without using them."""
+    return [key for key in keys if os.path.exists(store._directory.place(1, key).path)]
+
+
+def test_oldest_goes_first(make_store, clock):
+    """In a full cache, the entry used longest ago makes room for the next, and a read counts as use."""
+    store = make_store(cache_size=5 * BLOCK)
+    put_all(store, clock, names(range(5)))
+    clock.move(1)
+    assert store.get(b"0") is not None
+    put_all(store, clock, [b"new"])
+    # 6 blocks were needed, 5 are to be had, and a tenth of 6 entries is none: one entry goes.
+    assert kept(store, [*names(range(5)), b"new"]) == [b"0", b"2", b"3", b"4", b"new"]
+
+
+def test_a_tenth_goes(make_store, clock, usage_on_disk):
+    """Up to 1,000 entries, a tenth goes at once, 64 at most, and exactly the oldest."""
+    # 101 entries at the moment of eviction: 10 go, and 91 remain.
+    store = make_store(cache_size=100 * BLOCK)
+    put_all(store, clock, names(range(101)))
+    assert kept(store, names(range(101))) == names(range(10, 101))
+    assert store.usage() == usage_on_disk() == Usage(91 * BLOCK, 91, 256)
+
+
+def test_64_go_at_most(make_store, clock):
+    """However many entries there are, no more than 64 go if one would do."""
+    # 901 entries at the moment of eviction: a tenth were 90.
+    store = make_store(cache_size=900 * BLOCK)
+    put_all(store, clock, names(range(901)))
+    assert kept(store, names(range(901))) == names(range(64, 901))
+
+
+def test_as_many_go_as_are_needed(make_store, clock, usage_on_disk):
+    """For a large value, as many of the oldest go as make room for it."""
+    # 20 of 20 blocks are taken. The value takes 8, so that the 8 oldest go; a tenth of 21 were 2.
+    store = make_store(cache_size=20 * BLOCK)
+    put_all(store, clock, names(range(20)))
+    clock.move(1)
+    assert store.put(b"large", bytes(8 * BLOCK - 100))
+    assert kept(store, names(range(20))) == names(range(8, 20))
+    assert store.usage() == usage_on_disk() == Usage(20 * BLOCK, 13, 256)
+
+
+def test_value_that_takes_most_of_the_cache(make_store, clock, usage_on_disk):
+    """A value that takes most of a large cache is kept: if need be, all entries go, not only the older part."""
+    # 1,500 of 1,500 blocks are taken. Of 1,450 blocks that are needed, one round of samples gives some 900.
+    store = make_store(cache_size=1500 * BLOCK)
+    put_all(store, clock, names(range(1500)))
+    assert store.put(b"large", bytes(1450 * BLOCK - 100))
+    assert store.usage() == usage_on_disk()
+    assert store.usage().size <= 1500 * BLOCK
+
+
+def test_uses_of_another_store(make_store, clock):
+    """In one process, a use through one store counts at once for the eviction by another on the same directory."""
+    store, other = make_store(cache_size=3 * BLOCK), make_store(cache_size=3 * BLOCK)
+    put_all(store, clock, names(range(3)))
+    clock.move(1)
+    assert other.get(b"0") is not None
+    put_all(store, clock, [b"3"])
+    assert kept(store, names(range(4))) == [b"0", b"2", b"3"]
+
+
+def test_max_entries(make_store, clock, usage_on_disk):
+    """The number of entries is bounded likewise, and replacing one evicts no other."""
+    store = make_store(max_entries=3)
+    put_all(store, clock, names(range(3)))
+    put_all(store, clock, [b"0", b"0", b"1"])
+    assert kept(store, names(range(3))) == names(range(3))
+    put_all(store, clock, [b"3"])
+    assert kept(store, names(range(4))) == [b"0", b"1", b"3"]
+    assert store.usage() == usage_on_disk() == Usage(3 * BLOCK, 3, 256)
+
+
+def test_entry_being_replaced_goes_last(make_store, clock, monkeypatch):
+    """To make room for its own replacement, an entry is not evicted while another could go."""
+    store = make_store(cache_size=2 * BLOCK)
+    put_all(store, clock, [b"0", b"1"])
+    seen = []
+    publish = Reservation.publish
+    monkeypatch.setattr(Reservation, "publish", lambda self: (seen.append(kept(store, [b"0"])), publish(self))[1])
+    put_all(store, clock, [b"0"])
+    assert seen == [[b"0"]]
+    assert kept(store, [b"0", b"1"]) == [b"0"]
+
+
+@pytest.mark.parametrize("length", [0, 100_000])
+def test_entry_gone_while_it_is_replaced(make_store, clock, monkeypatch, usage_on_disk, length):
+    """If the entry to be replaced goes while its replacement is written, room is made for one entry more."""
+    store = make_store(max_entries=2)
+    put_all(store, clock, [b"0", b"1"])
+    make_room = store._writer._make_room
+
+    def others_first(*arguments):
+        monkeypatch.setattr(store._writer, "_make_room", make_room)
+        other = make_store(max_entries=2)
+        other.remove(b"0")
+        put_all(other, clock, [b"2"])
+        make_room(*arguments)
+
+    monkeypatch.setattr(store._writer, "_make_room", others_first)
+    clock.move(1)
+    assert store.put(b"0", bytes(length))
+    if length:
+        assert kept(store, names(range(3))) == [b"0", b"2"]
+    assert store.usage() == usage_on_disk()
+    assert store.usage().entries == 2
+
+
+def test_only_entry_replaced(make_store, clock, usage_on_disk):
+    """In a cache with room for one entry, that entry can be replaced, again and again."""
+    store = make_store(cache_size=BLOCK, max_entries=1)
+    for value in (b"a", b"b", b"c"):
+        clock.move(1)
+        assert store.put(b"k", value)
+        assert store.get(b"k") == value
+    assert store.usage() == usage_on_disk() == Usage(BLOCK, 1, 256)
+
+
+def test_used_since_it_was_seen(make_store, clock):
+    """A candidate that was used after the visit that found it is not evicted."""
+    store = make_store(cache_size=100 * BLOCK)
+    put_all(store, clock, names(range(101)))  # 0 to 9 went; 10 is the next candidate.
+    clock.move(1)
+    assert store.get(b"10") is not None
+    put_all(store, clock, names(range(101, 111)))  # 91 + 10 = 101 again: 10 go.
+    assert kept(store, names(range(111))) == [b"10", *names(range(21, 111))]
+
+
+def test_expired_go_before_live_ones(make_store, clock):
+    """An expired entry makes room before a live one does, even if that was used longer ago."""
+    store = make_store(cache_size=10 * BLOCK, expiration_time=100)
+    put_all(store, clock, names(range(5)))
+    clock.move(101)
+    # 5 expired and 10 live ones do not fit together, the live ones do.
+    put_all(store, clock, names(range(5, 15)))
+    assert kept(store, names(range(15))) == names(range(5, 15))
+
+
+def test_sweep(make_store, clock):
+    """Expired entries leave the disk within one expiration time, without being asked for."""
+    store = make_store(expiration_time=256)
+    put_all(store, clock, names(range(50)))
+    clock.move(257)
+    for _ in range(256):
+        clock.move(1)
+        assert store.get(b"missing") is None
+    assert kept(store, names(range(50))) == []
+
+
+def test_files_go_with_their_content(make_store, clock, files, tmp_path, usage_on_disk):
+    """Evicting a file frees what its entry and its content take."""
+    # Each file takes 1 + 3 blocks, so that 3 of them fit in 13.
+    store = make_store(cache_size=13 * BLOCK)
+    path = tmp_path / "content"
+    path.write_bytes(bytes(3 * BLOCK))
+    for number in range(4):
+        clock.move(1)
+        with open(path, "rb") as file:
+            assert store.put_file(b"%d" % number, file)
+    assert len(files()) == 6
+    assert store.usage() == usage_on_disk() == Usage(12 * BLOCK, 3, 256)
+
+
+def test_entries_that_cannot_be_removed(make_store, clock, monkeypatch):
+    """An entry that cannot be removed is skipped: the next one goes in its place."""
+    store = make_store(cache_size=3 * BLOCK)
+    put_all(store, clock, names(range(3)))
+    stuck = store._directory.place(1, b"0").digest
+    unlink = os.unlink
+
+    def refuse(path, **kwargs):
+        if path == stuck:
+            raise PermissionError(1, "not permitted", path)
+        unlink(path, **kwargs)
+
+    monkeypatch.setattr(os, "unlink", refuse)
+    put_all(store, clock, [b"3"])
+    assert kept(store, names(range(4))) == [b"0", b"2", b"3"]
+
+
+def test_nothing_can_be_removed(make_store, clock, monkeypatch, usage_on_disk):
+    """If no room can be made, the value is not kept, nothing raises, and the reservation is given back."""
+    store = make_store(cache_size=3 * BLOCK)
+    put_all(store, clock, names(range(3)))
+    with monkeypatch.context() as patch:
+        patch.setattr(eviction, "remove_unused", lambda *_: None)
+        assert not store.put(b"3", b"")
+    assert store.failures.counts == {"no room": 1}
+    assert store.usage() == usage_on_disk() == Usage(3 * BLOCK, 3, 256)
+
+
+def test_prune(make_store, clock, usage_on_disk):
+    """Pruning with a smaller bound removes what is over it, and what is expired."""
+    put_all(make_store(), clock, names(range(20)))
+    store = make_store(cache_size=10 * BLOCK, expiration_time=15)
+    store.prune()
+    # 15 to 1 seconds old: 0 to 4 are older and expired, and the 5 oldest of the other 15 are over the bound.
+    assert kept(store, names(range(20))) == names(range(10, 20))
+    assert store.usage() == usage_on_disk() == Usage(10 * BLOCK, 10, 256)
+
+
+@pytest.mark.parametrize("bound", [{"max_entries": 2000}, {"cache_size": 2000 * BLOCK}], ids=["entries", "bytes"])
+def test_hit_ratio_of_sampled_eviction(make_store, clock, bound):
+    """Beyond 1,000 entries, the hit ratio on a Zipf trace is within half a percentage point of exact LRU."""
+    rng = random.Random(1)
+    weights = [1 / rank for rank in range(1, 20_001)]
+    trace = rng.choices(names(range(20_000)), weights, k=40_000)
+    store = make_store(**bound)
+    exact: OrderedDict[bytes, None] = OrderedDict()
+    hits = exact_hits = 0
+    for key in trace:
+        clock.move(0.001)
+        if store.get(key) is None:
+            store.put(key, b"")
+        else:
+            hits += 1
+        if key in exact:
+            exact_hits += 1
+            exact.move_to_end(key)
+        else:
+            exact[key] = None
+            if len(exact) > 2000:
+                exact.popitem(last=False)
+    assert exact_hits > 10_000
+    assert abs(hits - exact_hits) / len(trace) <= 0.005

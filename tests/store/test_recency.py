@@ -1,0 +1,184 @@
+"""
+Uses of entries: when they reach the disk, and what happens to them at a fork and at the end.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+
+import pytest
+from forked import Child
+
+from dogpile_filesystem import flusher as later_module
+from dogpile_filesystem.flusher import DELAY, later
+from dogpile_filesystem.store.recency import LIMIT, Recency
+
+
+@pytest.fixture
+def recency(clock):
+    made = Recency(clock)
+    later.add(made, made)
+    yield made
+    later._retry_at = 0.0
+    later.settle_before_fork()
+
+
+@pytest.fixture
+def entry(tmp_path, clock):
+    path = tmp_path / "entry"
+    path.touch()
+    os.utime(path, (clock() - 1, clock() - 1))
+    return str(path)
+
+
+def last_use(path):
+    return os.stat(path).st_mtime_ns
+
+
+def test_stamps_are_in_order(recency, clock):
+    """Every stamp is later than the one before, even if the clock stands or goes back."""
+    stamps = [recency.stamp() for _ in range(3)]
+    clock.move(-5)
+    stamps.append(recency.stamp())
+    assert stamps == sorted(set(stamps))
+
+
+def test_note_costs_no_write(recency, entry, clock):
+    """A use is only written by the flush, and a thousand uses are one write, of the last."""
+    before = last_use(entry)
+    for _ in range(1000):
+        clock.move(0.001)
+        recency.note(entry)
+    assert last_use(entry) == before
+    recency.flush()
+    assert last_use(entry) == int(clock() * 1e9)
+
+
+def test_many_pending_are_written(recency, entry, clock):
+    """When LIMIT uses are pending they are written at once."""
+    recency.note(entry)
+    for number in range(LIMIT - 2):
+        recency.note(f"/nonexistent/{number}")
+    before = last_use(entry)
+    recency.note("/nonexistent/last")
+    assert last_use(entry) > before
+
+
+def test_written_by_itself(recency, entry, monkeypatch):
+    """The uses of a process that then falls idle are written by themselves, within the promised 5 seconds."""
+    assert DELAY < 5
+    monkeypatch.setattr(later_module, "DELAY", 0.01)
+    before = last_use(entry)
+    recency.note(entry)
+    timer = later.timer
+    assert timer.daemon
+    timer.join()
+    assert last_use(entry) > before
+    assert later.timer is not timer
+
+
+def test_timer_that_never_comes(recency, entry, monkeypatch):
+    """Where the timer does not come, as in a thread of gevent's pool, who reads later writes what is pending."""
+    before = last_use(entry)
+    monkeypatch.setattr(later, "timer", threading.Timer(3600, lambda: None))
+    monkeypatch.setattr(later, "_overdue_at", time.monotonic() + 3600)
+    recency.note(entry)
+    later.start()
+    assert last_use(entry) == before
+    monkeypatch.setattr(later, "_overdue_at", 0.0)
+    later.start()
+    assert last_use(entry) > before
+    assert later.timer is None
+
+
+def test_no_timer_to_be_had(recency, entry, clock, monkeypatch):
+    """Where no thread can be started, what is pending is written at once, and then every few seconds."""
+    monkeypatch.setattr(threading.Timer, "start", refuse_to_start)
+    recency.note(entry)
+    first = last_use(entry)
+    assert first == int(clock() * 1e9)
+    clock.move(1)
+    recency.note(entry)
+    assert last_use(entry) == first
+    monkeypatch.setattr(later, "_retry_at", 0.0)
+    recency.note(entry)
+    assert last_use(entry) > first
+
+
+def refuse_to_start(timer):
+    raise RuntimeError("can't start new thread")
+
+
+def test_never_backwards(recency, entry, clock):
+    """A use noted before another process wrote or used the entry does not make it older again."""
+    recency.note(entry)
+    later = clock() + 100
+    os.utime(entry, (later, later))
+    recency.flush()
+    assert last_use(entry) == int(later * 1e9)
+
+
+def test_forgotten(recency, entry):
+    """A use of an entry that was written anew is not written."""
+    before = last_use(entry)
+    recency.note(entry)
+    recency.forget(entry)
+    recency.flush()
+    assert last_use(entry) == before
+
+
+def test_not_the_owner(recency, entry, monkeypatch):
+    """Who may not set a time but may write the file sets it to now; who may not even that is not bothered."""
+    utime, calls = os.utime, []
+
+    def refuse(path, *, ns=None, follow_symlinks=True):
+        calls.append(ns)
+        if ns is not None or len(calls) > 2:
+            raise PermissionError(1, "not permitted", path)
+        utime(path, follow_symlinks=follow_symlinks)
+
+    monkeypatch.setattr(os, "utime", refuse)
+    before = last_use(entry)
+    recency.note(entry)
+    recency.flush()
+    assert last_use(entry) != before
+    assert calls[1] is None
+    os.truncate(entry, 0)
+    utime(entry, (1, 1))
+    recency.note(entry)
+    recency.flush()
+    assert last_use(entry) == int(1e9)
+
+
+def test_fork_with_pending_uses(recency, entry):
+    """Before a fork our thread ends and what is pending is written; the child has neither."""
+    before = last_use(entry)
+    recency.note(entry)
+    assert later.timer is not None
+    timer = later.timer
+    child = Child(lambda: (threading.active_count(), dict(recency._pending), later.timer))
+    assert not timer.is_alive()
+    assert child.result() == (1, {}, None)
+    assert later.timer is None
+    assert last_use(entry) > before
+
+
+def test_written_at_exit(spawn, entry, clock):
+    """What is pending when a process ends is written."""
+    before = last_use(entry)
+    process = spawn(
+        """
+        import sys
+        from dogpile_filesystem.store.recency import Recency
+        from dogpile_filesystem.flusher import later
+        recency = Recency(lambda: float(sys.argv[2]))
+        later.add(recency, recency)
+        recency.note(sys.argv[1])
+        """,
+        entry,
+        clock() + 50,
+    )
+    assert process.wait() == 0
+    assert last_use(entry) == before + int(51 * 1e9)
