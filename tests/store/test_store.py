@@ -501,6 +501,8 @@ def test_entry_that_is_far_too_long(make_store, spawn, base_dir, files, length):
     os.truncate(path, 1 << 40)
     program = """
         import resource, sys
+        from dogpile_filesystem.maintenance import check
+        from dogpile_filesystem.maintenance import check
         from dogpile_filesystem.store.store import Store
         store = Store(sys.argv[1])
         resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
