@@ -149,7 +149,7 @@ def full_disk(results: Results) -> Iterator[str]:
     type=click.Path(dir_okay=False, path_type=Path),
     help="Write the results to this file, with each count by kind.",
 )
-@click.option("--markdown", "as_markdown", is_flag=True, help="Also print the table as Markdown, for the documents.")
+@click.option("--markdown", "as_markdown", is_flag=True, help="Also print the table for docs/performance.md.")
 def main(directory: Path, output: Path, as_markdown: bool) -> None:
     """Harm this project and its peers in the same ways; print a table and write JSON."""
     console = make_console()

@@ -25,8 +25,8 @@ from dogpile.cache.region import RegionInvalidationStrategy
 
 from dogpile_filesystem.arguments import Arguments
 from dogpile_filesystem.failures import Failures
-from dogpile_filesystem.lockfile.ledger import NEVER, Ledger
-from dogpile_filesystem.store.access import Access
+from dogpile_filesystem.lockfile import NEVER, Ledger
+from dogpile_filesystem.store import Access
 
 #: Seconds for which the lock file is taken to be the one at its path.
 _TRUST = 0.05

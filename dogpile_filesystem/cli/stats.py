@@ -20,8 +20,8 @@ from rich.text import Text
 
 from dogpile_filesystem.cli import formatting, parameters
 from dogpile_filesystem.cli.cache import open_cache
-from dogpile_filesystem.lockfile.ledger import NEVER, SHARDS, Usage
-from dogpile_filesystem.lockfile.statistics import Counts, Recorded, recorded
+from dogpile_filesystem.layout import SHARDS
+from dogpile_filesystem.lockfile import NEVER, Counts, Recorded, Usage, recorded
 from dogpile_filesystem.maintenance import Cache
 
 #: Label, number, rate, remark.

@@ -42,13 +42,10 @@ import struct
 import time
 from typing import NamedTuple
 
+from dogpile_filesystem.layout import BLOCK, SHARDS, VALUES
 from dogpile_filesystem.lockfile.file import LockFile, open_lock_file
 from dogpile_filesystem.lockfile.format import HEAD, refuse_foreign, start_of_machine
 from dogpile_filesystem.lockfile.ranges import RangeLock
-
-SHARDS = 256
-#: Files are charged in whole blocks, whatever the filesystem's own: what is added is then what is taken off again.
-BLOCK = 4096
 
 _CURSOR = struct.Struct("<I")
 _CURSOR_AT = 16
@@ -107,11 +104,6 @@ class Bound(NamedTuple):
         )
 
 
-def charge(length: int) -> int:
-    """The bytes that a file of ``length`` bytes is charged: whole blocks."""
-    return -(-length // BLOCK) * BLOCK
-
-
 def key_offset(digest: str) -> int:
     """The mutex byte of the key with this hexadecimal digest, of which it takes 62 bits."""
     return _KEYS_AT + (int(digest[:16], 16) >> 2)
@@ -165,7 +157,7 @@ class Ledger:
         if not is_ours or not _are_stamps(stamps):
             # By the clock that dogpile takes for the age of values. Where there are none, the first may be older than
             # the file that is made for it.
-            is_lost = os.path.exists(os.path.join(os.path.dirname(self.file.path), "values"))
+            is_lost = os.path.exists(os.path.join(os.path.dirname(self.file.path), VALUES))
             stamps = _STAMPS.pack(time.time() if is_lost else NEVER, NEVER)
         elif is_of_this_start:
             return

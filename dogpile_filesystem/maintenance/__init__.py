@@ -21,7 +21,7 @@ from dogpile_filesystem.maintenance.bulk import (
 )
 from dogpile_filesystem.maintenance.cache import Cache, is_cache
 from dogpile_filesystem.maintenance.check import Report, check, check_cache
-from dogpile_filesystem.maintenance.inventory import Description, candidates, describe, find
+from dogpile_filesystem.maintenance.inventory import Description, describe, entries, find
 
 __all__ = [
     "Cache",
@@ -30,10 +30,10 @@ __all__ = [
     "Report",
     "Select",
     "any_of",
-    "candidates",
     "check",
     "check_cache",
     "describe",
+    "entries",
     "find",
     "is_cache",
     "least_recent",

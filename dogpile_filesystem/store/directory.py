@@ -1,24 +1,13 @@
 """
-A cache directory: where things lie in it, and its lock file and ledger, which somebody may delete at any time.
+Which directory is used: opened, checked, and its lock file and ledger, all of which somebody may delete at any time.
 
-::
+Address. ``base_dir`` is held open, and everything in it is addressed by its descriptor and a name below it (layout.py):
+values, contents, look-ups, writes, removals, last uses. If someone moves ``base_dir`` away and puts another directory
+in its place, nothing is read from the new one until it has passed its check (see access.py). Whether the path still
+leads to the open directory is looked at before every use, but not twice within 50 ms.
 
-    base_dir/
-      CACHEDIR.TAG             tells backup programs to skip the directory
-      lock                     ledger and locks: see ledger.py
-      values/00 ... values/ff/ 256 shards, by the first byte of the key's digest
-        <digest>               an entry: see entry.py
-        <digest>.<unique>      the content of an entry that is a file: nothing but the user's bytes
-        .<unique>-<size>-<entries>.tmp
-                               being written; so many bytes and entries are reserved for it
-      values.<unique>/         what was cleared, until its files are gone
-
-Deletion. ``base_dir`` is held open, and entries are read from what is open: who puts another directory in its place,
-after somebody deleted it, is not read from before that one passed its check (see access.py). Whether the path still
-leads to it is looked at before every use, but not twice within 50 ms.
-
-Limits. A symbolic link in the place of ``values`` or a shard is not followed. One that is put there while the
-directory is in use is noticed at once by what deletes, and by others after a second.
+Limits. A symbolic link in the place of ``values`` or a shard is not followed. One that is put there while the directory
+is in use is noticed at once by removals of many entries, and by everything else after a second.
 """
 
 from __future__ import annotations
@@ -30,15 +19,10 @@ import time
 import weakref
 from typing import ClassVar
 
-from dogpile_filesystem.failures import Failures
-from dogpile_filesystem.lockfile.file import LockFile, open_lock_file
-from dogpile_filesystem.lockfile.ledger import Ledger, key_offset
-from dogpile_filesystem.lockfile.mutex import KeyMutex
-from dogpile_filesystem.lockfile.statistics import Statistics
-from dogpile_filesystem.store import entry
+from dogpile_filesystem.layout import LOCK, TAG, TAG_NAME, VALUES, shard_path
+from dogpile_filesystem.lockfile import Ledger, LockFile, open_lock_file
 from dogpile_filesystem.store.access import Access, Refused
 from dogpile_filesystem.store.files import CREATE_FLAGS, DIRECTORY_FLAGS, filesystem_type, write_all
-from dogpile_filesystem.store.reservation import Place
 
 #: Seconds for which what was looked at is taken to be as it was. On ext4, each look at the lock file makes the next
 #: write to it 4 us dearer: a tenth of storing a value.
@@ -48,9 +32,6 @@ _CHECK_TRUST = 1.0
 #: Deletions in the course of opening the lock file, after which it is taken for one that cannot be opened.
 _DELETIONS = 10
 
-#: What CACHEDIR.TAG says: see https://bford.info/cachedir/
-TAG = b"Signature: 8a477f597d28d172789f06886806bc55\n# A cache of dogpile_filesystem. It may be deleted at any time.\n"
-
 
 class Directory:
     """
@@ -58,7 +39,6 @@ class Directory:
 
     :param access: modes of what is made, and which directories are refused.
     :ivar fd: the directory, opened; -1: it is not there, or refused.
-    :ivar values_dir: the directory of the shards.
     :ivar checked: shards that are known not to be symbolic links.
     :ivar loses_content: whether its filesystem may keep the length of a file and lose what was in it. After a power
      cut, ext4 did so with one content in 50 that were written while the journal committed, and each was a hole; xfs,
@@ -69,48 +49,34 @@ class Directory:
     def __init__(self, base_dir: str, access: Access) -> None:
         self.base_dir = base_dir
         self.access = access
-        self.values_dir = os.path.join(base_dir, "values")
         self.fd = -1
         self.loses_content = False
         self.checked: set[str] = set()
         # The descriptor, kept under one number for good, and what it leads to.
         self._opened = _Opened()
-        self._lock_path = os.path.join(base_dir, "lock")
+        self.lock_path = os.path.join(base_dir, LOCK)
         self._ledger: Ledger | None = None
         self.looked_until = 0.0
         self._trusted_until = self._checked_until = 0.0
         weakref.finalize(self, self._opened.close)
         _instances.add(self)
 
-    def place(self, kind: int, key: bytes) -> Place:
-        """Where the entry of a key lies."""
-        digest = entry.digest(kind, key)
-        directory = f"{self.values_dir}/{digest[:2]}"
-        return Place(kind, key, digest, directory, f"{directory}/{digest}", int(digest[:2], 16))
-
-    def mutex(
-        self, kind: int, key: bytes, lock_timeout: float | None, failures: Failures, statistics: Statistics
-    ) -> KeyMutex:
-        """The creation mutex of a key."""
-        offset = key_offset(entry.digest(kind, key))
-        return KeyMutex(self._lock_path, self._open_lock_file, offset, lock_timeout, failures, statistics)
-
-    def ledger(self, *, look: bool = False) -> Ledger:
+    def ledger(self, *, fresh: bool = False) -> Ledger:
         """
         The ledger, opened again if its file is no longer the one at its path.
 
-        :param look: whether to look even if it was the current one within the last 50 ms.
+        :param fresh: whether to look even if it was the current one within the last 50 ms.
         :raises OSError: it cannot be opened, made or locked, or the directory is refused.
         """
         ledger = self._ledger
         now = time.monotonic()
-        if ledger is not None and now < self._trusted_until and not look:
+        if ledger is not None and now < self._trusted_until and not fresh:
             return ledger
-        if look:
+        if fresh:
             self.checked.clear()
         self.look(make=True)
-        if ledger is None or not ledger.is_at(self._lock_path):
-            ledger = self._ledger = Ledger.open(self._lock_path, self.access.file_mode)
+        if ledger is None or not ledger.is_at(self.lock_path):
+            ledger = self._ledger = Ledger.open(self.lock_path, self.access.file_mode)
         self._trusted_until = now + _TRUST
         self._forget_checks(now)
         return ledger
@@ -122,7 +88,7 @@ class Directory:
         :raises OSError: it cannot be used.
         """
         try:
-            os.stat(self._lock_path, follow_symlinks=False)
+            os.stat(self.lock_path, follow_symlinks=False)
         except FileNotFoundError:
             return None
         return self.ledger()
@@ -151,16 +117,22 @@ class Directory:
                 self.checked.clear()
         except (Refused, FileNotFoundError, NotADirectoryError):
             self.fd = -1  # What is open may still be there, under another name.
+            self._trusted_until = 0.0
             raise
         self.fd = self._opened.fd
 
-    def look_again(self) -> None:
+    def reopen_if_replaced(self) -> None:
         """As :meth:`look`, for who reads: whatever is wrong, others will report."""
         now = time.monotonic()
         self.looked_until = now + _TRUST
         self._forget_checks(now)
         with contextlib.suppress(OSError):
             self.look()
+
+    def reopen_if_stale(self) -> None:
+        """As :meth:`reopen_if_replaced`, but not twice within 50 ms."""
+        if time.monotonic() >= self.looked_until:
+            self.reopen_if_replaced()
 
     def distrust(self) -> None:
         """Look again before the next use."""
@@ -172,7 +144,7 @@ class Directory:
             self._checked_until = now + _CHECK_TRUST
             self.checked.clear()
 
-    def check(self, shard: str) -> None:
+    def refuse_link(self, shard: str) -> None:
         """
         Make sure that a shard is no symbolic link.
 
@@ -181,37 +153,54 @@ class Directory:
         """
         if shard in self.checked:
             return
-        for name in ("values", f"values/{shard}"):
+        for name in (VALUES, f"{VALUES}/{shard}"):
             if stat.S_ISLNK(os.stat(name, dir_fd=self.fd, follow_symlinks=False).st_mode):
                 msg = f"a symbolic link inside a cache is not followed: remove {self.base_dir}/{name}"
                 raise Refused(msg)
         self.checked.add(shard)
 
-    def make(self, shard: str | None = None) -> None:
+    def make(self, shard: int) -> None:
         """
         Make the directories that are missing, and the directory of a shard.
 
         :raises OSError: they cannot be made.
         """
-        self.distrust()  # Who deleted them may have deleted the lock file too.
+        self.distrust()  # Whoever deleted them may have deleted the lock file too.
         self.look(make=True)
-        for directory in (self.values_dir, shard):
-            if directory is not None:
-                with contextlib.suppress(FileExistsError):
-                    self.access.make_directory(directory)
+        for name in (VALUES, shard_path(shard)):
+            with contextlib.suppress(FileExistsError):
+                self.access.make_directory(name, self.fd)
+
+    def create(self, path: str) -> int:
+        """
+        Make a file, and open it for reading and writing.
+
+        :param path: below ``base_dir``.
+        :return: its descriptor.
+        :raises OSError: it cannot be made, or is there.
+        """
+        return self.access.create(path, self.fd)
+
+    def has(self, path: str) -> bool:
+        """Whether there is a file at a path below ``base_dir``."""
+        try:
+            os.stat(path, dir_fd=self.fd, follow_symlinks=False)
+        except OSError:
+            return False
+        return True
 
     def _make_base(self) -> None:
         os.makedirs(os.path.dirname(self.base_dir), exist_ok=True)
         with contextlib.suppress(FileExistsError):
             self.access.make_directory(self.base_dir)
         with contextlib.suppress(FileExistsError):
-            fd = os.open(os.path.join(self.base_dir, "CACHEDIR.TAG"), CREATE_FLAGS, 0o644)
+            fd = os.open(os.path.join(self.base_dir, TAG_NAME), CREATE_FLAGS, 0o644)
             try:
                 write_all(fd, [TAG])
             finally:
                 os.close(fd)
 
-    def _open_lock_file(self, look: bool) -> LockFile:
+    def open_lock_file(self, look: bool) -> LockFile:
         for _ in range(_DELETIONS):
             # Somebody may be deleting the directory in this moment.
             with contextlib.suppress(FileNotFoundError):
@@ -221,11 +210,11 @@ class Directory:
 
     def _open_lock_file_once(self, *, look: bool) -> LockFile:
         try:
-            return self.ledger(look=look).file
+            return self.ledger(fresh=look).file
         except (Refused, FileNotFoundError):
             raise
         except OSError:  # Perhaps it cannot be written, the disk being full. Its ranges can be locked all the same.
-            return open_lock_file(self._lock_path, self.access.file_mode)
+            return open_lock_file(self.lock_path, self.access.file_mode)
 
 
 class _Opened:

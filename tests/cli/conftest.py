@@ -15,7 +15,7 @@ import tempfile
 import pytest
 
 from dogpile_filesystem.flusher import later
-from dogpile_filesystem.lockfile.ledger import BLOCK
+from dogpile_filesystem.layout import BLOCK
 from dogpile_filesystem.store.store import Store
 
 

@@ -18,8 +18,8 @@ from commands import COMMAND, COMMANDS, as_root, difference, path_of, read_until
 from forked import Child
 
 from dogpile_filesystem import cli
+from dogpile_filesystem.layout import VALUE
 from dogpile_filesystem.store.access import Access
-from dogpile_filesystem.store.entry import VALUE
 from dogpile_filesystem.store.store import Store
 
 READING = {

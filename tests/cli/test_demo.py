@@ -23,7 +23,7 @@ from dogpile.cache import make_region
 from dogpile_filesystem import cli
 from dogpile_filesystem.cli import demo_job, demo_library
 from dogpile_filesystem.cli.demo_report import DemoReport, ModuleCounts
-from dogpile_filesystem.lockfile.ledger import BLOCK
+from dogpile_filesystem.layout import BLOCK
 
 WORKERS = 4
 MODULES = 8

@@ -10,8 +10,9 @@ import zlib
 
 import pytest
 
+from dogpile_filesystem.layout import BLOCK, SHARDS, charge
 from dogpile_filesystem.lockfile import ledger as ledger_module
-from dogpile_filesystem.lockfile.ledger import BLOCK, SHARDS, Bound, Ledger, Usage, charge, key_offset
+from dogpile_filesystem.lockfile.ledger import Bound, Ledger, Usage, key_offset
 
 
 @pytest.fixture

@@ -10,12 +10,12 @@ import shutil
 
 import pytest
 
-from dogpile_filesystem.lockfile.ledger import BLOCK, Usage
+from dogpile_filesystem import layout
+from dogpile_filesystem.layout import BLOCK, FILE, VALUE
+from dogpile_filesystem.lockfile.ledger import Usage
 from dogpile_filesystem.lockfile.ranges import RangeLock
-from dogpile_filesystem.maintenance import check
-from dogpile_filesystem.maintenance.check import check_shards
+from dogpile_filesystem.maintenance import Cache, check, check_cache
 from dogpile_filesystem.store import entry
-from dogpile_filesystem.store.entry import FILE, VALUE
 from dogpile_filesystem.store.reservation import Reservation
 
 
@@ -33,7 +33,7 @@ WHOLE = Usage(6 * BLOCK, 4, 256)
 
 
 def path_of(base_dir, kind, key):
-    digest = entry.digest(kind, key)
+    digest = layout.entry_name(kind, key)
     return f"{base_dir}/values/{digest[:2]}/{digest}"
 
 
@@ -118,7 +118,7 @@ def test_what_is_being_written_is_not_left_over(store, monkeypatch, usage_on_dis
 
 def test_ledger_that_drifted(store, usage_on_disk):
     """A ledger that differs from the disk is reported, and counted anew by a repair."""
-    ledger = store._directory.ledger()
+    ledger = store.directory.ledger()
     with ledger.shard(7):
         ledger.add(7, 100 * BLOCK, 50)
     report = check(store)
@@ -173,8 +173,8 @@ def test_check_while_others_write(store, spawn, base_dir):
 def test_shards_are_told(store, base_dir):
     """The callback is called with each shard as it finishes, in order."""
     told: list[int] = []
-    ledger, visitor = store._directory.ledger(), store._visitor
-    report = check_shards(ledger, visitor, (), loses_content=False, on_shard=told.append)
+    store.open()
+    report = check_cache(Cache(base_dir), on_shard=told.append)
     assert told == list(range(256))
     assert report == check(store)
 
@@ -191,8 +191,8 @@ def test_shard_that_is_held(make_store, monkeypatch):
     for number in range(20):
         assert store.put(b"%d" % number, b"value")
     monkeypatch.setattr(RangeLock, "PATIENCE", 0.01)
-    ledger = store._directory.ledger()
-    shard = store._directory.place(VALUE, b"0").shard
+    ledger = store.directory.ledger()
+    shard = layout.place(VALUE, b"0").shard
     assert ledger.shard(shard).acquire(wait=False)
     report = check(store)
     ledger.shard(shard).release()
