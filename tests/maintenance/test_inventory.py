@@ -1,5 +1,5 @@
 """
-The entries of a cache, listed and described; and the removal of many entries at once, with the ledger updated.
+The entries of a cache, listed and described.
 """
 
 from __future__ import annotations
@@ -10,61 +10,16 @@ import shutil
 
 import ondisk
 import pytest
+from listed import found, path_of
 
 from dogpile_filesystem import layout
-from dogpile_filesystem.layout import BLOCK, FILE, SHARDS, VALUE
-from dogpile_filesystem.lockfile.ledger import Ledger, Usage
-from dogpile_filesystem.maintenance import bulk as selection
+from dogpile_filesystem.layout import BLOCK, FILE, VALUE
 from dogpile_filesystem.maintenance import inventory
-from dogpile_filesystem.maintenance.bulk import Removed
 from dogpile_filesystem.store import entry
 from dogpile_filesystem.store.entry import Damaged
 
 
-@pytest.fixture
-def store(make_store):
-    return make_store()
-
-
-@pytest.fixture
-def shards(store):
-    store.open()
-    return store.shards
-
-
-@pytest.fixture
-def ledger(store, base_dir):
-    store.open()
-    return Ledger.open(f"{base_dir}/lock")
-
-
-@pytest.fixture
-def fill(store, clock):
-    """Stores values of one block each, a second apart."""
-
-    def fill(*keys: bytes) -> None:
-        for key in keys:
-            clock.move(1)
-            assert store.put(key, b"value")
-
-    return fill
-
-
-def found(shards, kind, key):
-    candidate = inventory.find(shards, kind, key)
-    assert candidate is not None
-    return candidate
-
-
-def keys(shards):
-    """The keys of the entries, in the order of their last use."""
-    return [inventory.describe(shards, each).head.key for each in sorted(inventory.entries(shards))]
-
-
-# Looking
-
-
-def test_candidates(store, fill, shards, base_dir):
+def test_entries(store, fill, shards, base_dir):
     """Every entry is listed once, with its last use and the bytes of itself and its content."""
     fill(b"a", b"b")
     assert store.put_file(b"f", io.BytesIO(bytes(BLOCK + 1)))
@@ -76,13 +31,10 @@ def test_candidates(store, fill, shards, base_dir):
         found(shards, VALUE, b"b"),
         found(shards, FILE, b"f"),
     }
-    assert all(
-        each.used_ns == os.stat(f"{shards.directory.base_dir}/values/{each.name[:2]}/{each.name}").st_mtime_ns
-        for each in listed
-    )
+    assert all(each.used_ns == os.stat(path_of(shards, each.name)).st_mtime_ns for each in listed)
 
 
-def test_candidates_of_what_is_not_there(shards):
+def test_entries_of_a_new_cache(shards):
     """A cache in which nothing was stored has no entries."""
     assert list(inventory.entries(shards)) == []
 
@@ -92,7 +44,7 @@ def test_content_that_was_left_behind(store, shards):
     assert store.put_file(b"f", io.BytesIO(bytes(3 * BLOCK)))
     candidate = found(shards, FILE, b"f")
     for unique in "0z":  # Before and behind it, in whatever order the directory is listed.
-        with open(f"{shards.directory.base_dir}/values/{candidate.name[:2]}/{candidate.name}.{unique}", "wb") as stray:
+        with open(f"{path_of(shards, candidate.name)}.{unique}", "wb") as stray:
             stray.write(bytes(9 * BLOCK))
     assert list(inventory.entries(shards)) == [candidate]
     assert candidate.size == 4 * BLOCK
@@ -139,7 +91,7 @@ def test_describe_what_is_damaged(store, fill, shards, data):
     """A file that is not an entry, or was cut off within its key, is reported as damaged."""
     fill(b"a")
     candidate = found(shards, VALUE, b"a")
-    with open(f"{shards.directory.base_dir}/values/{candidate.name[:2]}/{candidate.name}", "wb") as file:
+    with open(path_of(shards, candidate.name), "wb") as file:
         file.write(data)
     with pytest.raises(Damaged):
         inventory.describe(shards, candidate)
@@ -149,7 +101,7 @@ def test_describe_file_without_content(store, shards):
     """A file whose content was deleted is reported as damaged when its bytes are asked for."""
     assert store.put_file(b"f", io.BytesIO(b"1"))
     candidate = found(shards, FILE, b"f")
-    os.unlink(f"{shards.directory.base_dir}/values/{candidate.name[:2]}/{candidate.content}")
+    os.unlink(path_of(shards, candidate.content))
     assert inventory.describe(shards, candidate).length == 1
     with pytest.raises(Damaged, match="content"):
         inventory.describe(shards, candidate, 1)
@@ -173,240 +125,3 @@ def test_symbolic_link_is_not_followed(store, fill, shards, tmp_path):
         list(inventory.entries(shards))
     with pytest.raises(OSError, match=r"Not a directory|symbolic"):
         inventory.find(shards, VALUE, b"a")
-
-
-# Removing
-
-
-def test_prefix(store, ledger, fill, shards, base_dir):
-    """Exactly the values and files whose keys begin with the prefix are removed, with contents; the ledger is right."""
-    fill(b"user:1", b"user:2", b"use", b"page:user:1")
-    assert store.put_file(b"user:1", io.BytesIO(bytes(BLOCK + 1)))
-    assert store.put_file(b"other", io.BytesIO(b"1"))
-    select = selection.with_prefix(b"user:")
-    expected = Removed(3, 5 * BLOCK)
-    assert selection.selected(shards, select) == expected
-    assert selection.remove_entries(ledger, shards, select) == expected
-    assert sorted(keys(shards)) == [b"other", b"page:user:1", b"use"]
-    assert ondisk.difference(ledger.usage(), base_dir) == []
-
-
-@pytest.mark.parametrize("kind", [VALUE, FILE])
-def test_prefix_of_a_kind(store, ledger, fill, shards, kind):
-    """Only entries of the given kind are removed."""
-    fill(b"a")
-    assert store.put_file(b"a", io.BytesIO(b"1"))
-    assert selection.remove_entries(ledger, shards, selection.with_prefix(b"a", [kind])).entries == 1
-    (left,) = inventory.entries(shards)
-    assert inventory.describe(shards, left).head.kind == VALUE + FILE - kind
-
-
-def test_unused(store, ledger, fill, clock, shards, base_dir):
-    """An entry that was last used before an instant is removed; one used at that instant or later stays."""
-    fill(b"a", b"b", b"c", b"d")
-    clock.move(1)
-    assert store.get(b"a")
-    store.flush()
-    since = found(shards, VALUE, b"c").used_ns
-    assert selection.remove_entries(ledger, shards, selection.unused_since(since)) == Removed(1, BLOCK)
-    assert keys(shards) == [b"c", b"d", b"a"]
-    assert ondisk.difference(ledger.usage(), base_dir) == []
-
-
-def test_used_meanwhile(store, ledger, fill, shards, base_dir):
-    """An entry that is used after it was found unused stays."""
-    fill(b"a")
-    unused = selection.unused_since(1 << 62)
-    looks = []
-
-    def select(name, seen, fd):
-        looks.append(name)
-        if len(looks) == 1:
-            os.utime(name, ns=(0, (1 << 62) + 1), dir_fd=fd)
-        return unused(name, seen, fd)
-
-    assert selection.remove_entries(ledger, shards, select) == Removed()
-    assert len(looks) == 2
-    assert ondisk.difference(ledger.usage(), base_dir) == []
-
-
-@pytest.mark.parametrize("before", [1, BLOCK + 1])
-def test_replaced_meanwhile(store, ledger, clock, shards, base_dir, before):
-    """An entry that is replaced after it was selected is removed with its new content."""
-    assert store.put_file(b"a", io.BytesIO(bytes(before)))
-    prefix = selection.with_prefix(b"a")
-    looks = []
-
-    def select(name, seen, fd):
-        is_selected = prefix(name, seen, fd)
-        looks.append(name)
-        if len(looks) == 1:
-            clock.move(1)
-            assert store.put_file(b"a", io.BytesIO(bytes(3 * BLOCK)))
-        return is_selected
-
-    assert selection.remove_entries(ledger, shards, select) == Removed(1, 4 * BLOCK)
-    assert ondisk.difference(ledger.usage(), base_dir) == []
-    assert ledger.usage().entries == 0
-
-
-def test_gone_meanwhile(store, ledger, fill, shards):
-    """An entry that another thread removes in the meantime is not counted, nor taken off the ledger twice."""
-    fill(b"a", b"b")
-
-    def select(name, _seen, _fd):
-        store.remove(b"a")
-        return name == layout.entry_name(VALUE, b"a")
-
-    assert selection.remove_entries(ledger, shards, select) == Removed()
-    assert ledger.usage() == Usage(BLOCK, 1, SHARDS)
-
-
-def test_remove_entry(store, ledger, fill, shards, base_dir):
-    """The entry of a key is removed, if there is one; the entry of the key's other kind stays."""
-    fill(b"a")
-    assert store.put_file(b"a", io.BytesIO(b"1"))
-    assert selection.remove_entry(ledger, shards, FILE, b"a") == Removed(1, 2 * BLOCK)
-    assert selection.remove_entry(ledger, shards, FILE, b"a") == Removed()
-    assert ondisk.difference(ledger.usage(), base_dir) == []
-    assert keys(shards) == [b"a"]
-
-
-def test_what_cannot_be_removed(store, ledger, fill, shards, base_dir, monkeypatch):
-    """An entry that cannot be removed stays and is reported; the others are removed."""
-    fill(b"a", b"b")
-    unlink = os.unlink
-
-    def refuse(path, **arguments):
-        if path == layout.entry_name(VALUE, b"a"):
-            raise PermissionError(1, os.strerror(1))
-        unlink(path, **arguments)
-
-    monkeypatch.setattr(os, "unlink", refuse)
-    assert selection.remove_entries(ledger, shards, selection.with_prefix(b"")) == Removed(1, BLOCK, failed=1)
-    assert keys(shards) == [b"a"]
-    assert ondisk.difference(ledger.usage(), base_dir) == []
-
-
-def test_content_that_cannot_be_removed(store, ledger, shards, monkeypatch):
-    """A content that cannot be removed stays on the disk, and so in the ledger."""
-    assert store.put_file(b"a", io.BytesIO(bytes(3 * BLOCK)))
-    unlink = os.unlink
-
-    def refuse(path, **arguments):
-        if "." in path:
-            raise PermissionError(1, os.strerror(1))
-        unlink(path, **arguments)
-
-    monkeypatch.setattr(os, "unlink", refuse)
-    assert selection.remove_entry(ledger, shards, FILE, b"a") == Removed(1, BLOCK)
-    assert ledger.usage() == Usage(3 * BLOCK, 0, SHARDS)
-
-
-def test_shard_that_cannot_be_locked(store, ledger, fill, shards, spawn, base_dir, monkeypatch):
-    """The entries of a shard that a stopped process keeps locked stay and are reported."""
-    fill(b"a", b"b")
-    shard = int(layout.entry_name(VALUE, b"a")[:2], 16)
-    program = """
-        import sys
-        from dogpile_filesystem.lockfile.ledger import Ledger
-        with Ledger.open(sys.argv[1]).shard(int(sys.argv[2])):
-            print("locked", flush=True)
-            sys.stdin.read()
-    """
-    process = spawn(program, f"{base_dir}/lock", shard)
-    assert process.stdout.readline() == "locked\n"
-    monkeypatch.setattr(type(ledger.shard(0)), "PATIENCE", 0.05)
-    assert selection.remove_entries(ledger, shards, selection.with_prefix(b"")) == Removed(1, BLOCK, failed=1)
-    assert keys(shards) == [b"a"]
-
-
-def test_killed_removal(store, ledger, fill, shards, base_dir, spawn):
-    """A removal that is killed leaves the ledger too high, never too low; a visit corrects it."""
-    fill(*(b"%d" % number for number in range(1000)))
-    program = """
-        import os, signal, sys
-        from dogpile_filesystem.maintenance import Cache, bulk as selection
-        unlink, left = os.unlink, [333]
-        def die(path, **arguments):
-            unlink(path, **arguments)
-            left[0] -= 1
-            if not left[0]:
-                os.kill(os.getpid(), signal.SIGKILL)
-        os.unlink = die
-        cache = Cache(sys.argv[1])
-        selection.remove_entries(cache.make_ledger(), cache.shards, lambda *_: True)
-    """
-    assert spawn(program, base_dir).wait() == -9
-    disk = ondisk.usage_on_disk(base_dir)
-    assert disk.entries == 667
-    assert disk.entries < ledger.usage().entries <= disk.entries + 10
-    store.prune()
-    assert ondisk.difference(ledger.usage(), base_dir) == []
-
-
-@pytest.mark.parametrize("size", [0, 1, BLOCK, BLOCK + 1, 5 * BLOCK, 9 * BLOCK])
-def test_least_recent(fill, shards, size):
-    """As few of the entries used longest ago are selected as together take the size, or all entries."""
-    fill(b"a", b"b", b"c", b"d", b"e", b"f")
-    expected = min(6, -(-size // BLOCK))
-    select = selection.least_recent(shards, size)
-    assert selection.selected(shards, select) == Removed(expected, expected * BLOCK)
-
-
-def test_least_recent_of_one_time(fill, shards):
-    """Of entries with the same last use, no more are selected than take the size."""
-    fill(*(b"%d" % number for number in range(50)))
-    for candidate in inventory.entries(shards):
-        os.utime(f"{shards.directory.base_dir}/values/{candidate.name[:2]}/{candidate.name}", ns=(0, 10**18))
-    assert selection.selected(shards, selection.least_recent(shards, 20 * BLOCK)) == Removed(20, 20 * BLOCK)
-
-
-def test_least_recent_answers_twice(fill, shards):
-    """The test gives the same answer about an entry each time, also among entries with the same last use."""
-    fill(*(b"%d" % number for number in range(50)))
-    for seen in inventory.entries(shards):
-        os.utime(f"{shards.directory.base_dir}/values/{seen.name[:2]}/{seen.name}", ns=(0, 10**18))
-    select = selection.least_recent(shards, 20 * BLOCK)
-
-    def answers():
-        paths = {seen.name: f"{shards.directory.base_dir}/values/{seen.name[:2]}/{seen.name}" for seen in seen_now()}
-        return {name: select(name, os.stat(path), -1) for name, path in paths.items()}
-
-    def seen_now():
-        return list(inventory.entries(shards))
-
-    first = answers()
-    assert answers() == first
-    assert sum(first.values()) == 20
-
-
-def test_any_of(fill, shards):
-    """An entry that either test selects is selected once."""
-    fill(b"a", b"b", b"c")
-    both = selection.any_of(selection.with_prefix(b"a"), selection.least_recent(shards, 2 * BLOCK))
-    assert selection.selected(shards, both) == Removed(2, 2 * BLOCK)
-
-
-def test_shrink(store, ledger, fill, shards, base_dir):
-    """The entries that are left fit and are exactly the last used ones; a read counts as a use."""
-    fill(*(b"%d" % number for number in range(2000)))
-    for number in range(0, 500, 5):
-        assert store.get(b"%d" % number)
-    store.flush()
-    removed = selection.shrink(ledger, shards, 150 * BLOCK + 1)
-    assert removed == Removed(1850, 1850 * BLOCK)
-    assert keys(shards) == [b"%d" % number for number in (*range(1950, 2000), *range(0, 500, 5))]
-    assert ondisk.difference(ledger.usage(), base_dir) == []
-    assert selection.shrink(ledger, shards, 150 * BLOCK) == Removed()
-
-
-def test_shards_are_told(store, ledger, fill, shards):
-    """The callback is called with each shard as it finishes, in order."""
-    fill(b"a")
-    told: list[int] = []
-    selection.remove_entries(ledger, shards, selection.with_prefix(b"x"), told.append)
-    assert told == list(range(SHARDS))
-    told.clear()
-    selection.selected(shards, selection.with_prefix(b"x"), told.append)
-    assert told == list(range(SHARDS))
