@@ -15,6 +15,7 @@ from collections.abc import Iterator
 import click
 
 from dogpile_filesystem.cli import formatting
+from dogpile_filesystem.lockfile.current import Current
 from dogpile_filesystem.lockfile.format import HEAD
 from dogpile_filesystem.lockfile.ledger import Ledger
 from dogpile_filesystem.store.access import Access
@@ -40,9 +41,8 @@ class Cache:
     def __init__(self, base_dir: str, access: Access) -> None:
         self.base_dir = base_dir
         self.values_dir = os.path.join(base_dir, "values")
-        self.lock_path = os.path.join(base_dir, "lock")
         self.access = access
-        self._ledger: Ledger | None = None
+        self._current = Current(os.path.join(base_dir, "lock"))
 
     def ledger(self) -> Ledger | None:
         """
@@ -50,11 +50,9 @@ class Cache:
 
         :raises OSError: it cannot be read, or is none.
         """
-        if self._ledger is None or not self._ledger.is_at(self.lock_path):
-            self._ledger = None
-            with contextlib.suppress(FileNotFoundError):
-                self._ledger = Ledger.open(self.lock_path, make=False)
-        return self._ledger
+        with contextlib.suppress(FileNotFoundError):
+            return self._current.find()
+        return None
 
     def is_new(self) -> bool:
         """Whether nothing was stored in it yet."""
@@ -68,7 +66,7 @@ class Cache:
 
         :raises OSError: it cannot be opened or made, or is none.
         """
-        return Ledger.open(self.lock_path, self.access.file_mode)
+        return self._current.open(self.access.file_mode)
 
 
 def open_cache(base_dir: str) -> Cache:

@@ -68,7 +68,7 @@ def check(
     :param on_shard: is told each shard that is done.
     :raises OSError: the directory or its ledger cannot be used.
     """
-    ledger = directory.ledger(look=True)
+    ledger = directory.ledger(fresh=True)
     loses_content = directory.loses_content
     report = check_shards(ledger, visitor, signing_keys, loses_content=loses_content, repair=repair, on_shard=on_shard)
     if repair:

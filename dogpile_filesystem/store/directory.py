@@ -28,23 +28,19 @@ import os
 import stat
 import time
 import weakref
-from typing import ClassVar
+from collections.abc import Callable
 
-from dogpile_filesystem.failures import Failures
+from dogpile_filesystem.lockfile.current import TRUST, Current, Fresh
+from dogpile_filesystem.lockfile.descriptor import Descriptor, identity_of
 from dogpile_filesystem.lockfile.file import LockFile, open_lock_file
-from dogpile_filesystem.lockfile.ledger import Ledger, key_offset
-from dogpile_filesystem.lockfile.mutex import KeyMutex
-from dogpile_filesystem.lockfile.statistics import Statistics
+from dogpile_filesystem.lockfile.ledger import Ledger
 from dogpile_filesystem.store import entry
 from dogpile_filesystem.store.access import Access, Refused
 from dogpile_filesystem.store.files import CREATE_FLAGS, DIRECTORY_FLAGS, filesystem_type, write_all
 from dogpile_filesystem.store.reservation import Place
 
-#: Seconds for which what was looked at is taken to be as it was. On ext4, each look at the lock file makes the next
-#: write to it 4 us dearer: a tenth of storing a value.
-_TRUST = 0.05
-#: Seconds for which a shard is taken not to be a symbolic link.
-_CHECK_TRUST = 1.0
+#: Seconds for which a shard is trusted not to be a symbolic link.
+_LINK_TRUST = 1.0
 #: Deletions in the course of opening the lock file, after which it is taken for one that cannot be opened.
 _DELETIONS = 10
 
@@ -57,16 +53,17 @@ class Directory:
     The cache directory at ``base_dir``. What is missing in it is made when it is needed.
 
     :param access: modes of what is made, and which directories are refused.
+    :param clock: seconds since the epoch.
     :ivar fd: the directory, opened; -1: it is not there, or refused.
     :ivar values_dir: the directory of the shards.
     :ivar checked: shards that are known not to be symbolic links.
     :ivar loses_content: whether its filesystem may keep the length of a file and lose what was in it. After a power
      cut, ext4 did so with one content in 50 that were written while the journal committed, and each was a hole; xfs,
      and ext4 without delayed allocation, did not. Elsewhere holes say nothing: ZFS makes them of zeros.
-    :ivar looked_until: time on the monotonic clock until which who reads need not look again.
+    :ivar fresh: until when a reader trusts that the directory at the path is still the one that is open.
     """
 
-    def __init__(self, base_dir: str, access: Access) -> None:
+    def __init__(self, base_dir: str, access: Access, clock: Callable[[], float] = time.time) -> None:
         self.base_dir = base_dir
         self.access = access
         self.values_dir = os.path.join(base_dir, "values")
@@ -74,11 +71,11 @@ class Directory:
         self.loses_content = False
         self.checked: set[str] = set()
         # The descriptor, kept under one number for good, and what it leads to.
-        self._opened = _Opened()
-        self._lock_path = os.path.join(base_dir, "lock")
-        self._ledger: Ledger | None = None
-        self.looked_until = 0.0
-        self._trusted_until = self._checked_until = 0.0
+        self._opened = Descriptor()
+        self.fresh = Fresh(TRUST)
+        self._links_fresh = Fresh(_LINK_TRUST)
+        self.lock_path = os.path.join(base_dir, "lock")
+        self._current = Current(self.lock_path, clock)
         weakref.finalize(self, self._opened.close)
         _instances.add(self)
 
@@ -88,32 +85,23 @@ class Directory:
         directory = f"{self.values_dir}/{digest[:2]}"
         return Place(kind, key, digest, directory, f"{directory}/{digest}", int(digest[:2], 16))
 
-    def mutex(
-        self, kind: int, key: bytes, lock_timeout: float | None, failures: Failures, statistics: Statistics
-    ) -> KeyMutex:
-        """The creation mutex of a key."""
-        offset = key_offset(entry.digest(kind, key))
-        return KeyMutex(self._lock_path, self._open_lock_file, offset, lock_timeout, failures, statistics)
-
-    def ledger(self, *, look: bool = False) -> Ledger:
+    def ledger(self, *, fresh: bool = False) -> Ledger:
         """
         The ledger, opened again if its file is no longer the one at its path.
 
-        :param look: whether to look even if it was the current one within the last 50 ms.
+        :param fresh: whether to look even if it was the current one within the last 50 ms.
         :raises OSError: it cannot be opened, made or locked, or the directory is refused.
         """
-        ledger = self._ledger
+        current = self._current
         now = time.monotonic()
-        if ledger is not None and now < self._trusted_until and not look:
-            return ledger
-        if look:
+        if now < current.fresh.until and current.ledger is not None and not fresh:
+            return current.ledger
+        if fresh:
             self.checked.clear()
         self.look(make=True)
-        if ledger is None or not ledger.is_at(self._lock_path):
-            ledger = self._ledger = Ledger.open(self._lock_path, self.access.file_mode)
-        self._trusted_until = now + _TRUST
+        self.fresh.renew(now)
         self._forget_checks(now)
-        return ledger
+        return current.open(self.access.file_mode)
 
     def find_ledger(self) -> Ledger | None:
         """
@@ -122,7 +110,7 @@ class Directory:
         :raises OSError: it cannot be used.
         """
         try:
-            os.stat(self._lock_path, follow_symlinks=False)
+            os.stat(self.lock_path, follow_symlinks=False)
         except FileNotFoundError:
             return None
         return self.ledger()
@@ -144,9 +132,9 @@ class Directory:
                     raise
                 self._make_base()
                 found = os.stat(self.base_dir)
-            self.access.check(self.base_dir, found)
-            if not self._opened.is_the_same(found):
-                self._opened.turn_to(self.base_dir, self.access)
+            self.access.verify(self.base_dir, found)
+            if not self._opened.leads_to(found):
+                self._turn_to_path()
                 self.loses_content = filesystem_type(found.st_dev) == "ext4"
                 self.checked.clear()
         except (Refused, FileNotFoundError, NotADirectoryError):
@@ -154,25 +142,36 @@ class Directory:
             raise
         self.fd = self._opened.fd
 
-    def look_again(self) -> None:
-        """As :meth:`look`, for who reads: whatever is wrong, others will report."""
+    def _turn_to_path(self) -> None:
+        fd = os.open(self.base_dir, DIRECTORY_FLAGS)
+        try:
+            found = os.fstat(fd)
+            self.access.verify(self.base_dir, found)
+        except BaseException:
+            os.close(fd)
+            raise
+        self._opened.turn_to(fd, identity_of(found))
+
+    def reopen_if_replaced(self) -> None:
+        """Like :meth:`look`, for readers: errors are ignored here, because the write path reports them."""
         now = time.monotonic()
-        self.looked_until = now + _TRUST
+        self.fresh.renew(now)
         self._forget_checks(now)
         with contextlib.suppress(OSError):
             self.look()
 
     def distrust(self) -> None:
         """Look again before the next use."""
-        self._trusted_until = self.looked_until = 0.0
+        self._current.fresh.drop()
+        self.fresh.drop()
         self._forget_checks(time.monotonic())
 
     def _forget_checks(self, now: float) -> None:
-        if now >= self._checked_until:
-            self._checked_until = now + _CHECK_TRUST
+        if self._links_fresh.is_stale(now):
+            self._links_fresh.renew(now)
             self.checked.clear()
 
-    def check(self, shard: str) -> None:
+    def refuse_link(self, shard: str) -> None:
         """
         Make sure that a shard is no symbolic link.
 
@@ -187,18 +186,21 @@ class Directory:
                 raise Refused(msg)
         self.checked.add(shard)
 
-    def make(self, shard: str | None = None) -> None:
+    def make(self, shard_name: str | None = None) -> None:
         """
-        Make the directories that are missing, and the directory of a shard.
+        Make the directories that are missing.
 
+        :param shard_name: two hexadecimal digits: that shard's directory too; None: none of a shard.
         :raises OSError: they cannot be made.
         """
-        self.distrust()  # Who deleted them may have deleted the lock file too.
+        self.distrust()  # A process that deleted them may have deleted the lock file too.
         self.look(make=True)
-        for directory in (self.values_dir, shard):
-            if directory is not None:
-                with contextlib.suppress(FileExistsError):
-                    self.access.make_directory(directory)
+        paths = [self.values_dir]
+        if shard_name is not None:
+            paths.append(f"{self.values_dir}/{shard_name}")
+        for path in paths:
+            with contextlib.suppress(FileExistsError):
+                self.access.make_directory(path)
 
     def _make_base(self) -> None:
         os.makedirs(os.path.dirname(self.base_dir), exist_ok=True)
@@ -211,72 +213,27 @@ class Directory:
             finally:
                 os.close(fd)
 
-    def _open_lock_file(self, look: bool) -> LockFile:
+    def open_lock_file(self, fresh: bool) -> LockFile:
+        """
+        The lock file, for locking: also one that cannot be written.
+
+        :param fresh: whether to look for it even if that was done within the last 50 ms.
+        :raises OSError: it cannot be opened or made, or the directory is refused.
+        """
         for _ in range(_DELETIONS):
             # Somebody may be deleting the directory in this moment.
             with contextlib.suppress(FileNotFoundError):
-                return self._open_lock_file_once(look=look)
-            look = True
-        return self._open_lock_file_once(look=look)
+                return self._open_lock_file_once(fresh=fresh)
+            fresh = True
+        return self._open_lock_file_once(fresh=fresh)
 
-    def _open_lock_file_once(self, *, look: bool) -> LockFile:
+    def _open_lock_file_once(self, *, fresh: bool) -> LockFile:
         try:
-            return self.ledger(look=look).file
+            return self.ledger(fresh=fresh).file
         except (Refused, FileNotFoundError):
             raise
         except OSError:  # Perhaps it cannot be written, the disk being full. Its ranges can be locked all the same.
-            return open_lock_file(self._lock_path, self.access.file_mode)
-
-
-class _Opened:
-    """
-    The descriptor of a directory. It keeps its number when it is turned to another directory, so that no thread ever
-    uses a number that leads to something else.
-    """
-
-    # Whose a number is now. Who becomes a daemon closes all descriptors, and the numbers are given out again.
-    _owners: ClassVar[dict[int, object]] = {}
-
-    def __init__(self) -> None:
-        self.fd = -1
-        self._identity: tuple[int, int] | None = None
-        self._token = object()
-
-    def is_the_same(self, found: os.stat_result) -> bool:
-        return self._identity == (found.st_dev, found.st_ino) and self._is_open()
-
-    def turn_to(self, path: str, access: Access) -> None:
-        fd = os.open(path, DIRECTORY_FLAGS)
-        try:
-            found = os.fstat(fd)
-            access.check(path, found)
-        except BaseException:
-            os.close(fd)
-            raise
-        if fd != self.fd and self._is_open():
-            os.dup2(fd, self.fd, inheritable=False)
-            os.close(fd)
-        else:
-            # Two threads may come here at once. Then one descriptor stays open, unused.
-            self.fd = fd
-            self._owners[fd] = self._token
-        self._identity = found.st_dev, found.st_ino
-
-    def close(self) -> None:
-        if self._is_open():
-            with contextlib.suppress(OSError):
-                os.close(self.fd)
-            self._owners.pop(self.fd, None)
-            self._identity = None
-
-    def _is_open(self) -> bool:
-        if self._owners.get(self.fd) is not self._token:
-            return False
-        try:
-            found = os.fstat(self.fd)
-        except OSError:
-            return False
-        return (found.st_dev, found.st_ino) == self._identity
+            return open_lock_file(self.lock_path, self.access.file_mode)
 
 
 _instances: weakref.WeakSet[Directory] = weakref.WeakSet()

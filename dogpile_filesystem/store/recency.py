@@ -3,7 +3,7 @@ Uses of entries: noted in memory, written to the files' ``mtime`` a little later
 
 A hit must not cost a write. So :meth:`Recency.note` only remembers the time, and :meth:`Recency.flush` writes what has
 gathered: before this process evicts, when :data:`LIMIT` uses are pending, some seconds after the first of them (see
-later.py), and at exit. An entry used a thousand times in between costs one ``utime``.
+flusher.py), and at exit. An entry used a thousand times in between costs one ``utime``.
 
 Limits. Where times cannot be set, as on a filesystem mounted read-only, uses do not count. Filesystems with whole
 seconds keep the order only to the second. A use of what another user owns gets the time at which it is written.
@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from dogpile_filesystem.flusher import later
+from dogpile_filesystem.flusher import flusher
 
 #: So many pending uses are written by the hit that makes them so many.
 LIMIT = 500
@@ -54,8 +54,8 @@ class Recency:
         self._last_stamp = stamp
         pending = self._pending
         pending[path] = stamp
-        if later.timer is None:
-            later.start()
+        if flusher.timer is None:
+            flusher.start()
         if len(pending) >= LIMIT:
             self.flush()
 
@@ -101,4 +101,4 @@ def _set_last_use(path: str, stamp: int) -> None:
 
 def flush_all() -> None:
     """Write the pending uses of all directories. Two stores may be on the same one."""
-    later.flush(Recency)
+    flusher.flush(Recency)

@@ -45,7 +45,7 @@ class Remover:
             os.stat(place.path, follow_symlinks=False)  # Nothing to lock for, mostly.
             self._recency.forget(place.path)
             ledger = self._directory.ledger()
-            self._directory.check(place.digest[:2])
+            self._directory.refuse_link(place.digest[:2])
             with ledger.shard(place.shard):
                 size, content = place.look_up() or (0, "")
                 os.unlink(place.path)
@@ -68,7 +68,7 @@ class Remover:
         :return: whether it was removed.
         """
         try:
-            self._directory.check(os.path.basename(path)[:2])
+            self._directory.refuse_link(os.path.basename(path)[:2])
             os.unlink(path)
         except FileNotFoundError:
             return False

@@ -12,7 +12,7 @@ A value on its way has these states:
 Concurrency. The rename alone decides what a reader gets; the lock only keeps the ledger right.
 
 Crash. Whoever is killed leaves at most a temporary file, or a content without an entry, and a ledger too high. The next
-visit to the shard (see eviction.py) mends all three: it sees by :meth:`.Ledger.is_alive` whose temporary files nobody
+visit to the shard (see visit.py) mends all three: :meth:`.Presence.is_left_over` tells it which temporary files nobody
 will finish.
 """
 
@@ -23,6 +23,7 @@ import os
 from typing import NamedTuple
 
 from dogpile_filesystem.lockfile.ledger import Ledger, charge
+from dogpile_filesystem.lockfile.presence import presence
 from dogpile_filesystem.store import entry
 from dogpile_filesystem.store.access import Access
 from dogpile_filesystem.store.files import read_file_to_its_end, unlink_quietly, write_all
@@ -67,39 +68,6 @@ class Place(NamedTuple):
             return size, ""  # A content that is left behind is counted and removed by the next visit.
 
 
-class _Unique:
-    """
-    Names that no other process uses: a random number of the process and a count.
-
-    :ivar process: the first 16 characters of all of them.
-    :ivar unfinished: those under which this process is writing something.
-    """
-
-    def __init__(self) -> None:
-        self.renew()
-
-    def renew(self) -> None:
-        """Start anew, in a child that must not go on with its parent's names."""
-        self.process = os.urandom(8).hex()
-        self.unfinished: set[str] = set()
-        self._count = iter(range(1 << 62))
-
-    def __call__(self) -> str:
-        return f"{self.process}{next(self._count):x}"
-
-    def is_left_over(self, unique_part: str, ledger: Ledger) -> bool:
-        """Whether nobody will finish what is being written under a name: its process has ended, or forgot it."""
-        process = unique_part[:16]
-        if process == self.process:
-            return unique_part not in self.unfinished
-        return not ledger.is_alive(process)
-
-
-#: A part of a name that is used once.
-unique = _Unique()
-os.register_at_fork(after_in_child=unique.renew)
-
-
 def temporary_name(unique_part: str, size: int, entries: int) -> str:
     """
     The name of a temporary file, behind its directory. It tells a visit what is reserved: bytes, and 0 or 1 entries.
@@ -139,14 +107,14 @@ class Reservation:
         self._size = size
         self._entries = entries
         self._temporary = place.directory + temporary_name(unique_part, size, entries)
-        ledger.live_as(unique.process)
+        presence.show(ledger.file)
         self._record = ledger.add(place.shard, size, entries)
-        unique.unfinished.add(unique_part)
+        presence.unfinished.add(unique_part)
         try:
             #: The temporary file, open for writing; -1: closed.
             self._fd = access.create(self._temporary)
         except BaseException:
-            unique.unfinished.discard(unique_part)
+            presence.unfinished.discard(unique_part)
             ledger.add(place.shard, -size, -entries)
             raise
 
@@ -179,7 +147,7 @@ class Reservation:
             self._become_one_more()
             return False
         os.rename(self._temporary, self._place.path)
-        unique.unfinished.discard(self._unique)
+        presence.unfinished.discard(self._unique)
         if replaced is not None:
             size, content = replaced
             if content and not unlink_quietly(f"{self._place.directory}/{content}"):
@@ -216,7 +184,7 @@ class Reservation:
         unlink_quietly(self._temporary)
 
     def _let_go(self) -> None:
-        unique.unfinished.discard(self._unique)
+        presence.unfinished.discard(self._unique)
         with contextlib.suppress(OSError):
             self._close()
 

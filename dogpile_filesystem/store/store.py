@@ -21,9 +21,11 @@ from collections.abc import Callable, Sequence
 from typing import BinaryIO
 
 from dogpile_filesystem.failures import NO_ROOM, TOO_LARGE, Failures
-from dogpile_filesystem.flusher import later
+from dogpile_filesystem.flusher import flusher
+from dogpile_filesystem.lockfile.format import key_offset
 from dogpile_filesystem.lockfile.ledger import SHARDS, Bound, Usage, charge
 from dogpile_filesystem.lockfile.mutex import KeyMutex
+from dogpile_filesystem.lockfile.presence import presence
 from dogpile_filesystem.lockfile.statistics import Recorded, Statistics, Stats, recorded
 from dogpile_filesystem.maintenance.bulk import Removed, matching, remove_entries, with_prefix
 from dogpile_filesystem.maintenance.check import Report, check
@@ -37,7 +39,7 @@ from dogpile_filesystem.store.ingest import Source
 from dogpile_filesystem.store.reading import Inspector, StoredFile, is_no_file
 from dogpile_filesystem.store.recency import Recency, flush_all
 from dogpile_filesystem.store.removal import Remover
-from dogpile_filesystem.store.reservation import Place, unique
+from dogpile_filesystem.store.reservation import Place
 from dogpile_filesystem.store.visit import CLEARED_PREFIX, Visitor
 from dogpile_filesystem.store.writing import FULL, Incoming, NoRoom, TooLarge, Writer
 
@@ -77,7 +79,7 @@ class Store:
     ) -> None:
         self.base_dir = base_dir
         self.failures = Failures(base_dir)
-        self._directory = Directory(base_dir, access or Access())
+        self._directory = Directory(base_dir, access or Access(), clock)
         self._bound = Bound(cache_size, max_entries)
         self._expiration_ns = None if expiration_time is None else int(expiration_time * 1e9)
         self._signing_keys = tuple(signing_keys)
@@ -86,7 +88,7 @@ class Store:
         self._recency = Recency(clock, self._directory.distrust)
         self._visitor = Visitor(base_dir, expiration_time, clock, self.failures)
         expiration = dict.fromkeys(kinds, expiration_time)
-        self._statistics = Statistics(self.failures, self._bound, expiration, self._directory.find_ledger)
+        self._statistics = Statistics(self.failures, self._bound, expiration, self._directory.find_ledger, clock)
         self._evictor = Evictor(self._bound, self._visitor, self._statistics)
         self._writer = Writer(
             self._directory,
@@ -100,7 +102,7 @@ class Store:
         self._inspector = Inspector(self._directory, self._signing_keys)
         self._remover = Remover(self._directory, self._visitor, self._recency, self.failures)
         self._stale = self._remover.stale
-        later.add(self, self._recency, self._statistics)
+        flusher.add(self, self._recency, self._statistics)
 
     def open(self) -> None:
         """
@@ -116,15 +118,15 @@ class Store:
     def get(self, key: bytes, kind: int = VALUE) -> bytes | None:
         """The value under a key, or the payload of its entry of another kind; None: a miss."""
         directory = self._directory
-        if time.monotonic() >= directory.looked_until:
-            directory.look_again()
-            later.start()
+        if time.monotonic() >= directory.fresh.until:
+            directory.reopen_if_replaced()
+            flusher.start()
         digest = entry.digest(kind, key)
         shard = digest[:2]
         path = f"{directory.values_dir}/{shard}/{digest}"
         try:
             if shard not in directory.checked:
-                directory.check(shard)
+                directory.refuse_link(shard)
             data = read_file(f"values/{shard}/{digest}", directory.fd)
             # As decode, which is a call more on the way of every hit.
             found_kind, found_key, payload, created_ns = entry.inspect(data, self._signing_keys)
@@ -162,7 +164,7 @@ class Store:
             if isinstance(trouble, OSError) and not is_no_file(trouble):
                 # Perhaps the directory was not open, or its descriptor was closed by who became a daemon.
                 self._directory.look()
-                self._directory.check(place.digest[:2])
+                self._directory.refuse_link(place.digest[:2])
             data = read_file_to_its_end(f"values/{place.digest[:2]}/{place.digest}", self._directory.fd)
             return entry.inspect(data, self._signing_keys)
         except FileNotFoundError:
@@ -222,7 +224,7 @@ class Store:
         stamp = self._recency.stamp()
         head = entry.head(VALUE, key, payload, stamp, self._signing_key)
         size = charge(len(head) + len(payload))
-        return self._put(Incoming(self._directory.place(VALUE, key), unique(), [head, payload], stamp, size))
+        return self._put(Incoming(self._directory.place(VALUE, key), presence.unique(), [head, payload], stamp, size))
 
     def put_file(self, key: bytes, file: BinaryIO, metadata: bytes = b"", *, movable: bool = False) -> bool:
         """
@@ -242,7 +244,7 @@ class Store:
             self._remover.remove(place)
             return False
         stamp = self._recency.stamp()
-        unique_part = unique()
+        unique_part = presence.unique()
         name = f"{place.digest}.{unique_part}"
         content = entry.Content(name, source.length, source.position, source.is_dense, metadata)
         payload = content.pack()
@@ -272,7 +274,7 @@ class Store:
             self._sweep()
             return True
         self._remover.remove(place)
-        later.start()  # To have told what went wrong.
+        flusher.start()  # To have told what went wrong.
         return False
 
     # Removing
@@ -295,7 +297,7 @@ class Store:
         values_dir = self._directory.values_dir
         removed, is_done = Removed(), False
         try:
-            removed = remove_entries(self._directory.ledger(look=True), values_dir, select)
+            removed = remove_entries(self._directory.ledger(fresh=True), values_dir, select)
             is_done = not removed.failed
         except OSError as error:
             self.failures.report_error(error, "cannot remove a group by the book")
@@ -317,19 +319,19 @@ class Store:
                     raise
                 self._writer.free(1)
                 self._move_away()
-            self._visitor.visit_all(self._directory.ledger(look=True))
+            self._visitor.visit_all(self._directory.ledger(fresh=True))
         except OSError as error:
             self.failures.report_error(error, "cannot clear the cache")
 
     def _move_away(self) -> None:
         with contextlib.suppress(FileNotFoundError):
-            os.rename(self._directory.values_dir, f"{self.base_dir}/{CLEARED_PREFIX}{unique()}")
+            os.rename(self._directory.values_dir, f"{self.base_dir}/{CLEARED_PREFIX}{presence.unique()}")
 
     def prune(self) -> None:
         """Remove what is expired, left over, and over the bound, now. Takes time in proportion to the entries."""
         try:
             flush_all()
-            ledger = self._directory.ledger(look=True)
+            ledger = self._directory.ledger(fresh=True)
             self._visitor.visit_all(ledger)
             self._evictor.make_room(ledger, self._bound.holds)
         except OSError as error:
@@ -361,7 +363,7 @@ class Store:
 
         :raises OSError: it cannot be read.
         """
-        return self._directory.ledger(look=True).usage()
+        return self._directory.ledger(fresh=True).usage()
 
     def stats(self) -> Stats:
         """What was done, and what is in it. Never fails, and makes nothing."""
@@ -394,4 +396,12 @@ class Store:
 
     def mutex(self, kind: int, key: bytes, lock_timeout: float | None = None) -> KeyMutex:
         """The creation mutex of a key."""
-        return self._directory.mutex(kind, key, lock_timeout, self.failures, self._statistics)
+        directory = self._directory
+        return KeyMutex(
+            directory.lock_path,
+            directory.open_lock_file,
+            key_offset(entry.digest(kind, key)),
+            lock_timeout,
+            self.failures,
+            self._statistics,
+        )

@@ -2,7 +2,7 @@
 The visit to a shard: everything in it is looked at, what is expired or left over goes, and its record is corrected.
 
 What a killed process left is known at once: each process that writes locks a byte of the lock file as long as it lives
-(:meth:`.Ledger.live_as`), and the names of temporary files begin with the name of their process. A content belongs to
+(:meth:`.Presence.show`), and the names of temporary files begin with the name of their process. A content belongs to
 its entry, or to a temporary file with the same unique part in its name. Trees that were cleared (``values.*``) are
 removed a shard at a time, so that their bytes are charged as long as they lie on the disk.
 
@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 from dogpile_filesystem.failures import Failures
 from dogpile_filesystem.lockfile.ledger import SHARDS, Ledger, charge
+from dogpile_filesystem.lockfile.presence import presence
 from dogpile_filesystem.store import entry
 from dogpile_filesystem.store.files import (
     DIRECTORY_FLAGS,
@@ -30,7 +31,7 @@ from dogpile_filesystem.store.files import (
     remove_tree,
     unlink_quietly,
 )
-from dogpile_filesystem.store.reservation import TEMPORARY_SUFFIX, parse_temporary, unique
+from dogpile_filesystem.store.reservation import TEMPORARY_SUFFIX, parse_temporary
 
 #: Behind it, the name of a tree that was cleared has a unique part.
 CLEARED_PREFIX = "values."
@@ -243,7 +244,7 @@ class Visitor:
     def _is_left_over(self, unique_part: str, found: os.stat_result, ledger: Ledger) -> bool:
         if not unique_part:
             return self._clock() - found.st_mtime > STALE
-        return unique.is_left_over(unique_part, ledger)
+        return presence.is_left_over(unique_part, ledger.file)
 
     def _entries(self, listing: Listing, survey: Survey, shard: int) -> list[Candidate]:
         """The entries; those that are expired go."""

@@ -111,7 +111,7 @@ class Writer:
         for pause in _PAUSES:
             try:
                 if is_missing:
-                    self._directory.make(incoming.place.directory)
+                    self._directory.make(incoming.place.digest[:2])
                     is_missing = False
                 return self._try(incoming)
             except FileNotFoundError:
@@ -136,7 +136,7 @@ class Writer:
         """Reserve, write, publish; or cancel."""
         place, unique_part, parts, stamp, size, source = incoming
         ledger = self._directory.ledger()
-        self._directory.check(place.digest[:2])
+        self._directory.refuse_link(place.digest[:2])
         shard = ledger.shard(place.shard)
         reservation = None
         published = False

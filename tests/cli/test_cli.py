@@ -32,7 +32,7 @@ from forked import Child
 
 from dogpile_filesystem import cli
 from dogpile_filesystem.cli import formatting, parameters
-from dogpile_filesystem.flusher import later
+from dogpile_filesystem.flusher import flusher
 from dogpile_filesystem.lockfile.ledger import BLOCK, SHARDS, Ledger, Usage
 from dogpile_filesystem.store import entry
 from dogpile_filesystem.store.access import Access
@@ -217,7 +217,7 @@ def filled(store):
     """A store with a value and a file, which has a left-over content beside it."""
     assert store.put(b"value", b"payload")
     assert store.put_file(b"file", io.BytesIO(bytes(BLOCK + 1)))
-    later.settle_before_fork()  # Else its statistics are added while somebody looks.
+    flusher.settle_before_fork()  # Else its statistics are added while somebody looks.
     return store
 
 
