@@ -98,15 +98,6 @@ def test_content_that_was_left_behind(store, shards):
     assert candidate.size == 4 * BLOCK
 
 
-@pytest.mark.parametrize("reverse", [False, True])
-@pytest.mark.parametrize("limit", [None, 1, 7, 100])
-def test_first(limit, reverse):
-    """With a limit there are the same ones, in the same order, as without one before they are cut off."""
-    items = [(number * 7919 % 31, number) for number in range(31)]
-    expected = sorted(items, reverse=reverse)[:limit]
-    assert list(inventory.first(iter(items), lambda item: item, limit, reverse=reverse)) == expected
-
-
 def test_describe_value(store, clock, shards):
     """A value is described by its key, times, length and first bytes."""
     created = clock.now
