@@ -17,12 +17,13 @@ import os
 import threading
 
 from dogpile_filesystem.failures import Failures
+from dogpile_filesystem.lockfile.descriptor import Descriptor, Identity, identity_of
 from dogpile_filesystem.lockfile.ranges import RangeLock
 
 _FLAGS = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
-class LockFile:
+class LockFile(Descriptor):
     """
     A lock file as this process has it open: one descriptor, and the ranges in use.
 
@@ -30,14 +31,18 @@ class LockFile:
 
     :ivar fd: the descriptor; -1: the file cannot be opened, and ranges exclude only the threads of this process.
     :ivar identity: device and inode.
+    :ivar is_writable: False: it was opened for reading alone, and nothing of it can be locked.
+    :ivar moves: how often the descriptor was turned to another file. To do so drops what was locked in it a moment
+     before.
+    :ivar shown_as: the name under which this process shows in it that it lives; None: it does not.
     """
 
-    def __init__(self, path: str, fd: int, identity: tuple[int, int] | None) -> None:
+    def __init__(self, path: str, *, is_writable: bool = True) -> None:
+        super().__init__()
         self.path = path
-        self.fd = fd
-        self.identity = identity
-        #: How often the descriptor was turned to another file. To do so drops what was locked in it a moment before.
+        self.is_writable = is_writable
         self.moves = 0
+        self.shown_as: str | None = None
         self.failures = Failures(path)
         # Guards `_ranges` and the `users` of each.
         self._guard = threading.Lock()
@@ -46,14 +51,7 @@ class LockFile:
     def is_current(self, path: str) -> bool:
         """Whether a path leads to this file, and not to none or another: someone may have deleted the directory."""
         try:
-            return _identity(os.stat(path, follow_symlinks=False)) == self.identity
-        except OSError:
-            return False
-
-    def is_open(self) -> bool:
-        """Whether the descriptor is still this file's: who becomes a daemon closes all descriptors."""
-        try:
-            return _identity(os.fstat(self.fd)) == self.identity
+            return identity_of(os.stat(path, follow_symlinks=False)) == self.identity
         except OSError:
             return False
 
@@ -61,19 +59,9 @@ class LockFile:
         """Whether no path leads to this file any more."""
         return self.is_open() and os.fstat(self.fd).st_nlink == 0
 
-    def move_to(self, fd: int, identity: tuple[int, int]) -> None:
-        """
-        Become another file: the one that was made in the place of this one, or this one opened again.
-
-        :param fd: a descriptor of it, which is closed.
-        """
-        if self.is_open():
-            # No other thread ever finds the number closed, or leading anywhere but to one of the two files.
-            os.dup2(fd, self.fd, inheritable=False)
-            os.close(fd)
-        else:
-            self.fd = fd
-        self.identity = identity
+    def turn_to(self, fd: int, identity: Identity) -> None:
+        """As :meth:`.Descriptor.turn_to`. The ranges held are locked in the other file too, if nobody was faster."""
+        super().turn_to(fd, identity)
         self.moves += 1
         with self._guard:
             ranges = list(self._ranges.values())
@@ -129,9 +117,9 @@ class LockFile:
 # Guards the five below: that a process opens each lock file once.
 _registry_guard = threading.Lock()
 # Lock files by device and inode. Never closed: a range of it may be held, and a mutex outlives whoever made it.
-_open_files: dict[tuple[int, int], LockFile] = {}
+_open_files: dict[Identity, LockFile] = {}
 # Those opened for reading alone, which who wants to write must not find.
-_read_only_files: dict[tuple[int, int], LockFile] = {}
+_read_only_files: dict[Identity, LockFile] = {}
 # The first by the path under which each was opened last.
 _by_path: dict[str, LockFile] = {}
 # Descriptors of lock files of which it could not be found out which they are: to close them might drop locks.
@@ -151,7 +139,7 @@ def open_lock_file(path: str, mode: int = 0o600, *, make: bool = True) -> LockFi
     """
     with _registry_guard:
         with contextlib.suppress(FileNotFoundError):
-            found = _identity(os.stat(path, follow_symlinks=False))
+            found = identity_of(os.stat(path, follow_symlinks=False))
             known = _open_files.get(found)
             if known is not None and known.is_open():
                 _by_path[path] = known
@@ -163,21 +151,18 @@ def open_lock_file(path: str, mode: int = 0o600, *, make: bool = True) -> LockFi
         if fd < 0:
             fd, is_writable = (_open_or_create(path, mode), True) if make else _open_existing(path)
         try:
-            identity = _identity(os.fstat(fd))
+            identity = identity_of(os.fstat(fd))
         except OSError:
             _unidentified[path] = fd
             raise
         if is_writable:
             return _register(path, fd, identity)
-        file = _read_only_files[identity] = LockFile(path, fd, identity)
+        file = _read_only_files[identity] = LockFile(path, is_writable=False)
+        file.turn_to(fd, identity)
         return file
 
 
-def _identity(stat: os.stat_result) -> tuple[int, int]:
-    return stat.st_dev, stat.st_ino
-
-
-def _register(path: str, fd: int, identity: tuple[int, int]) -> LockFile:
+def _register(path: str, fd: int, identity: Identity) -> LockFile:
     known = _open_files.get(identity)
     if known is not None and known.is_open():
         # It was put in place of another file after it was looked for. This second descriptor stays open, since closing
@@ -186,13 +171,14 @@ def _register(path: str, fd: int, identity: tuple[int, int]) -> LockFile:
     superseded = _by_path.get(path)
     if known is not None:
         file = known
-        file.move_to(fd, identity)
+        file.turn_to(fd, identity)
     elif superseded is not None and superseded.is_deleted():
         file = superseded
         _open_files.pop(file.identity or identity, None)
-        file.move_to(fd, identity)
+        file.turn_to(fd, identity)
     else:
-        file = LockFile(path, fd, identity)
+        file = LockFile(path)
+        file.turn_to(fd, identity)
     _open_files[identity] = _by_path[path] = file
     return file
 
@@ -200,7 +186,7 @@ def _register(path: str, fd: int, identity: tuple[int, int]) -> LockFile:
 def detached_lock_file(path: str) -> LockFile:
     """The stand-in for a lock file that cannot be opened: its ranges exclude the threads of this process."""
     with _registry_guard:
-        return _detached_files.setdefault(path, LockFile(path, -1, None))
+        return _detached_files.setdefault(path, LockFile(path))
 
 
 def _open_existing(path: str) -> tuple[int, bool]:

@@ -1,8 +1,12 @@
 """
 Which processes live, and names that no other process uses.
 
-Each process that writes locks a byte of the lock file as long as it lives. The name of a process is the beginning of
-the names of everything that it writes. So a file that nobody will finish is recognised at once.
+A process has a random name. While it writes to a cache, it keeps the byte of that name locked in the lock file, so that
+others can tell whether it will finish a file that has its name.
+
+Crash. The kernel frees the byte when the process ends, in whatever way.
+
+Limits. Where locks cannot be asked for, every process is believed to live.
 """
 
 from __future__ import annotations
@@ -10,14 +14,20 @@ from __future__ import annotations
 import itertools
 import os
 
-from dogpile_filesystem.lockfile.ledger import Ledger
+from dogpile_filesystem.lockfile.file import LockFile
+from dogpile_filesystem.lockfile.format import process_offset
+
+#: Characters of the name of a process, with which all names that it makes begin.
+_NAME = 16
 
 
-class Unique:
+class Presence:
     """
-    Names that no other process uses: a random number of the process and a count. There is one: :data:`unique`.
+    This process, as others see it: the one :data:`presence`.
 
-    :ivar process: the first 16 characters of all of them.
+    Concurrency. Any number of threads may use it without a lock.
+
+    :ivar name: of the process, 16 hexadecimal digits. A child made by ``fork`` has another one than its parent.
     :ivar unfinished: the names under which this process is writing something.
     """
 
@@ -26,21 +36,40 @@ class Unique:
 
     def renew(self) -> None:
         """Start anew, in a child that must not go on with its parent's names."""
-        self.process = os.urandom(8).hex()
+        self.name = os.urandom(_NAME // 2).hex()
         self.unfinished: set[str] = set()
         self._count = itertools.count()
 
-    def __call__(self) -> str:
-        return f"{self.process}{next(self._count):x}"
+    def unique(self) -> str:
+        """A part of a file's name that no process uses a second time."""
+        return f"{self.name}{next(self._count):x}"
 
-    def is_left_over(self, unique_part: str, ledger: Ledger) -> bool:
+    def show(self, file: LockFile) -> None:
+        """
+        Show to all processes that use a lock file that this one lives, until it ends.
+
+        :raises OSError: the file cannot be locked.
+        """
+        if file.shown_as != self.name:
+            file.borrow(process_offset(self.name), 1).acquire(wait=False)
+            file.shown_as = self.name
+
+    def is_left_over(self, unique_part: str, file: LockFile) -> bool:
         """Whether nobody will finish what is being written under a name: its process has ended, or forgot it."""
-        process = unique_part[:16]
-        if process == self.process:
+        process = unique_part[:_NAME]
+        if process == self.name:
             return unique_part not in self.unfinished
-        return not ledger.is_alive(process)
+        return not is_alive(process, file)
 
 
-#: A part of a name that is used once.
-unique = Unique()
-os.register_at_fork(after_in_child=unique.renew)
+def is_alive(process: str, file: LockFile) -> bool:
+    """Whether a process of that name lives. Where locks cannot be asked for: yes."""
+    lock = file.borrow(process_offset(process), 1)
+    try:
+        return lock.is_held(otherwise=True)
+    finally:
+        file.give_back(lock)
+
+
+presence = Presence()
+os.register_at_fork(after_in_child=presence.renew)

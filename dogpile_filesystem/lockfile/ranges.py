@@ -141,34 +141,21 @@ class RangeLock:
         try:
             if fd >= 0:
                 lockf(fd, LOCK_UN, self.length, self.offset)
-        except OSError:
-            self._unlock_again()
+        except OSError as error:
+            self._unlock_again(error)
         finally:
             self._threads.release()
 
-    def _unlock_again(self) -> None:
+    def _unlock_again(self, error: OSError) -> None:
         try:
             lockf(self.file.fd, LOCK_UN, self.length, self.offset)
-        except OSError as error:
+        except OSError:
             # The range stays locked until this process ends; nobody here could do better.
             self.file.failures.report_error(error, "cannot unlock a range of the lock file")
 
     def __enter__(self) -> None:
-        # What acquire does, written out: four calls less on the way of every value stored.
-        if self._threads.acquire(blocking=False):
-            moves = self.file.moves
-            try:
-                lockf(self.file.fd, _TRY, self.length, self.offset)
-            except OSError:
-                self._threads.release()
-            except BaseException:
-                self._threads.release()
-                raise
-            else:
-                self.owned = True
-                if self.file.moves != moves:
-                    self.lock_again()
-                return
+        if self.acquire(wait=False):
+            return
         patience = self.PATIENCE if time.monotonic() >= self._resigned_until else self.BRIEFLY
         if not self.acquire(timeout=patience):
             self._resigned_until = time.monotonic() + self.RESIGNATION
@@ -177,14 +164,7 @@ class RangeLock:
         self._resigned_until = 0.0
 
     def __exit__(self, *_: object) -> None:
-        # As release, but this thread is known to hold the lock.
-        self.owned = False
-        try:
-            lockf(self.file.fd, LOCK_UN, self.length, self.offset)
-        except OSError:
-            self._unlock_again()
-        finally:
-            self._threads.release()
+        self.release()
 
     def is_held(self, *, otherwise: bool = False) -> bool:
         """
@@ -257,7 +237,9 @@ class RangeLock:
 
 class _Waiter(fasteners.InterProcessLock):
     """
-    fasteners' loop of tries, growing pauses and a timeout, around a range instead of a file of its own.
+    A loop of tries with growing pauses and a timeout: that of fasteners, around a range instead of a file of its own.
+
+    fasteners wraps an error of a try in a ThreadError, and opens a file before its loop; both is undone here.
     """
 
     def __init__(self, path: str, attempt: Callable[[], bool]) -> None:

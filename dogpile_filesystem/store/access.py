@@ -57,7 +57,7 @@ class Access:
         """Whether the group is meant to write."""
         return bool(self.dir_mode & stat.S_IWGRP)
 
-    def check(self, path: str, found: os.stat_result) -> None:
+    def verify(self, path: str, found: os.stat_result) -> None:
         """
         Check a directory that is to be used.
 

@@ -17,18 +17,15 @@ import os
 import stat
 import time
 import weakref
-from typing import ClassVar
+from collections.abc import Callable
 
 from dogpile_filesystem.layout import LOCK, TAG, TAG_NAME, VALUES, shard_path
-from dogpile_filesystem.lockfile import Ledger, LockFile, open_lock_file
+from dogpile_filesystem.lockfile import TRUST, Current, Descriptor, Fresh, Ledger, LockFile, identity_of, open_lock_file
 from dogpile_filesystem.store.access import Access, Refused
 from dogpile_filesystem.store.files import CREATE_FLAGS, DIRECTORY_FLAGS, filesystem_type, write_all
 
-#: Seconds for which what was looked at is taken to be as it was. On ext4, each look at the lock file makes the next
-#: write to it 4 us dearer: a tenth of storing a value.
-_TRUST = 0.05
-#: Seconds for which a shard is taken not to be a symbolic link.
-_CHECK_TRUST = 1.0
+#: Seconds for which a shard is trusted not to be a symbolic link.
+_LINK_TRUST = 1.0
 #: Deletions in the course of opening the lock file, after which it is taken for one that cannot be opened.
 _DELETIONS = 10
 
@@ -38,26 +35,27 @@ class Directory:
     The cache directory at ``base_dir``. What is missing in it is made when it is needed.
 
     :param access: modes of what is made, and which directories are refused.
+    :param clock: seconds since the epoch.
     :ivar fd: the directory, opened; -1: it is not there, or refused.
     :ivar checked: shards that are known not to be symbolic links.
     :ivar loses_content: whether its filesystem may keep the length of a file and lose what was in it. After a power
      cut, ext4 did so with one content in 50 that were written while the journal committed, and each was a hole; xfs,
      and ext4 without delayed allocation, did not. Elsewhere holes say nothing: ZFS makes them of zeros.
-    :ivar looked_until: time on the monotonic clock until which who reads need not look again.
+    :ivar fresh: until when a reader trusts that the directory at the path is still the one that is open.
     """
 
-    def __init__(self, base_dir: str, access: Access) -> None:
+    def __init__(self, base_dir: str, access: Access, clock: Callable[[], float] = time.time) -> None:
         self.base_dir = base_dir
         self.access = access
         self.fd = -1
         self.loses_content = False
         self.checked: set[str] = set()
         # The descriptor, kept under one number for good, and what it leads to.
-        self._opened = _Opened()
+        self._opened = Descriptor()
+        self.fresh = Fresh(TRUST)
+        self._links_fresh = Fresh(_LINK_TRUST)
         self.lock_path = os.path.join(base_dir, LOCK)
-        self._ledger: Ledger | None = None
-        self.looked_until = 0.0
-        self._trusted_until = self._checked_until = 0.0
+        self._current = Current(self.lock_path, clock)
         weakref.finalize(self, self._opened.close)
         _instances.add(self)
 
@@ -68,18 +66,16 @@ class Directory:
         :param fresh: whether to look even if it was the current one within the last 50 ms.
         :raises OSError: it cannot be opened, made or locked, or the directory is refused.
         """
-        ledger = self._ledger
+        current = self._current
         now = time.monotonic()
-        if ledger is not None and now < self._trusted_until and not fresh:
-            return ledger
+        if now < current.fresh.until and current.ledger is not None and not fresh:
+            return current.ledger
         if fresh:
             self.checked.clear()
         self.look(make=True)
-        if ledger is None or not ledger.is_at(self.lock_path):
-            ledger = self._ledger = Ledger.open(self.lock_path, self.access.file_mode)
-        self._trusted_until = now + _TRUST
+        self.fresh.renew(now)
         self._forget_checks(now)
-        return ledger
+        return current.open(self.access.file_mode)
 
     def find_ledger(self) -> Ledger | None:
         """
@@ -110,38 +106,49 @@ class Directory:
                     raise
                 self._make_base()
                 found = os.stat(self.base_dir)
-            self.access.check(self.base_dir, found)
-            if not self._opened.is_the_same(found):
-                self._opened.turn_to(self.base_dir, self.access)
+            self.access.verify(self.base_dir, found)
+            if not self._opened.leads_to(found):
+                self._turn_to_path()
                 self.loses_content = filesystem_type(found.st_dev) == "ext4"
                 self.checked.clear()
         except (Refused, FileNotFoundError, NotADirectoryError):
             self.fd = -1  # What is open may still be there, under another name.
-            self._trusted_until = 0.0
+            self._current.fresh.drop()
             raise
         self.fd = self._opened.fd
 
+    def _turn_to_path(self) -> None:
+        fd = os.open(self.base_dir, DIRECTORY_FLAGS)
+        try:
+            found = os.fstat(fd)
+            self.access.verify(self.base_dir, found)
+        except BaseException:
+            os.close(fd)
+            raise
+        self._opened.turn_to(fd, identity_of(found))
+
     def reopen_if_replaced(self) -> None:
-        """As :meth:`look`, for who reads: whatever is wrong, others will report."""
+        """Like :meth:`look`, for readers: errors are ignored here, because the write path reports them."""
         now = time.monotonic()
-        self.looked_until = now + _TRUST
+        self.fresh.renew(now)
         self._forget_checks(now)
         with contextlib.suppress(OSError):
             self.look()
 
     def reopen_if_stale(self) -> None:
         """As :meth:`reopen_if_replaced`, but not twice within 50 ms."""
-        if time.monotonic() >= self.looked_until:
+        if self.fresh.is_stale(time.monotonic()):
             self.reopen_if_replaced()
 
     def distrust(self) -> None:
         """Look again before the next use."""
-        self._trusted_until = self.looked_until = 0.0
+        self._current.fresh.drop()
+        self.fresh.drop()
         self._forget_checks(time.monotonic())
 
     def _forget_checks(self, now: float) -> None:
-        if now >= self._checked_until:
-            self._checked_until = now + _CHECK_TRUST
+        if self._links_fresh.is_stale(now):
+            self._links_fresh.renew(now)
             self.checked.clear()
 
     def refuse_link(self, shard: str) -> None:
@@ -200,72 +207,27 @@ class Directory:
             finally:
                 os.close(fd)
 
-    def open_lock_file(self, look: bool) -> LockFile:
+    def open_lock_file(self, fresh: bool) -> LockFile:
+        """
+        The lock file, for locking: also one that cannot be written.
+
+        :param fresh: whether to look for it even if that was done within the last 50 ms.
+        :raises OSError: it cannot be opened or made, or the directory is refused.
+        """
         for _ in range(_DELETIONS):
             # Somebody may be deleting the directory in this moment.
             with contextlib.suppress(FileNotFoundError):
-                return self._open_lock_file_once(look=look)
-            look = True
-        return self._open_lock_file_once(look=look)
+                return self._open_lock_file_once(fresh=fresh)
+            fresh = True
+        return self._open_lock_file_once(fresh=fresh)
 
-    def _open_lock_file_once(self, *, look: bool) -> LockFile:
+    def _open_lock_file_once(self, *, fresh: bool) -> LockFile:
         try:
-            return self.ledger(fresh=look).file
+            return self.ledger(fresh=fresh).file
         except (Refused, FileNotFoundError):
             raise
         except OSError:  # Perhaps it cannot be written, the disk being full. Its ranges can be locked all the same.
             return open_lock_file(self.lock_path, self.access.file_mode)
-
-
-class _Opened:
-    """
-    The descriptor of a directory. It keeps its number when it is turned to another directory, so that no thread ever
-    uses a number that leads to something else.
-    """
-
-    # Whose a number is now. Who becomes a daemon closes all descriptors, and the numbers are given out again.
-    _owners: ClassVar[dict[int, object]] = {}
-
-    def __init__(self) -> None:
-        self.fd = -1
-        self._identity: tuple[int, int] | None = None
-        self._token = object()
-
-    def is_the_same(self, found: os.stat_result) -> bool:
-        return self._identity == (found.st_dev, found.st_ino) and self._is_open()
-
-    def turn_to(self, path: str, access: Access) -> None:
-        fd = os.open(path, DIRECTORY_FLAGS)
-        try:
-            found = os.fstat(fd)
-            access.check(path, found)
-        except BaseException:
-            os.close(fd)
-            raise
-        if fd != self.fd and self._is_open():
-            os.dup2(fd, self.fd, inheritable=False)
-            os.close(fd)
-        else:
-            # Two threads may come here at once. Then one descriptor stays open, unused.
-            self.fd = fd
-            self._owners[fd] = self._token
-        self._identity = found.st_dev, found.st_ino
-
-    def close(self) -> None:
-        if self._is_open():
-            with contextlib.suppress(OSError):
-                os.close(self.fd)
-            self._owners.pop(self.fd, None)
-            self._identity = None
-
-    def _is_open(self) -> bool:
-        if self._owners.get(self.fd) is not self._token:
-            return False
-        try:
-            found = os.fstat(self.fd)
-        except OSError:
-            return False
-        return (found.st_dev, found.st_ino) == self._identity
 
 
 _instances: weakref.WeakSet[Directory] = weakref.WeakSet()

@@ -3,7 +3,7 @@ Uses of entries: noted in memory, written to the files' ``mtime`` a little later
 
 A hit must not cost a write. So :meth:`Recency.note` only remembers the time, and :meth:`Recency.flush` writes what has
 gathered: before this process evicts, when :data:`LIMIT` uses are pending, some seconds after the first of them (see
-later.py), and at exit. An entry used a thousand times in between costs one ``utime``.
+flusher.py), and at exit. An entry used a thousand times in between costs one ``utime``.
 
 Limits. Where times cannot be set, as on a filesystem mounted read-only, uses do not count. Filesystems with whole
 seconds keep the order only to the second. A use of what another user owns gets the time at which it is written.
@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from dogpile_filesystem.flusher import later
+from dogpile_filesystem.flusher import flusher
 from dogpile_filesystem.store.directory import Directory
 
 #: So many pending uses are written by the hit that makes them so many.
@@ -37,7 +37,7 @@ class Recency:
 
     def stamp(self) -> int:
         """
-        Now in nanoseconds, later than every stamp before: within a process the order of uses is exact.
+        Now in nanoseconds, flusher than every stamp before: within a process the order of uses is exact.
         """
         # Two threads may get one stamp. Then the order of their uses was never defined.
         stamp = int(self._clock() * 1e9)
@@ -55,8 +55,8 @@ class Recency:
         self._last_stamp = stamp
         pending = self._pending
         pending[path] = stamp
-        if later.timer is None:
-            later.start()
+        if flusher.timer is None:
+            flusher.start()
         if len(pending) >= LIMIT:
             self.flush()
 
@@ -88,7 +88,7 @@ class Recency:
 
 def _set_last_use(path: str, stamp: int, dir_fd: int) -> None:
     try:
-        # Never backwards: another process may have written the entry anew, or used it later.
+        # Never backwards: another process may have written the entry anew, or used it flusher.
         if os.stat(path, dir_fd=dir_fd, follow_symlinks=False).st_mtime_ns >= stamp:
             return
         try:
@@ -102,4 +102,4 @@ def _set_last_use(path: str, stamp: int, dir_fd: int) -> None:
 
 def flush_all() -> None:
     """Write the pending uses of all directories. Two stores may be on the same one."""
-    later.flush(Recency)
+    flusher.flush(Recency)

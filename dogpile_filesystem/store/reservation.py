@@ -24,7 +24,7 @@ import contextlib
 import os
 
 from dogpile_filesystem.layout import Place, content_name, shard_path, temporary_name
-from dogpile_filesystem.lockfile import Ledger, unique
+from dogpile_filesystem.lockfile import Ledger, presence
 from dogpile_filesystem.store.files import unlink_quietly, write_all
 from dogpile_filesystem.store.shard import Shard, Shards
 
@@ -92,13 +92,13 @@ class Reservation:
         """
         self._entries = 0 if replaces else 1
         self._name = temporary_name(self._unique, self._size, self._entries)
-        self._ledger.live_as(unique.process)
+        presence.show(self._ledger.file)
         shard.reserve(self._size, self._entries)
-        unique.unfinished.add(self._unique)
+        presence.unfinished.add(self._unique)
         try:
             self._fd = self._directory.create(self._path)
         except BaseException:
-            unique.unfinished.discard(self._unique)
+            presence.unfinished.discard(self._unique)
             shard.give_back(self._size, self._entries)
             raise
         self.is_pending = True
@@ -162,7 +162,7 @@ class Reservation:
 
     def _let_go(self) -> None:
         self.is_pending = False
-        unique.unfinished.discard(self._unique)
+        presence.unfinished.discard(self._unique)
 
     def _close(self) -> None:
         fd, self._fd = self._fd, -1

@@ -19,11 +19,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from dogpile_filesystem.layout import charge, parse_content, parse_temporary, shard_path
-from dogpile_filesystem.lockfile import Ledger, unique
+from dogpile_filesystem.lockfile import Ledger, presence
 from dogpile_filesystem.store.directory import Directory
 from dogpile_filesystem.store.files import open_below, unlink_quietly
 from dogpile_filesystem.store.listing import Listing, Seen
@@ -286,7 +286,7 @@ class Shard:
     def _is_left_over(self, unique_part: str, found: os.stat_result) -> bool:
         if not unique_part:
             return self._clock() - found.st_mtime > STALE
-        return unique.is_left_over(unique_part, self._ledger)
+        return presence.is_left_over(unique_part, self._ledger.file)
 
     def recount(self) -> None:
         """
@@ -343,3 +343,16 @@ class Shards:
         :raises OSError: it cannot be listed.
         """
         return Listing(self.directory.fd, number)
+
+    @contextlib.contextmanager
+    def opened(self, number: int) -> Iterator[int]:
+        """
+        The directory of a shard, open for a ``with`` block, without the shard's lock.
+
+        :raises OSError: it is missing, or a symbolic link.
+        """
+        fd = open_below(shard_path(number), self.directory.fd)
+        try:
+            yield fd
+        finally:
+            os.close(fd)

@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from typing import BinaryIO
 
 from dogpile_filesystem.failures import NO_ROOM, TOO_LARGE, Failures
-from dogpile_filesystem.flusher import later
+from dogpile_filesystem.flusher import flusher
 from dogpile_filesystem.layout import CLEARED_PREFIX, FILE, SHARDS, VALUE, VALUES, Place, entry_name, place
 from dogpile_filesystem.lockfile import (
     Bound,
@@ -31,8 +31,8 @@ from dogpile_filesystem.lockfile import (
     Stats,
     Usage,
     key_offset,
+    presence,
     recorded,
-    unique,
 )
 from dogpile_filesystem.store import entry
 from dogpile_filesystem.store.access import Access
@@ -83,7 +83,7 @@ class Store:
     ) -> None:
         self.base_dir = base_dir
         self.failures = Failures(base_dir)
-        self.directory = Directory(base_dir, access or Access())
+        self.directory = Directory(base_dir, access or Access(), clock)
         self._bound = Bound(cache_size, max_entries)
         self._expiration_ns = None if expiration_time is None else int(expiration_time * 1e9)
         self.signing_keys = tuple(signing_keys)
@@ -93,14 +93,14 @@ class Store:
         self.shards = Shards(self.directory, clock)
         expiration = dict.fromkeys(kinds, expiration_time)
         self.visitor = Visitor(self.shards, expiration, clock, self.failures)
-        self._statistics = Statistics(self.failures, self._bound, expiration, self.directory.find_ledger)
+        self._statistics = Statistics(self.failures, self._bound, expiration, self.directory.find_ledger, clock)
         self._evictor = Evictor(self.shards, self._bound, self.visitor, self._statistics)
         self._room = Room(self.directory, self._bound, min_free_space, self.visitor, self._evictor, self._recency)
         self._writer = Writer(self.directory, self.shards, self._room, self.failures)
         self.reader = Reader(self.directory, self.signing_keys)
         self.remover = Remover(self.directory, self.shards, self.visitor, self.reader, self._recency, self.failures)
         self._stale = self.remover.stale
-        later.add(self, self._recency, self._statistics)
+        flusher.add(self, self._recency, self._statistics)
 
     def open(self) -> None:
         """
@@ -116,9 +116,9 @@ class Store:
     def get(self, key: bytes, kind: int = VALUE) -> bytes | None:
         """The value under a key, or the payload of its entry of another kind; None: a miss."""
         directory = self.directory
-        if time.monotonic() >= directory.looked_until:
+        if time.monotonic() >= directory.fresh.until:
             directory.reopen_if_replaced()
-            later.start()
+            flusher.start()
         name = entry_name(kind, key)
         shard = name[:2]
         path = f"values/{shard}/{name}"
@@ -262,7 +262,7 @@ class Store:
             self._sweep()
             return True
         self.remover.remove(place)
-        later.start()  # To have told what went wrong.
+        flusher.start()  # To have told what went wrong.
         return False
 
     # Removing
@@ -293,7 +293,7 @@ class Store:
         with contextlib.suppress(FileNotFoundError):
             self.directory.reopen_if_stale()
             fd = self.directory.fd
-            os.rename(VALUES, f"{CLEARED_PREFIX}{unique()}", src_dir_fd=fd, dst_dir_fd=fd)
+            os.rename(VALUES, f"{CLEARED_PREFIX}{presence.unique()}", src_dir_fd=fd, dst_dir_fd=fd)
 
     def prune(self) -> None:
         """Remove what is expired, left over, and over the bound, now. Takes time in proportion to the entries."""

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from dogpile_filesystem.failures import Failures
 from dogpile_filesystem.layout import FILE, VALUE, Place, charge, content_name, place
-from dogpile_filesystem.lockfile import Ledger, unique
+from dogpile_filesystem.lockfile import Ledger, presence
 from dogpile_filesystem.store import entry
 from dogpile_filesystem.store.directory import Directory
 from dogpile_filesystem.store.eviction import NoRoom, NotCounted, Room
@@ -62,14 +62,14 @@ class Incoming(NamedTuple):
     def of_value(cls, key: bytes, payload: bytes, stamp: int, signing_key: bytes | None) -> Incoming:
         """A value."""
         head = entry.head(VALUE, key, payload, stamp, signing_key)
-        return cls(place(VALUE, key), unique(), [head, payload], stamp, charge(len(head) + len(payload)))
+        return cls(place(VALUE, key), presence.unique(), [head, payload], stamp, charge(len(head) + len(payload)))
 
     @classmethod
     def of_file(
         cls, where: Place, file: ExternalFile, metadata: bytes, stamp: int, signing_key: bytes | None
     ) -> Incoming:
         """A file, with bytes of the caller's."""
-        unique_part = unique()
+        unique_part = presence.unique()
         name = content_name(where.name, unique_part)
         payload = entry.Content(name, file.length, file.position, file.is_dense, metadata).pack()
         head = entry.head(FILE, where.key, payload, stamp, signing_key)

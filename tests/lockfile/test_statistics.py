@@ -19,8 +19,8 @@ import pytest
 from dogpile.cache import make_region
 from forked import Child
 
-from dogpile_filesystem import flusher as later_module
-from dogpile_filesystem.flusher import Later, later
+from dogpile_filesystem import flusher as flusher_module
+from dogpile_filesystem.flusher import Flusher, flusher
 from dogpile_filesystem.layout import FILE, VALUE
 from dogpile_filesystem.lockfile import file as lockfile
 from dogpile_filesystem.lockfile.ledger import Ledger
@@ -249,11 +249,11 @@ def test_added_by_itself(make_store, monkeypatch):
     """What a process counted before it falls idle, be it misses alone, is added by itself."""
     store = make_store()
     assert store.put(b"k", b"value")
-    later.settle_before_fork()
+    flusher.settle_before_fork()
     ledger = store.directory.ledger()
-    monkeypatch.setattr(later_module, "DELAY", 0.01)
+    monkeypatch.setattr(flusher_module, "DELAY", 0.01)
     assert store.get(b"missing") is None
-    later.timer.join()
+    flusher.timer.join()
     assert recorded(ledger).total.misses == 1
 
 
@@ -265,7 +265,7 @@ def test_store_that_is_gone(make_store):
     os.utime(path, (1, 1))
     make_store().get(b"k")
     gc.collect()
-    later.flush()
+    flusher.flush()
     assert store.stats().total.hits == 1
     assert os.stat(path).st_mtime > 1
 
@@ -276,25 +276,25 @@ def test_stores_that_come_and_go(make_store):
 
     def come_and_go(_):
         assert make_store().get(b"k") == b"value"
-        later.flush()
+        flusher.flush()
 
     with ThreadPoolExecutor(6) as threads:
         list(threads.map(come_and_go, range(300)))
     gc.collect()
-    later.flush()
+    flusher.flush()
     assert make_store().stats().total.hits == 300
 
 
 def test_tried_again(make_store, monkeypatch):
     """What cannot be added since another process is just adding is added later, although nothing more is counted."""
-    monkeypatch.setattr(later_module, "DELAY", 0.01)
+    monkeypatch.setattr(flusher_module, "DELAY", 0.01)
     store = make_store()
     assert store.put(b"k", b"value")
     store.stats()
     ledger = store.directory.ledger()
     with ledger.statistics:
         assert store.get(b"k")
-        later.timer.join()
+        flusher.timer.join()
         assert recorded(ledger).total.hits == 0
     give_up_at = time.monotonic() + 20
     while recorded(ledger).total.hits < 1:
@@ -331,7 +331,7 @@ def test_kept_until_written(clock):
     class Owner:
         pass
 
-    own, owner, gathering, other = Later(), Owner(), Gathering(), Gathering()
+    own, owner, gathering, other = Flusher(), Owner(), Gathering(), Gathering()
     own.add(owner, other, gathering)
     kept, kept_too = weakref.ref(gathering), weakref.ref(other)
     del owner, gathering, other

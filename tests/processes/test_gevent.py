@@ -262,8 +262,8 @@ def test_uses_noted_in_the_threadpool(run):
     printed = run(
         """
     import gevent
-    from dogpile_filesystem import flusher as later
-    later.DELAY = 0.01
+    from dogpile_filesystem import flusher as flusher_module
+    flusher_module.DELAY = 0.01
     region.set_multi({"k": "value", "another": "value"})
     path = ondisk.path(store, VALUE, b"k")
     os.utime(path, (1, 1))
@@ -284,15 +284,15 @@ def test_fork_after_the_threadpool(run):
         """
     import gevent, subprocess
     from gevent.threadpool import ThreadPool
-    from dogpile_filesystem.flusher import later
+    from dogpile_filesystem.flusher import flusher
     region.set("k", "value")
-    later.settle_before_fork()
+    flusher.settle_before_fork()
     assert ThreadPool(1).spawn(region.get, "k").get() == "value"
-    assert later.timer is not None
+    assert flusher.timer is not None
     # What is raised before a fork is not seen.
     limit = gevent.Timeout.start_new(10)
     subprocess.run(["true"], check=True)
-    print(limit.pending, later.timer)
+    print(limit.pending, flusher.timer)
         """
     )
     assert printed == ["True", "None"]

@@ -12,7 +12,7 @@ import shutil
 import pytest
 
 from dogpile_filesystem import layout
-from dogpile_filesystem.flusher import later
+from dogpile_filesystem.flusher import flusher
 from dogpile_filesystem.layout import BLOCK, FILE, VALUE
 from dogpile_filesystem.lockfile.ledger import Ledger
 from dogpile_filesystem.maintenance import check
@@ -190,7 +190,7 @@ def test_descriptors_closed_by_a_daemon(make_store, base_dir, outside):
 def test_descriptor_of_a_store_that_is_gone(make_store, open_descriptors):
     """A store holds one descriptor of its directory, however often that is replaced, and no longer than need be."""
     make_store().put(b"a", b"value")
-    later.flush()
+    flusher.flush()
     before = open_descriptors()
     store = make_store()
     for _ in range(5):
@@ -199,7 +199,7 @@ def test_descriptor_of_a_store_that_is_gone(make_store, open_descriptors):
         store.directory.distrust()
     assert open_descriptors() == before + 1
     del store
-    later.flush()
+    flusher.flush()
     assert open_descriptors() == before
 
 
@@ -261,10 +261,10 @@ def test_deleted_while_the_lock_file_is_opened(make_store, base_dir, monkeypatch
     """A mutex that is taken while somebody deletes the directory is one that excludes other processes."""
     open_ledger = Ledger.open
 
-    def delete_first(*where):
+    def delete_first(*where, **options):
         monkeypatch.setattr(Ledger, "open", open_ledger)
         shutil.rmtree(base_dir)
-        return open_ledger(*where)
+        return open_ledger(*where, **options)
 
     monkeypatch.setattr(Ledger, "open", delete_first)
     store = make_store()
