@@ -25,7 +25,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from dogpile_filesystem.lockfile import format as file_format
-from dogpile_filesystem.lockfile.file import LockFile, open_lock_file
+from dogpile_filesystem.lockfile.file import LockFile, keep_foreign, open_lock_file
 from dogpile_filesystem.lockfile.format import (
     BLOCKS,
     COUNTED_AT,
@@ -104,7 +104,7 @@ class Ledger:
         self.identity = file.identity
         self.eviction = file.borrow(file_format.EVICT_AT, 1)
         self.statistics = file.borrow(file_format.STATISTICS_GUARD_AT, 1)
-        self._shards = [file.borrow(RECORDS_AT + RECORD.size * shard, RECORD.size) for shard in range(SHARDS)]
+        self._shards: dict[int, RangeLock] = {}
 
     @classmethod
     def open(cls, path: str, mode: int = 0o600, *, make: bool = True, clock: Callable[[], float] = time.time) -> Ledger:
@@ -118,11 +118,15 @@ class Ledger:
         :raises OSError: the file cannot be opened, made, locked or written, or is no lock file of this version.
         """
         ledger = cls(open_lock_file(path, mode, make=make))
-        if make:
-            with ledger.file.borrow(file_format.MAKE_AT, 1):
-                file_format.make(ledger.file.fd, ledger.file.path, clock)
-        else:
-            file_format.refuse_unmade(ledger.file.fd, ledger.file.path)
+        try:
+            if make:
+                with ledger.file.borrow(file_format.MAKE_AT, 1):
+                    file_format.make(ledger.file.fd, ledger.file.path, clock)
+            else:
+                file_format.refuse_unmade(ledger.file.fd, ledger.file.path)
+        except file_format.Foreign:
+            keep_foreign(ledger.file)
+            raise
         return ledger
 
     def is_at(self, path: str) -> bool:
@@ -134,7 +138,10 @@ class Ledger:
 
     def shard(self, shard: int) -> RangeLock:
         """The lock that guards a shard: which entries it has, and its record."""
-        return self._shards[shard]
+        lock = self._shards.get(shard)
+        if lock is None:
+            lock = self._shards[shard] = self.file.borrow(RECORDS_AT + RECORD.size * shard, RECORD.size)
+        return lock
 
     def usage(self) -> Usage:
         """

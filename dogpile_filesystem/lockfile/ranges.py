@@ -63,6 +63,21 @@ def _pause(seconds: float) -> None:
     time.sleep(seconds * random.uniform(0.5, 1.5))  # noqa: S311 - spreads waiters, keeps no secret
 
 
+def try_to_lock(fd: int, length: int, offset: int) -> bool:
+    """
+    Lock a range for this process; False: another one has it.
+
+    :raises OSError: the filesystem refuses to lock.
+    """
+    try:
+        lockf(fd, _TRY, length, offset)
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EACCES):  # Busy; EACCES is what SMB says.
+            return False
+        raise
+    return True
+
+
 class OpenFile(Protocol):
     """
     What a range is of.
@@ -95,8 +110,6 @@ class RangeLock:
         self.file = file
         self.offset = offset
         self.length = length
-        #: How many borrowers there are. Guarded by the lock file's guard.
-        self.users = 0
         self._resigned_until = 0.0
         #: Whether a thread of this process holds the range. Written only by the thread that holds `_threads`.
         self.owned = False
@@ -197,15 +210,7 @@ class RangeLock:
         return self._threads.acquire(timeout=-1 if timeout is None else timeout)
 
     def _try(self) -> bool:
-        if self.file.fd < 0:
-            return True
-        try:
-            lockf(self.file.fd, _TRY, self.length, self.offset)
-        except OSError as error:
-            if error.errno in (errno.EAGAIN, errno.EACCES):  # Busy; EACCES is what SMB says.
-                return False
-            raise
-        return True
+        return self.file.fd < 0 or try_to_lock(self.file.fd, self.length, self.offset)
 
     def lock_again(self) -> None:
         """Lock in a new lock file what this process held in the deleted one, if nobody else was faster."""

@@ -24,6 +24,7 @@ directory is in use is noticed at once by what deletes, and by others after a se
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import stat
 import time
@@ -31,7 +32,7 @@ import weakref
 from collections.abc import Callable
 
 from dogpile_filesystem.lockfile.current import TRUST, Current, Fresh
-from dogpile_filesystem.lockfile.descriptor import Descriptor, identity_of
+from dogpile_filesystem.lockfile.descriptor import Descriptor, collect_garbage, identity_of
 from dogpile_filesystem.lockfile.file import LockFile, open_lock_file
 from dogpile_filesystem.lockfile.ledger import Ledger
 from dogpile_filesystem.store import entry
@@ -76,8 +77,30 @@ class Directory:
         self._links_fresh = Fresh(_LINK_TRUST)
         self.lock_path = os.path.join(base_dir, "lock")
         self._current = Current(self.lock_path, clock)
-        weakref.finalize(self, self._opened.close)
+        self._clock = clock
+        # A thread that uses the descriptor has a reference to this object. So nobody uses it any more.
+        weakref.finalize(self, self._opened.close).atexit = False
         _instances.add(self)
+
+    @classmethod
+    def shared(cls, base_dir: str, access: Access, clock: Callable[[], float] = time.time) -> Directory:
+        """
+        The one that all stores with these arguments share, in this process. Its descriptors are closed when the last
+        of them is gone.
+        """
+        key = base_dir, access, clock
+        directory = _shared.get(key)
+        if directory is None:
+            # Two threads may make one at once. Then each has its own, which does no harm.
+            directory = _shared[key] = cls(base_dir, access, clock)
+        return directory
+
+    def finder(self) -> Callable[[], Directory]:
+        """
+        A function that finds this directory, or makes it anew after its end: for what outlives the stores on it, and
+        must not keep its descriptors open meanwhile.
+        """
+        return functools.partial(Directory.shared, self.base_dir, self.access, self._clock)
 
     def place(self, kind: int, key: bytes) -> Place:
         """Where the entry of a key lies."""
@@ -143,6 +166,7 @@ class Directory:
         self.fd = self._opened.fd
 
     def _turn_to_path(self) -> None:
+        collect_garbage()
         fd = os.open(self.base_dir, DIRECTORY_FLAGS)
         try:
             found = os.fstat(fd)
@@ -236,6 +260,8 @@ class Directory:
             return open_lock_file(self.lock_path, self.access.file_mode)
 
 
+# Those of stores, by their arguments.
+_shared: weakref.WeakValueDictionary[tuple[str, Access, Callable[[], float]], Directory] = weakref.WeakValueDictionary()
 _instances: weakref.WeakSet[Directory] = weakref.WeakSet()
 
 

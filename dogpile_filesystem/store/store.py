@@ -79,16 +79,18 @@ class Store:
     ) -> None:
         self.base_dir = base_dir
         self.failures = Failures(base_dir)
-        self._directory = Directory(base_dir, access or Access(), clock)
+        self._directory = Directory.shared(base_dir, access or Access(), clock)
+        # What is pending is written once more after the end of the store, whose descriptors are closed by then.
+        find = self._directory.finder()
         self._bound = Bound(cache_size, max_entries)
         self._expiration_ns = None if expiration_time is None else int(expiration_time * 1e9)
         self._signing_keys = tuple(signing_keys)
         self._signing_key = signing_keys[0] if signing_keys else None
         self._clock = clock
-        self._recency = Recency(clock, self._directory.distrust)
+        self._recency = Recency(clock, lambda: find().distrust())
         self._visitor = Visitor(base_dir, expiration_time, clock, self.failures)
         expiration = dict.fromkeys(kinds, expiration_time)
-        self._statistics = Statistics(self.failures, self._bound, expiration, self._directory.find_ledger, clock)
+        self._statistics = Statistics(self.failures, self._bound, expiration, lambda: find().find_ledger(), clock)
         self._evictor = Evictor(self._bound, self._visitor, self._statistics)
         self._writer = Writer(
             self._directory,
