@@ -50,7 +50,7 @@ def make_store(base_dir, clock):
 
     def make(**arguments):
         # Stores with one clock would share what they know of the directory.
-        return Store(base_dir, **{"clock": lambda: clock(), **arguments})
+        return Store(base_dir, **{"clock": lambda: clock.now, **arguments})
 
     return make
 

@@ -74,8 +74,9 @@ class Descriptor:
         self.identity = identity
 
     def close(self) -> None:
-        """Close what is still its own. Nobody may use the number any more."""
-        for fd, identity in self._numbers.items():
+        """Close what is still its own. No thread may be using the number; one that comes later finds -1."""
+        numbers, self.fd = dict(self._numbers), -1
+        for fd, identity in numbers.items():
             if self._is_mine(fd, identity):
                 # First forgotten: once it is closed, another thread may get the number.
                 del _owners[fd]

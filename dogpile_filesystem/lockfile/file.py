@@ -38,7 +38,8 @@ class LockFile:
 
     Got from :func:`open_lock_file`.
 
-    :ivar fd: the descriptor; -1: the file cannot be opened, and ranges exclude only the threads of this process.
+    :ivar descriptor: of the file; its number is -1 if the file cannot be opened: then ranges exclude only the threads
+     of this process.
     :ivar is_writable: False: it was opened for reading alone, and nothing of it can be locked.
     :ivar moves: how often the descriptor was turned to another file. To do so drops what was locked in it a moment
      before.
@@ -47,26 +48,31 @@ class LockFile:
     def __init__(self, path: str, *, is_writable: bool = True) -> None:
         self.path = path
         self.is_writable = is_writable
-        self.fd = -1
+        self.descriptor = Descriptor()
         self.moves = 0
         self.failures = Failures(path)
         # The name under which this process shows that it lives; None: it does not.
         self._shown_as: str | None = None
         # Its own descriptor, and those that cannot be closed before.
-        self._descriptors = [Descriptor()]
+        self._descriptors = [self.descriptor]
         # Guards `_ranges`, so that there is one object for a range. Needed to look one up, not to lock one.
         self._guard = threading.Lock()
         self._ranges: WeakValueDictionary[int, RangeLock] = WeakValueDictionary()
         weakref.finalize(self, _retire, self._descriptors).atexit = False
 
     @property
+    def fd(self) -> int:
+        """The number of the descriptor."""
+        return self.descriptor.fd
+
+    @property
     def identity(self) -> Identity | None:
         """Device and inode."""
-        return self._descriptors[0].identity
+        return self.descriptor.identity
 
     def is_open(self) -> bool:
         """Whether the descriptor is still this file's: a program that becomes a daemon closes all descriptors."""
-        return self._descriptors[0].is_open()
+        return self.descriptor.is_open()
 
     def is_current(self, path: str) -> bool:
         """Whether a path leads to this file, and not to none or another: someone may have deleted the directory."""
@@ -81,9 +87,7 @@ class LockFile:
 
     def turn_to(self, fd: int, identity: Identity) -> None:
         """As :meth:`.Descriptor.turn_to`. The ranges held are locked in the other file too, if nobody was faster."""
-        descriptor = self._descriptors[0]
-        descriptor.turn_to(fd, identity)
-        self.fd = descriptor.fd
+        self.descriptor.turn_to(fd, identity)
         self.moves += 1
         with self._guard:
             ranges = list(self._ranges.values())

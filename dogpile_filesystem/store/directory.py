@@ -49,13 +49,16 @@ _DELETIONS = 10
 TAG = b"Signature: 8a477f597d28d172789f06886806bc55\n# A cache of dogpile_filesystem. It may be deleted at any time.\n"
 
 
+# Of a directory that is not there, or refused.
+_NONE = Descriptor()
+
+
 class Directory:
     """
     The cache directory at ``base_dir``. What is missing in it is made when it is needed.
 
     :param access: modes of what is made, and which directories are refused.
     :param clock: seconds since the epoch.
-    :ivar fd: the directory, opened; -1: it is not there, or refused.
     :ivar values_dir: the directory of the shards.
     :ivar checked: shards that are known not to be symbolic links.
     :ivar loses_content: whether its filesystem may keep the length of a file and lose what was in it. After a power
@@ -68,11 +71,11 @@ class Directory:
         self.base_dir = base_dir
         self.access = access
         self.values_dir = os.path.join(base_dir, "values")
-        self.fd = -1
         self.loses_content = False
         self.checked: set[str] = set()
-        # The descriptor, kept under one number for good, and what it leads to.
+        # The descriptor, kept under one number for good; and the one to be used: none, or that.
         self._opened = Descriptor()
+        self._usable = _NONE
         self.fresh = Fresh(TRUST)
         self._links_fresh = Fresh(_LINK_TRUST)
         self.lock_path = os.path.join(base_dir, "lock")
@@ -101,6 +104,11 @@ class Directory:
         must not keep its descriptors open meanwhile.
         """
         return functools.partial(Directory.shared, self.base_dir, self.access, self._clock)
+
+    @property
+    def fd(self) -> int:
+        """The directory, opened; -1: it is not there, or refused."""
+        return self._usable.fd
 
     def place(self, kind: int, key: bytes) -> Place:
         """Where the entry of a key lies."""
@@ -161,9 +169,9 @@ class Directory:
                 self.loses_content = filesystem_type(found.st_dev) == "ext4"
                 self.checked.clear()
         except (Refused, FileNotFoundError, NotADirectoryError):
-            self.fd = -1  # What is open may still be there, under another name.
+            self._usable = _NONE  # What is open may still be there, under another name.
             raise
-        self.fd = self._opened.fd
+        self._usable = self._opened
 
     def _turn_to_path(self) -> None:
         collect_garbage()
