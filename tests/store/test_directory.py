@@ -189,7 +189,7 @@ def test_descriptors_closed_by_a_daemon(make_store, base_dir, outside):
 
 
 def test_descriptor_of_a_store_that_is_gone(make_store, open_descriptors):
-    """A store holds one descriptor of its directory, however often that is replaced, and no longer than need be."""
+    """A store holds its directory and lock file open, once, however often they are replaced, until it is gone."""
     make_store().put(b"a", b"value")
     flusher.flush()
     before = open_descriptors()
@@ -198,7 +198,7 @@ def test_descriptor_of_a_store_that_is_gone(make_store, open_descriptors):
         assert store.put(b"a", b"value")
         shutil.rmtree(store.base_dir)
         store.directory.distrust()
-    assert open_descriptors() == before + 1
+    assert open_descriptors() == before + 2
     del store
     flusher.flush()
     assert open_descriptors() == before
