@@ -163,7 +163,7 @@ def test_root_acts_as_owner(parent, start, command, mode):
     os.chown(directory, *OWNER[:2])
     os.chmod(directory, mode)
     Child(lambda: make_cache_of_owner(directory, Access(mode, mode & 0o666)), OWNER).result()
-    os.unlink(f"{directory}/lock")  # So that one has to be made.
+    os.unlink(f"{directory}/lock")  # The command has to make one.
     name, *rest = command.split()
     process = start(name, directory, *COMMANDS[name], *rest)
     process.communicate()
@@ -213,7 +213,7 @@ def test_root_imports_nothing_as_owner(parent, terminal, command):
 def test_who_may_only_read(parent):
     """A user who may only read can run the commands that take no lock, and is told who can run the others."""
     directory = f"{parent}/cache"
-    # In another process: this one must not have the lock file open for writing.
+    # In another process, since this one must not have the lock file open for writing.
     Child(lambda: make_cache_of_owner(directory, Access(0o755, 0o644)), ROOT).result()
     before = snapshot(directory)
 
@@ -319,7 +319,7 @@ def test_while_applications_run(base_dir, start, spawn, monkeypatch):
     ):
         process = start(command, base_dir, *rest)
         out, err = process.communicate()
-        # Some of the keys have no entry in that moment.
+        # Some of the keys have no entry at that moment.
         assert process.returncode in ((0, 1) if command == "remove" else (0,)), (command, rest, out, err)
     assert [process.poll() for process in processes] == [None, None]
     with open(f"{sources}/stop", "x"):
