@@ -45,11 +45,12 @@ def base_dir(tmp_path):
 @pytest.fixture
 def make_store(base_dir, clock):
     """
-    Makes stores on one directory.
+    Makes stores on one directory, which know of each other as little as those of two processes do.
     """
 
     def make(**arguments):
-        return Store(base_dir, **{"clock": clock, **arguments})
+        # Stores with one clock would share what they know of the directory.
+        return Store(base_dir, **{"clock": lambda: clock.now, **arguments})
 
     return make
 

@@ -5,7 +5,7 @@ May import: layout, failures, flusher; fasteners.
 """
 
 from dogpile_filesystem.lockfile.current import TRUST, Current, Fresh
-from dogpile_filesystem.lockfile.descriptor import Descriptor, identity_of
+from dogpile_filesystem.lockfile.descriptor import Descriptor, collect_garbage, identity_of
 from dogpile_filesystem.lockfile.file import LockFile, detached_lock_file, open_lock_file
 from dogpile_filesystem.lockfile.format import HEAD, NEVER, key_offset
 from dogpile_filesystem.lockfile.ledger import Bound, Ledger, Usage
@@ -29,6 +29,7 @@ __all__ = [
     "Statistics",
     "Stats",
     "Usage",
+    "collect_garbage",
     "detached_lock_file",
     "identity_of",
     "key_offset",

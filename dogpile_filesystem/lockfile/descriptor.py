@@ -1,15 +1,21 @@
 """
-A descriptor that keeps its number when it is turned to another file.
+A descriptor that keeps its number when it is turned to another file; and how many there may be.
 """
 
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
-from typing import ClassVar
 
 #: Device and inode of a file.
 Identity = tuple[int, int]
+
+#: Descriptors that may be open before garbage is looked for that keeps some of them open.
+_LIMIT = 10
+# The Descriptor that a number belongs to now, by a token of it.
+_owners: dict[int, object] = {}
+_limit = _LIMIT
 
 
 def identity_of(found: os.stat_result) -> Identity:
@@ -29,20 +35,22 @@ class Descriptor:
     :ivar identity: of the file; None: there is none.
     """
 
-    # The Descriptor that a number belongs to now, by a token of it.
-    _owners: ClassVar[dict[int, object]] = {}
-
     def __init__(self) -> None:
         self.fd = -1
         self.identity: Identity | None = None
+        # All numbers, and the file that each leads to. More than one if two threads opened the file at once.
+        self._numbers: dict[int, Identity] = {}
         self._token = object()
 
     def is_open(self) -> bool:
         """Whether the number still leads to the file."""
-        if self._owners.get(self.fd) is not self._token:
+        return self._is_mine(self.fd, self.identity)
+
+    def _is_mine(self, fd: int, identity: Identity | None) -> bool:
+        if _owners.get(fd) is not self._token:
             return False
         try:
-            return identity_of(os.fstat(self.fd)) == self.identity
+            return identity_of(os.fstat(fd)) == identity
         except OSError:
             return False
 
@@ -60,15 +68,38 @@ class Descriptor:
             os.dup2(fd, self.fd, inheritable=False)
             os.close(fd)
         else:
-            # Two threads may come here at once. Then one descriptor stays open, unused.
+            _owners[fd] = self._token
             self.fd = fd
-            self._owners[fd] = self._token
+        self._numbers[self.fd] = identity
         self.identity = identity
 
     def close(self) -> None:
-        """Close it, if the number is still its own."""
-        if self.is_open():
-            with contextlib.suppress(OSError):
-                os.close(self.fd)
-            self._owners.pop(self.fd, None)
-            self.identity = None
+        """Close what is still its own. No thread may be using the number; one that comes later finds -1."""
+        numbers, self.fd = dict(self._numbers), -1
+        for fd, identity in numbers.items():
+            if self._is_mine(fd, identity):
+                # First forgotten: once it is closed, another thread may get the number.
+                del _owners[fd]
+                with contextlib.suppress(OSError):
+                    os.close(fd)
+            elif _owners.get(fd) is self._token:
+                del _owners[fd]
+        self._numbers.clear()
+        self.identity = None
+
+
+def collect_garbage() -> None:
+    """
+    Have garbage collected that may keep descriptors open, if there are many of them. Call it with no lock held.
+
+    A region of dogpile is a cycle of objects, and Python may take thousands of further regions to notice that one is
+    not used any more.
+    """
+    global _limit  # noqa: PLW0603 - as many as are really in use, and some more
+    if len(_owners) < _limit:
+        return
+    for generation in range(3):  # The young first, which takes microseconds.
+        gc.collect(generation)
+        if len(_owners) <= _limit - _LIMIT // 2:
+            return
+    _limit = len(_owners) + max(_LIMIT, len(_owners))

@@ -63,6 +63,10 @@ PROCESSES_AT = 1 << 61
 _KEYS_AT = 1 << 62
 
 
+class Foreign(OSError):
+    """A lock file that belongs to another program, or to a later version of this one."""
+
+
 def _head(version: int) -> bytes:
     header = _HEADER.pack(_MAGIC, version)
     return header + _CHECKSUM.pack(crc32(header))
@@ -152,12 +156,12 @@ def _refuse_foreign(data: bytes, length: int, path: str) -> None:
         _, version = _HEADER.unpack_from(begin)
         if begin == _head(version) and version != _VERSION:
             what = f"was made by a version with format {version}, this one has {_VERSION}: use another base_dir"
-            raise OSError(errno.EPROTO, f"the lock file {what}", path)
+            raise Foreign(errno.EPROTO, f"the lock file {what}", path)
     # Records without a header are ours: a thread that had the ledger of a deleted file was faster than `make`.
     is_ours = begin.startswith(_MAGIC) or _MAGIC.startswith(begin) or length == LENGTH or not begin.strip(b"\0")
     if not is_ours:
         what = "is no lock file of this cache: point base_dir at a directory of its own"
-        raise OSError(errno.EPROTO, what, path)
+        raise Foreign(errno.EPROTO, what, path)
 
 
 def start_of_machine() -> int:

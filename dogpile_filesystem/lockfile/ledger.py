@@ -26,7 +26,7 @@ from typing import NamedTuple
 
 from dogpile_filesystem.layout import BLOCK, SHARDS
 from dogpile_filesystem.lockfile import format as file_format
-from dogpile_filesystem.lockfile.file import LockFile, open_lock_file
+from dogpile_filesystem.lockfile.file import LockFile, keep_foreign, open_lock_file
 from dogpile_filesystem.lockfile.format import (
     BLOCKS,
     COUNTED_AT,
@@ -94,10 +94,11 @@ class Ledger:
 
     def __init__(self, file: LockFile) -> None:
         self.file = file
+        self._descriptor = file.descriptor
         self.identity = file.identity
         self.eviction = file.borrow(file_format.EVICT_AT, 1)
         self.statistics = file.borrow(file_format.STATISTICS_GUARD_AT, 1)
-        self._shards = [file.borrow(RECORDS_AT + RECORD.size * shard, RECORD.size) for shard in range(SHARDS)]
+        self._shards: dict[int, RangeLock] = {}
 
     @classmethod
     def open(cls, path: str, mode: int = 0o600, *, make: bool = True, clock: Callable[[], float] = time.time) -> Ledger:
@@ -111,11 +112,15 @@ class Ledger:
         :raises OSError: the file cannot be opened, made, locked or written, or is no lock file of this version.
         """
         ledger = cls(open_lock_file(path, mode, make=make))
-        if make:
-            with ledger.file.borrow(file_format.MAKE_AT, 1):
-                file_format.make(ledger.file.fd, ledger.file.path, clock)
-        else:
-            file_format.refuse_unmade(ledger.file.fd, ledger.file.path)
+        try:
+            if make:
+                with ledger.file.borrow(file_format.MAKE_AT, 1):
+                    file_format.make(ledger.file.fd, ledger.file.path, clock)
+            else:
+                file_format.refuse_unmade(ledger.file.fd, ledger.file.path)
+        except file_format.Foreign:
+            keep_foreign(ledger.file)
+            raise
         return ledger
 
     def is_at(self, path: str) -> bool:
@@ -127,7 +132,10 @@ class Ledger:
 
     def shard(self, shard: int) -> RangeLock:
         """The lock that guards a shard: which entries it has, and its record."""
-        return self._shards[shard]
+        lock = self._shards.get(shard)
+        if lock is None:
+            lock = self._shards[shard] = self.file.borrow(RECORDS_AT + RECORD.size * shard, RECORD.size)
+        return lock
 
     def usage(self) -> Usage:
         """
@@ -179,7 +187,7 @@ class Ledger:
 
     def _read(self) -> bytes:
         length = file_format.LENGTH - RECORDS_AT
-        return os.pread(self.file.fd, length, RECORDS_AT).ljust(length, b"\0")
+        return os.pread(self._descriptor.fd, length, RECORDS_AT).ljust(length, b"\0")
 
     def add(self, shard: int, size: int, entries: int, record: tuple[int, int] | None = None) -> tuple[int, int]:
         """
@@ -191,26 +199,26 @@ class Ledger:
         """
         offset = RECORDS_AT + RECORD.size * shard
         if record is None:
-            data = os.pread(self.file.fd, RECORD.size, offset)
+            data = os.pread(self._descriptor.fd, RECORD.size, offset)
             record = RECORD.unpack(data.ljust(RECORD.size, b"\0"))
         old_blocks, old_entries = record
         blocks, entries = old_blocks + size // BLOCK, old_entries + entries
         # Below zero nothing makes sense: a record that was too low stops there and is mended by the next count.
         if blocks < 0 or entries < 0 or blocks > MOST or entries > MOST:
             blocks, entries = min(max(0, blocks), MOST), min(max(0, entries), MOST)
-        write(self.file.fd, RECORD.pack(blocks, entries), offset)
+        write(self._descriptor.fd, RECORD.pack(blocks, entries), offset)
         return blocks, entries
 
     def set(self, shard: int, size: int, entries: int) -> None:
         """Write what was counted, if the record says something else. The caller holds the shard."""
         counted = min(size, MOST * BLOCK), entries, 1
         if self.record(shard) != counted:
-            write(self.file.fd, RECORD.pack(counted[0] // BLOCK, entries), RECORDS_AT + RECORD.size * shard)
+            write(self._descriptor.fd, RECORD.pack(counted[0] // BLOCK, entries), RECORDS_AT + RECORD.size * shard)
             self.believe(shard)
 
     def believe(self, shard: int) -> None:
         """Take a shard's record for counted. The caller holds the shard."""
-        write(self.file.fd, b"\1", COUNTED_AT + shard)
+        write(self._descriptor.fd, b"\1", COUNTED_AT + shard)
 
     def stamps(self) -> tuple[float, float]:
         """
@@ -218,7 +226,7 @@ class Ledger:
 
         :raises OSError: the file cannot be read, or has none: it was emptied, or is just being made.
         """
-        data = os.pread(self.file.fd, STAMPS.size, STAMPS_AT)
+        data = os.pread(self._descriptor.fd, STAMPS.size, STAMPS_AT)
         if file_format.are_stamps(data):
             return STAMPS.unpack(data)
         msg = "the lock file has no stamps of invalidation"
@@ -234,7 +242,7 @@ class Ledger:
             # A stamp of a clock that was far ahead goes: what it invalidated is older than now, or was made since.
             old_hard, old_soft = (old if old <= now + _FUTURE else now for old in self.stamps())
             stamps = (max(now, old_hard), NEVER) if hard else (old_hard, max(now, old_soft))
-            write(self.file.fd, STAMPS.pack(*stamps), STAMPS_AT)
+            write(self._descriptor.fd, STAMPS.pack(*stamps), STAMPS_AT)
 
     def read_statistics(self, length: int) -> bytes:
         """
@@ -242,7 +250,7 @@ class Ledger:
 
         :raises OSError: the file cannot be read, or is none of this cache any more.
         """
-        data = os.pread(self.file.fd, STATISTICS_AT + length, 0)
+        data = os.pread(self._descriptor.fd, STATISTICS_AT + length, 0)
         if not data.startswith(HEAD):
             # Somebody has overwritten it, or closed its descriptor, whose number leads to another file by now.
             msg = "the lock file was overwritten"
@@ -255,15 +263,15 @@ class Ledger:
 
         :raises OSError: the file cannot be written.
         """
-        write(self.file.fd, data, STATISTICS_AT)
+        write(self._descriptor.fd, data, STATISTICS_AT)
 
     def next_shard(self) -> int:
         """The shard to visit next; all processes take turns. The caller holds :attr:`eviction`."""
-        data = os.pread(self.file.fd, CURSOR.size, CURSOR_AT)
+        data = os.pread(self._descriptor.fd, CURSOR.size, CURSOR_AT)
         return int(CURSOR.unpack(data.ljust(CURSOR.size, b"\0"))[0]) % SHARDS
 
     def set_next_shard(self, shard: int) -> None:
         """Say where to go on. The caller holds :attr:`eviction`."""
         # On a full btrfs not even this can be written, and then it must not keep entries from being evicted.
         with contextlib.suppress(OSError):
-            write(self.file.fd, CURSOR.pack(shard), CURSOR_AT)
+            write(self._descriptor.fd, CURSOR.pack(shard), CURSOR_AT)

@@ -121,12 +121,7 @@ class KeyMutex:
 
     def locked(self) -> bool:
         """Whether anybody holds the mutex, here or in another process. Takes nothing."""
-        file = self._current_file()
-        lock = file.borrow(self._offset, 1)
-        try:
-            return lock.is_held()
-        finally:
-            file.give_back(lock)
+        return self._current_file().borrow(self._offset, 1).is_held()
 
     def _current_file(self, *, deleted: bool = False) -> LockFile:
         try:

@@ -50,9 +50,7 @@ class Presence:
 
         :raises OSError: the file cannot be locked.
         """
-        if file.shown_as != self.name:
-            file.borrow(process_offset(self.name), 1).acquire(wait=False)
-            file.shown_as = self.name
+        file.show(self.name)
 
     def is_left_over(self, unique_part: str, file: LockFile) -> bool:
         """Whether nobody will finish what is being written under a name: its process has ended, or forgot it."""
@@ -64,11 +62,7 @@ class Presence:
 
 def is_alive(process: str, file: LockFile) -> bool:
     """Whether a process of that name lives. Where locks cannot be asked for: yes."""
-    lock = file.borrow(process_offset(process), 1)
-    try:
-        return lock.is_held(otherwise=True)
-    finally:
-        file.give_back(lock)
+    return file.borrow(process_offset(process), 1).is_held(otherwise=True)
 
 
 presence = Presence()

@@ -13,6 +13,7 @@ is in use is noticed at once by removals of many entries, and by everything else
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import stat
 import time
@@ -20,7 +21,17 @@ import weakref
 from collections.abc import Callable
 
 from dogpile_filesystem.layout import LOCK, TAG, TAG_NAME, VALUES, shard_path
-from dogpile_filesystem.lockfile import TRUST, Current, Descriptor, Fresh, Ledger, LockFile, identity_of, open_lock_file
+from dogpile_filesystem.lockfile import (
+    TRUST,
+    Current,
+    Descriptor,
+    Fresh,
+    Ledger,
+    LockFile,
+    collect_garbage,
+    identity_of,
+    open_lock_file,
+)
 from dogpile_filesystem.store.access import Access, Refused
 from dogpile_filesystem.store.files import CREATE_FLAGS, DIRECTORY_FLAGS, filesystem_type, write_all
 
@@ -30,13 +41,16 @@ _LINK_TRUST = 1.0
 _DELETIONS = 10
 
 
+# Of a directory that is not there, or refused.
+_NONE = Descriptor()
+
+
 class Directory:
     """
     The cache directory at ``base_dir``. What is missing in it is made when it is needed.
 
     :param access: modes of what is made, and which directories are refused.
     :param clock: seconds since the epoch.
-    :ivar fd: the directory, opened; -1: it is not there, or refused.
     :ivar checked: shards that are known not to be symbolic links.
     :ivar loses_content: whether its filesystem may keep the length of a file and lose what was in it. After a power
      cut, ext4 did so with one content in 50 that were written while the journal committed, and each was a hole; xfs,
@@ -47,17 +61,44 @@ class Directory:
     def __init__(self, base_dir: str, access: Access, clock: Callable[[], float] = time.time) -> None:
         self.base_dir = base_dir
         self.access = access
-        self.fd = -1
         self.loses_content = False
         self.checked: set[str] = set()
-        # The descriptor, kept under one number for good, and what it leads to.
+        # The descriptor, kept under one number for good; and the one to be used: none, or that.
         self._opened = Descriptor()
+        self._usable = _NONE
         self.fresh = Fresh(TRUST)
         self._links_fresh = Fresh(_LINK_TRUST)
         self.lock_path = os.path.join(base_dir, LOCK)
         self._current = Current(self.lock_path, clock)
-        weakref.finalize(self, self._opened.close)
+        self._clock = clock
+        # A thread that uses the descriptor has a reference to this object. So nobody uses it any more.
+        weakref.finalize(self, self._opened.close).atexit = False
         _instances.add(self)
+
+    @classmethod
+    def shared(cls, base_dir: str, access: Access, clock: Callable[[], float] = time.time) -> Directory:
+        """
+        The one that all stores with these arguments share, in this process. Its descriptors are closed when the last
+        of them is gone.
+        """
+        key = base_dir, access, clock
+        directory = _shared.get(key)
+        if directory is None:
+            # Two threads may make one at once. Then each has its own, which does no harm.
+            directory = _shared[key] = cls(base_dir, access, clock)
+        return directory
+
+    def finder(self) -> Callable[[], Directory]:
+        """
+        A function that finds this directory, or makes it anew after its end: for what outlives the stores on it, and
+        must not keep its descriptors open meanwhile.
+        """
+        return functools.partial(Directory.shared, self.base_dir, self.access, self._clock)
+
+    @property
+    def fd(self) -> int:
+        """The directory, opened; -1: it is not there, or refused."""
+        return self._usable.fd
 
     def ledger(self, *, fresh: bool = False) -> Ledger:
         """
@@ -112,12 +153,13 @@ class Directory:
                 self.loses_content = filesystem_type(found.st_dev) == "ext4"
                 self.checked.clear()
         except (Refused, FileNotFoundError, NotADirectoryError):
-            self.fd = -1  # What is open may still be there, under another name.
+            self._usable = _NONE  # What is open may still be there, under another name.
             self._current.fresh.drop()
             raise
-        self.fd = self._opened.fd
+        self._usable = self._opened
 
     def _turn_to_path(self) -> None:
+        collect_garbage()
         fd = os.open(self.base_dir, DIRECTORY_FLAGS)
         try:
             found = os.fstat(fd)
@@ -230,6 +272,8 @@ class Directory:
             return open_lock_file(self.lock_path, self.access.file_mode)
 
 
+# Those of stores, by their arguments.
+_shared: weakref.WeakValueDictionary[tuple[str, Access, Callable[[], float]], Directory] = weakref.WeakValueDictionary()
 _instances: weakref.WeakSet[Directory] = weakref.WeakSet()
 
 

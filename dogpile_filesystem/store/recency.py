@@ -25,12 +25,12 @@ class Recency:
     """
     The pending uses of one cache directory.
 
-    :param directory: its paths are below it.
+    :param find_directory: finds the cache directory, which is not to be kept open for what is pending.
     :param clock: seconds since the epoch.
     """
 
-    def __init__(self, directory: Directory, clock: Callable[[], float]) -> None:
-        self._directory = directory
+    def __init__(self, find_directory: Callable[[], Directory], clock: Callable[[], float]) -> None:
+        self._find_directory = find_directory
         self._clock = clock
         self._last_stamp = 0
         self._pending: dict[str, int] = {}
@@ -71,14 +71,16 @@ class Recency:
     def flush(self) -> bool:
         """Write what is pending. Never fails; what cannot be written is forgotten."""
         pending = self._pending
-        if pending:
-            self._directory.reopen_if_stale()
+        if not pending:
+            return True
+        directory = self._find_directory()
+        directory.reopen_if_stale()
         for _ in range(len(pending)):
             try:
                 path, stamp = pending.popitem()
             except KeyError:  # Another thread flushes too.
                 break
-            _set_last_use(path, stamp, self._directory.fd)
+            _set_last_use(path, stamp, directory.fd)
         return True
 
     def reset_in_child(self) -> None:

@@ -8,6 +8,7 @@ import io
 import logging
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -188,7 +189,7 @@ def test_descriptors_closed_by_a_daemon(make_store, base_dir, outside):
 
 
 def test_descriptor_of_a_store_that_is_gone(make_store, open_descriptors):
-    """A store holds one descriptor of its directory, however often that is replaced, and no longer than need be."""
+    """A store holds its directory and lock file open, once, however often they are replaced, until it is gone."""
     make_store().put(b"a", b"value")
     flusher.flush()
     before = open_descriptors()
@@ -197,7 +198,7 @@ def test_descriptor_of_a_store_that_is_gone(make_store, open_descriptors):
         assert store.put(b"a", b"value")
         shutil.rmtree(store.base_dir)
         store.directory.distrust()
-    assert open_descriptors() == before + 1
+    assert open_descriptors() == before + 2
     del store
     flusher.flush()
     assert open_descriptors() == before
@@ -370,3 +371,61 @@ def test_predecessor(make_store, base_dir, caplog):
     assert os.system(command) == 0
     assert sorted(os.listdir(base_dir)) == ["lock", "values"]
     assert store.get(b"a") == b"value"
+
+
+def plant(base_dir, store):
+    """Moves the directory away, and puts a copy of it in its place that everybody can write to."""
+    os.rename(base_dir, f"{base_dir}.moved")
+    shutil.copytree(f"{base_dir}.moved", base_dir)
+    for path, _, names in os.walk(f"{base_dir}/values"):
+        for name in names:
+            if "." in name:
+                Path(path, name).write_bytes(b"forged!")
+    os.chmod(base_dir, 0o777)
+
+
+@pytest.fixture
+def replaced(make_store, base_dir):
+    """A store whose directory was replaced a moment ago by one that everybody can write to, with forged contents."""
+    store = make_store(max_entries=100)
+    assert store.put(b"k", b"value")
+    assert store.put_file(b"k", io.BytesIO(b"content"))
+    assert store.get(b"k") == b"value"
+    for fresh in (store.directory.fresh, store.directory._current.fresh):
+        fresh.until = float("inf")  # The 50 ms in which nobody looks do not pass.
+    plant(base_dir, store)
+    return store
+
+
+def snapshot(directory):
+    """What lies below a directory, with the times of last use."""
+    paths = [path for path in Path(directory).rglob("*") if path.is_file() and path.name != "lock"]
+    return {str(path.relative_to(directory)): (path.read_bytes(), path.stat().st_mtime_ns) for path in paths}
+
+
+def test_file_is_not_read_from_a_replaced_directory(replaced):
+    """A file comes from the directory that passed its check, as a value does, not from what lies at its path by now."""
+    with replaced.get_file(b"k").file as file:
+        assert file.read() == b"content"
+    assert replaced.get(b"k") == b"value"
+
+
+@pytest.mark.parametrize("act", ["put", "put_file", "flush", "remove", "clear", "prune"])
+def test_replaced_directory_is_not_written_to(replaced, base_dir, clock, act):
+    """Writes, last uses and removals never change a directory that has not passed its check."""
+    before = snapshot(base_dir)
+    clock.move(60)
+    if act == "put":
+        replaced.put(b"k", b"new")
+    elif act == "put_file":
+        replaced.put_file(b"k", io.BytesIO(b"new"))
+    elif act == "flush":
+        replaced.get(b"k")
+        replaced.flush()
+    elif act == "remove":
+        replaced.remove(b"k")
+    elif act == "clear":
+        replaced.clear()
+    else:
+        replaced.prune()
+    assert snapshot(base_dir) == before

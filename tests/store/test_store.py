@@ -510,3 +510,21 @@ def test_entry_that_is_far_too_long(make_store, spawn, base_dir, files, length):
     """
     assert spawn(program, base_dir).communicate()[0] == "1 None True\n"
     assert files() == {}
+
+
+@pytest.mark.parametrize("act", ["prune", "sweep"])
+def test_expiry_of_another_kind(make_store, clock, act):
+    """A store of values never removes expired entries of another kind: those may never expire."""
+    files = make_store(kinds=[FILE])
+    values = make_store(kinds=[VALUE], expiration_time=60)
+    assert files.put_file(b"k", file_with(b"content"))
+    put_all(values, b"k")
+    clock.move(120)
+    if act == "prune":
+        values.prune()
+    else:
+        for _ in range(256):
+            values.get(b"k")
+            clock.move(1)
+    assert values.usage().entries == 1
+    assert read(files.get_file(b"k")) == b"content"
