@@ -24,7 +24,7 @@ from dogpile_filesystem.store import entry
 from dogpile_filesystem.store.entry import FILE, VALUE
 from dogpile_filesystem.store.store import Store
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
+
 
 NOW = 1_700_000_000.0
 LIFETIME = 1000

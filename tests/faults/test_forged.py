@@ -18,7 +18,7 @@ from kinds import in_one_shard, read, write
 from dogpile_filesystem.store import entry
 from dogpile_filesystem.store.entry import FILE, VALUE
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
+
 
 
 def neighbours() -> tuple[bytes, bytes]:
