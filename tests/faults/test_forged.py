@@ -19,8 +19,6 @@ from dogpile_filesystem.store import entry
 from dogpile_filesystem.store.entry import FILE, VALUE
 
 
-
-
 def neighbours() -> tuple[bytes, bytes]:
     """Two keys of files in one shard."""
     return in_one_shard(FILE, b"first")[1], in_one_shard(FILE, b"second")[1]

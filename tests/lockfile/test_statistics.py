@@ -343,6 +343,7 @@ def test_kept_until_written(clock):
     assert kept_too() is not None
 
 
+@pytest.mark.leaves_damage("the lock file stays that of somebody else")
 def test_overwritten_lock_file(make_store, base_dir):
     """A lock file that somebody overwrote while it is in use is somebody's: statistics are not written to it."""
     store = make_store()

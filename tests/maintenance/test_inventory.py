@@ -81,6 +81,7 @@ def test_candidates_of_what_is_not_there(tmp_path):
     assert list(inventory.candidates(f"{tmp_path}/values")) == []
 
 
+@pytest.mark.leaves_damage("the contents are never removed")
 def test_content_that_was_left_behind(store, values_dir):
     """If a second content has the name of an entry, the one that the entry names is counted."""
     assert store.put_file(b"f", io.BytesIO(bytes(3 * BLOCK)))
@@ -129,6 +130,7 @@ def test_describe_key_of_any_length(make_store, values_dir, length, signed):
 
 
 @pytest.mark.parametrize("data", [b"", b"foreign" * 100, entry.head(VALUE, bytes(5000), b"", 0)[:4500]])
+@pytest.mark.leaves_damage("the damaged entry stays")
 def test_describe_what_is_damaged(store, fill, values_dir, data):
     """What is no entry, or was cut off within its key, is told to be damaged."""
     fill(b"a")
@@ -139,6 +141,7 @@ def test_describe_what_is_damaged(store, fill, values_dir, data):
         inventory.describe(values_dir, candidate)
 
 
+@pytest.mark.leaves_damage("the entry stays without its content")
 def test_describe_file_without_content(store, values_dir):
     """A file whose content was deleted is damaged, once its bytes are asked for."""
     assert store.put_file(b"f", io.BytesIO(b"1"))
@@ -157,6 +160,7 @@ def test_find(store, fill, values_dir):
     assert found(values_dir, VALUE, b"a").size == BLOCK
 
 
+@pytest.mark.leaves_damage("the link stays in the place of an entry")
 def test_symbolic_link_is_not_followed(store, fill, values_dir, tmp_path):
     """A shard that is a symbolic link is not looked into."""
     fill(b"a")
@@ -282,6 +286,7 @@ def test_what_cannot_be_removed(store, ledger, fill, values_dir, base_dir, monke
     assert ondisk.difference(ledger.usage(), base_dir) == []
 
 
+@pytest.mark.leaves_damage("the content stays on the disk")
 def test_content_that_cannot_be_removed(store, ledger, values_dir, monkeypatch):
     """A content that may not be removed stays in the ledger, since it stays on the disk."""
     assert store.put_file(b"a", io.BytesIO(bytes(3 * BLOCK)))
