@@ -24,7 +24,6 @@ from dogpile_filesystem.store import entry
 from dogpile_filesystem.store.entry import FILE, VALUE
 from dogpile_filesystem.store.store import Store
 
-
 NOW = 1_700_000_000.0
 LIFETIME = 1000
 CACHE_SIZE = 64 * BLOCK

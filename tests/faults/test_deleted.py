@@ -17,8 +17,6 @@ from forked import Child
 
 from dogpile_filesystem.store.entry import VALUE
 
-pytestmark = pytest.mark.faults
-
 #: Reads orders, one a line, and answers each with a line: what the call of that name returns.
 WORKER = """
     import io, json, os, random, sys, threading, time

@@ -16,8 +16,6 @@ from dogpile.cache.api import NO_VALUE
 
 from dogpile_filesystem import maintenance
 
-pytestmark = pytest.mark.faults
-
 DISKS = {
     "tmpfs": lambda path: disks.tmpfs(path, "size=8m"),
     "tmpfs-inodes": lambda path: disks.tmpfs(path, "size=64m,nr_inodes=500"),

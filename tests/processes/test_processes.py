@@ -303,7 +303,6 @@ def test_use_in_the_moment_of_a_fork(spawn, base_dir):
     assert process.communicate()[0].split() == ["2", "False", "True", "True"]
 
 
-@pytest.mark.stress
 def test_forks_at_any_moment(make_store, usage_on_disk, files):
     """
     Whatever the threads of a full cache are doing when a child is forked, the child can do all of it too, and at the

@@ -22,7 +22,6 @@ from dogpile_filesystem import GenericFSBackend
 pytest.importorskip("flask")
 pytest.importorskip("pyramid")
 pytest.importorskip("gunicorn")
-pytestmark = pytest.mark.servers
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 WORKERS = 4

@@ -63,6 +63,7 @@ def test_symbolic_link_instead_of_a_directory(make_store, base_dir, outside, wha
     assert "Refused" in store.failures.counts
 
 
+@pytest.mark.leaves_damage("the link stays in the place of a directory")
 def test_link_that_comes_while_the_directory_is_in_use(make_store, base_dir, outside, clock):
     """Who used a shard before it became a symbolic link notices at the next look, and at once before removing."""
     store = make_store(expiration_time=10)
