@@ -13,6 +13,7 @@ import threading
 import pytest
 from dogpile.cache import make_region
 from forked import Child, Gate
+from patience import PATIENCE
 from workload import create_all
 
 from dogpile_filesystem.flusher import later
@@ -41,11 +42,11 @@ def in_thread(held):
     def run():
         with held:
             entered.set()
-            leave.wait(60)
+            leave.wait(PATIENCE)
 
     thread = threading.Thread(target=run)
     thread.start()
-    assert entered.wait(10)
+    assert entered.wait(PATIENCE)
     try:
         yield
     finally:
@@ -65,7 +66,7 @@ class SlowFile(io.BytesIO):
     def read(self, size=-1):
         if size != 0:
             self.reached.set()
-            assert self.go_on.wait(60)
+            assert self.go_on.wait(PATIENCE)
         return super().read(size)
 
 
@@ -77,7 +78,7 @@ def storing(store, key, data, kept):
     file = SlowFile(data)
     thread = threading.Thread(target=lambda: kept.append(store.put_file(key, file)))
     thread.start()
-    assert file.reached.wait(10)
+    assert file.reached.wait(PATIENCE)
     try:
         yield
     finally:
@@ -205,7 +206,7 @@ def test_fork_while_another_thread_holds_a_range(make_store, held):
 
         assert Child(tried_and_used).result() == (False, {})
         assert Child(lambda: lock.acquire(wait=False)).result() is False
-    assert Child(lambda: lock.acquire(timeout=10)).result() is True
+    assert Child(lambda: lock.acquire(timeout=PATIENCE)).result() is True
     assert lock.acquire(wait=False)
     lock.release()
 
