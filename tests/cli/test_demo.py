@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from dogpile.cache import make_region
+from patience import PATIENCE
 
 from dogpile_filesystem import cli
 from dogpile_filesystem.cli import demo_job, demo_library
@@ -84,7 +85,7 @@ def command(start):
 
     def run(*arguments: object) -> subprocess.CompletedProcess[str]:
         process = start(*arguments)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=PATIENCE)
         assert_nobody_left(process.pid)
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
@@ -93,7 +94,7 @@ def command(start):
 
 def assert_nobody_left(group: int) -> None:
     # The tracker of multiprocessing ends a moment after the program.
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE
     while running := members(group):
         assert time.monotonic() < deadline, running
         time.sleep(0.02)
@@ -327,7 +328,7 @@ def test_interrupted_command_leaves_nothing(start, temporary, number):
         assert process.poll() is None
         time.sleep(0.005)
     (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == {signal.SIGTERM: 128 + signal.SIGTERM, signal.SIGINT: 1}[number]
     assert "Removed" not in out
     assert "Traceback" not in err
@@ -345,7 +346,7 @@ def test_killed_command_leaves_no_process(start, temporary):
         time.sleep(0.005)
     assert len(members(process.pid)) > WORKERS
     process.kill()
-    process.communicate(timeout=60)
+    process.communicate(timeout=PATIENCE)
     assert_nobody_left(process.pid)
 
 
@@ -384,7 +385,7 @@ def test_without_the_extra(package):
         "runpy.run_module('dogpile_filesystem', run_name='__main__', alter_sys=True)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program, package, "demo"], capture_output=True, text=True, check=False, timeout=100
+        [sys.executable, "-c", program, package, "demo"], capture_output=True, text=True, check=False, timeout=PATIENCE
     )
     assert (done.returncode, done.stdout) == (1, "")
     (line,) = done.stderr.splitlines()
@@ -399,7 +400,9 @@ def test_another_missing_module_is_not_taken_for_the_extra():
         "import sys; sys.modules['tarfile'] = None; sys.argv[1:] = ['demo'];"
         "from dogpile_filesystem.__main__ import main; main()"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=100)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=PATIENCE
+    )
     assert done.returncode == 1
     assert "ModuleNotFoundError" in done.stderr
     assert "pip install" not in done.stderr

@@ -6,15 +6,13 @@ from __future__ import annotations
 
 import json
 import re
-import textwrap
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from dogpile.cache import make_region
 from dogpile.cache.proxy import ProxyBackend
-from serving import Gunicorn, wait_for
+from scraping import samples
 
 pytest.importorskip("prometheus_client")
 
@@ -26,18 +24,6 @@ from prometheus_client.parser import text_string_to_metric_families as parse
 from dogpile_filesystem.prometheus import RegionCollector
 
 DASHBOARD = Path(__file__).parent.parent.parent / "examples" / "grafana-dashboard.json"
-
-
-def samples(exposition: str, region: str) -> dict[str, float]:
-    """The figures of one region, by their names without the prefix. Each may be there only once."""
-    found: dict[str, float] = {}
-    for family in parse(exposition):
-        for sample in family.samples:
-            if sample.labels.get("region") == region:
-                name = sample.name.removeprefix("dogpile_filesystem_") + sample.labels.get("cause", "")
-                assert name not in found
-                found[name] = sample.value
-    return found
 
 
 @pytest.fixture
@@ -260,94 +246,6 @@ def test_processes(spawn, base_dir):
     first, *others = [samples(answer(process), "pages") for process in processes]
     assert (first["stores_total"], first["hits_total"], first["misses_total"], first["entries"]) == (15, 15, 3, 15)
     assert others == [first, first]
-
-
-APPLICATION = """
-    import os
-    from dogpile.cache import make_region
-    from dogpile_filesystem.prometheus import RegionCollector
-    from prometheus_client import REGISTRY, CollectorRegistry, Counter, make_wsgi_app, multiprocess
-
-    here = os.path.dirname(__file__)
-    pages = make_region().configure("paylogic.filesystem", arguments={"base_dir": f"{here}/pages"})
-    collector = RegionCollector({"pages": pages})
-    requests = Counter("requests", "Requests.")
-    if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
-        REGISTRY.register(collector)
-
-    @pages.cache_on_arguments()
-    def page(path):
-        return path
-
-    def metrics(environ, start_response):
-        registry = REGISTRY
-        if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
-            registry = CollectorRegistry()
-            multiprocess.MultiProcessCollector(registry)
-            registry.register(collector)
-        return make_wsgi_app(registry)(environ, start_response)
-
-    def application(environ, start_response):
-        worker = [("Worker", str(os.getpid()))]
-        if environ["PATH_INFO"] == "/metrics":
-            return metrics(environ, lambda status, headers: start_response(status, headers + worker))
-        requests.inc()
-        start_response("200 OK", worker)
-        return [page(environ["PATH_INFO"]).encode()]
-"""
-
-
-@pytest.fixture(params=[False, True], ids=["plain", "multiprocess"])
-def is_multiprocess(request):
-    """
-    Whether prometheus_client is in its multi-process mode.
-    """
-    return request.param
-
-
-@pytest.fixture
-def server(is_multiprocess, tmp_path):
-    """
-    A gunicorn with four workers.
-    """
-    pytest.importorskip("gunicorn")
-    (tmp_path / "application.py").write_text(textwrap.dedent(APPLICATION))
-    (tmp_path / "multiprocess").mkdir()
-    environment = {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path / "multiprocess")} if is_multiprocess else {}
-    running = Gunicorn(tmp_path, ["application:application"], workers=4, environment=environment)
-    yield running
-    running.quit()
-
-
-@pytest.mark.servers
-def test_gunicorn(server, is_multiprocess):
-    """Every worker exports the totals of all workers, once, and the same ones however often it answers."""
-    with ThreadPoolExecutor(8) as clients:
-
-        def ask_all_workers(path):
-            answers = []
-
-            def ask_more():
-                answers.extend(clients.map(server.request, [path] * 24))
-                return {int(answer.headers["Worker"]) for answer in answers} == server.workers()
-
-            wait_for(ask_more)
-            return [answer.body.decode() for answer in answers]
-
-        pages = [f"/{number}" for number in range(20)]
-        paths = [path for path in pages for _ in range(10)]
-        requests = len(paths) + len(ask_all_workers("/0"))
-        assert list(clients.map(server.get, paths)) == [path.encode() for path in paths]
-        ask_all_workers("/metrics")  # Makes each worker add its counts.
-        expositions = ask_all_workers("/metrics")
-    first, *others = [samples(exposition, "pages") for exposition in expositions]
-    assert first["hits_total"] + first["misses_total"] == requests
-    assert first["stores_total"] == first["entries"] == len(pages)
-    assert all(other == first for other in others)
-    if is_multiprocess:
-        assert {exposition.count(f"\nrequests_total {requests}.0\n") for exposition in expositions} == {1}
-    assert server.stop() == 0
-    assert server.complaints() == []
 
 
 def test_dashboard(make, scrape):

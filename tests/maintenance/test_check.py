@@ -136,6 +136,7 @@ def test_empty(make_store):
     assert check(store).ok
 
 
+@pytest.mark.leaves_damage("two entries that the key has not signed stay")
 def test_signed(make_store):
     """With signing keys, an entry signed with none of them is damaged; without keys, signatures do not matter."""
     key, other = entry.signing_key(b"key"), entry.signing_key(b"other")
@@ -146,6 +147,7 @@ def test_signed(make_store):
     assert check(make_store(signing_keys=[other])).damaged == 2
 
 
+@pytest.mark.leaves_damage("the writer is killed at the end, whatever it is doing")
 def test_check_while_others_write(store, spawn, base_dir):
     """While another process writes and removes without pause, nothing is reported as damaged or left over."""
     program = """

@@ -39,6 +39,7 @@ def test_entries_of_a_new_cache(shards):
     assert list(inventory.entries(shards)) == []
 
 
+@pytest.mark.leaves_damage("the contents are never removed")
 def test_content_that_was_left_behind(store, shards):
     """If several contents bear the name of an entry, only the one that the entry refers to is counted."""
     assert store.put_file(b"f", io.BytesIO(bytes(3 * BLOCK)))
@@ -87,6 +88,7 @@ def test_describe_key_of_any_length(make_store, shards, length, signed):
 
 
 @pytest.mark.parametrize("data", [b"", b"foreign" * 100, entry.head(VALUE, bytes(5000), b"", 0)[:4500]])
+@pytest.mark.leaves_damage("the damaged entry stays")
 def test_describe_what_is_damaged(store, fill, shards, data):
     """A file that is not an entry, or was cut off within its key, is reported as damaged."""
     fill(b"a")
@@ -97,6 +99,7 @@ def test_describe_what_is_damaged(store, fill, shards, data):
         inventory.describe(shards, candidate)
 
 
+@pytest.mark.leaves_damage("the entry stays without its content")
 def test_describe_file_without_content(store, shards):
     """A file whose content was deleted is reported as damaged when its bytes are asked for."""
     assert store.put_file(b"f", io.BytesIO(b"1"))
@@ -115,6 +118,7 @@ def test_find(store, fill, shards):
     assert found(shards, VALUE, b"a").size == BLOCK
 
 
+@pytest.mark.leaves_damage("the link stays in the place of an entry")
 def test_symbolic_link_is_not_followed(store, fill, shards, tmp_path):
     """A shard that is a symbolic link is not looked into."""
     fill(b"a")
