@@ -1,5 +1,5 @@
 """
-The collector for prometheus_client: what a scrape says, in one process, in several, and in gunicorn; and the dashboard.
+The collector for prometheus_client: scrapes of one process, of several, and of gunicorn; and the dashboard.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ DASHBOARD = Path(__file__).parent.parent.parent / "examples" / "grafana-dashboar
 
 
 def samples(exposition: str, region: str) -> dict[str, float]:
-    """The figures of one region, by the rest of their names; none may be there twice."""
+    """Returns the samples of one region by the rest of their names, and fails if a name occurs twice."""
     found: dict[str, float] = {}
     for family in parse(exposition):
         for sample in family.samples:
@@ -56,7 +56,7 @@ def make(tmp_path):
 @pytest.fixture
 def scrape():
     """
-    What a server with some regions answers.
+    Returns what a server with some regions answers.
     """
 
     def scrape(**regions):
@@ -68,7 +68,7 @@ def scrape():
 
 
 def test_figures(make, scrape):
-    """A scrape says what was done with a region, and what is in it."""
+    """A scrape reports the operations on a region and its contents."""
     region = make(cache_size="40KiB", max_entries=10)
     for key in ("a", "b", "a", "a"):
         region.get_or_create(key, lambda: b"x" * 5000)
@@ -76,7 +76,7 @@ def test_figures(make, scrape):
     found = samples(scrape(pages=region), "pages")
     assert found.pop("counting_start_time_seconds") == pytest.approx(time.time(), abs=60)
     assert found == {
-        # a and b are made, each in two blocks of 4096; then a is read twice.
+        # The test makes a and b, each in two blocks of 4096, and then reads a twice.
         "hits_total": 2,
         "misses_total": 2,
         "expired_total": 0,
@@ -99,7 +99,7 @@ def test_figures(make, scrape):
 
 
 def test_failures(make, scrape, tmp_path):
-    """Trouble with the filesystem is labelled with its cause."""
+    """Filesystem failures are labelled with their cause."""
     region = make()
     region.set("a", 1)
     (tmp_path / "cache" / "values").rename(tmp_path / "values")
@@ -111,7 +111,7 @@ def test_failures(make, scrape, tmp_path):
 
 
 def test_unbounded(make, scrape):
-    """A bound that there is not is left out."""
+    """A bound that is not set is left out."""
     region = make(cache_size=None)
     region.set("a", 1)
     found = samples(scrape(pages=region), "pages")
@@ -120,7 +120,7 @@ def test_unbounded(make, scrape):
 
 
 def test_lost_ledger(make, scrape, tmp_path):
-    """What is too low is left out until it is right: size and entries, and totals that are only this process's."""
+    """Figures that are too low after a lost ledger are left out until they are right again."""
     region = make()
     region.set("a", 1)
     before = samples(scrape(pages=region), "pages")
@@ -135,7 +135,7 @@ def test_lost_ledger(make, scrape, tmp_path):
 
 
 def test_shared_directory(make, scrape, tmp_path):
-    """Regions on one directory are exported once, under all their names, with what each of them did."""
+    """Regions on one directory are exported once, under all their names, with the counts of each."""
     (tmp_path / "link").symlink_to("cache")
     values, linked, other = make(), make("link"), make("other")
     files = make_region().configure("paylogic.raw_filesystem", arguments={"base_dir": str(tmp_path / "cache")})
@@ -164,7 +164,7 @@ def test_proxies(make, scrape):
 
 
 def test_configured_later(make, tmp_path):
-    """A region may be configured after its collector is registered; until then it is down, and no other."""
+    """A region may be configured after its collector is registered, and only this region is down until then."""
     later, registry = make_region(), CollectorRegistry()
     registry.register(RegionCollector({"later": later, "now": make("now")}))
     exposition = generate_latest(registry).decode()
@@ -177,7 +177,7 @@ def test_configured_later(make, tmp_path):
 
 
 def test_other_backends(make, scrape):
-    """A backend without statistics is refused, with what to do; one that comes later is down, and no other."""
+    """A backend without statistics is refused with advice, and a region that gets one later is down alone."""
     other = make_region()
     registry = CollectorRegistry()
     registry.register(RegionCollector({"other": other, "pages": make()}))
@@ -190,7 +190,7 @@ def test_other_backends(make, scrape):
 
 
 def test_unreadable(make, scrape, tmp_path, caplog):
-    """A region whose lock file cannot be used is down and in the log, and no other."""
+    """A region whose lock file is unusable is reported down and logged, and other regions are unaffected."""
     broken, whole = make("broken"), make("whole")
     (tmp_path / "broken" / "lock").write_bytes(b"not of this cache")
     exposition = scrape(broken=broken, whole=whole)
@@ -200,7 +200,9 @@ def test_unreadable(make, scrape, tmp_path, caplog):
 
 
 def test_registration(make, tmp_path):
-    """Registering looks at no region; a second collector in one registry is refused, as its figures would clash."""
+    """
+    Registering reads no region, and a second collector in one registry is refused because its figures would clash.
+    """
     registry = CollectorRegistry()
     registry.register(RegionCollector({"pages": make(), "later": make_region()}))
     assert not (tmp_path / "cache" / "lock").exists()
@@ -210,7 +212,7 @@ def test_registration(make, tmp_path):
 
 
 def test_conventions(make):
-    """The exposition is valid, strictly parsed; counters end in _total, sizes and times in their base unit."""
+    """The exposition parses strictly, counters end in _total, and sizes and times are in base units."""
     region, registry = make(), CollectorRegistry()
     region.set("a", 1)
     registry.register(RegionCollector({'"quoted"\n\\': region}))
@@ -246,7 +248,7 @@ WORKER = """
 
 
 def test_processes(spawn, base_dir):
-    """Each of several processes answers with the sums of what all of them did."""
+    """Each of several processes answers with the sums over all of them."""
     processes = [spawn(WORKER, base_dir, number) for number in range(3)]
 
     def answer(process):
@@ -254,7 +256,7 @@ def test_processes(spawn, base_dir):
 
     for process in processes:
         answer(process)
-    for process in processes:  # All of them have added what they did.
+    for process in processes:  # All processes have added their counts by now.
         process.stdin.write("\n")
         process.stdin.flush()
     first, *others = [samples(answer(process), "pages") for process in processes]
@@ -300,7 +302,7 @@ APPLICATION = """
 @pytest.fixture(params=[False, True], ids=["plain", "multiprocess"])
 def is_multiprocess(request):
     """
-    Whether prometheus_client is in its multi-process mode.
+    Returns whether prometheus_client is in its multi-process mode.
     """
     return request.param
 
@@ -321,7 +323,7 @@ def server(is_multiprocess, tmp_path):
 
 @pytest.mark.servers
 def test_gunicorn(server, is_multiprocess):
-    """Whichever worker answers, and however often, the totals of all workers are exported once and are the same."""
+    """Every worker exports the totals of all workers once, and the totals are the same whichever worker answers."""
     with ThreadPoolExecutor(8) as clients:
 
         def ask_all_workers(path):
@@ -338,7 +340,7 @@ def test_gunicorn(server, is_multiprocess):
         paths = [path for path in pages for _ in range(10)]
         requests = len(paths) + len(ask_all_workers("/0"))
         assert list(clients.map(server.get, paths)) == [path.encode() for path in paths]
-        ask_all_workers("/metrics")  # Each worker has added what it did.
+        ask_all_workers("/metrics")  # Each worker has added its counts.
         expositions = ask_all_workers("/metrics")
     first, *others = [samples(exposition, "pages") for exposition in expositions]
     assert first["hits_total"] + first["misses_total"] == requests
@@ -355,7 +357,7 @@ def test_dashboard(make, scrape):
     region = make(max_entries=10)
     region.set("a", 1)
     exported = {sample.name for family in parse(scrape(pages=region)) for sample in family.samples}
-    exported.add("dogpile_filesystem_failures_total")  # Without a figure, since nothing failed.
+    exported.add("dogpile_filesystem_failures_total")  # It has no samples, since nothing failed.
     dashboard = json.loads(DASHBOARD.read_text())
     expressions = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
     assert {name for expression in expressions for name in re.findall(r"dogpile_\w+", expression)} == exported
@@ -364,7 +366,7 @@ def test_dashboard(make, scrape):
 
 
 def test_dashboard_is_whole():
-    """Panels have numbers of their own and do not overlap; data source, instance and region can be chosen."""
+    """The dashboard's panels have unique numbers and do not overlap; data source, instance and region can be chosen."""
     dashboard = json.loads(DASHBOARD.read_text())
     panels = dashboard["panels"]
     assert len({panel["id"] for panel in panels}) == len(panels)
