@@ -37,7 +37,7 @@ def test_defaults():
     ids=repr,
 )
 def test_modes(dir_mode, file_mode, modes):
-    """Modes are numbers or octal strings, and files get the mode of directories without the execute bits."""
+    """Modes are numbers or octal strings, and files get the mode of directories without the bits a file cannot use."""
     access = parse(dir_mode=dir_mode, file_mode=file_mode).access
     assert (access.dir_mode, access.file_mode) == modes
 

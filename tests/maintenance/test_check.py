@@ -1,5 +1,5 @@
 """
-The check of a directory: it finds what is wrong, takes nothing that goes on for damage, and mends what it is told to.
+The check of a directory: it finds damage, does not mistake work in progress for damage, and repairs on request.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dogpile_filesystem.store.reservation import Reservation
 
 @pytest.fixture
 def store(make_store):
-    """A store with three values and a file: 3 + 1 + 2 blocks."""
+    """Makes a store with three values and a file: 3 + 1 + 2 blocks."""
     store = make_store()
     for key in (b"a", b"b", b"c"):
         assert store.put(key, b"value")
@@ -43,7 +43,7 @@ def content_of(base_dir, key):
 
 
 def test_nothing_wrong(store):
-    """A whole cache is found so, with what it has and takes."""
+    """An undamaged cache is reported as sound, with its entries and its size."""
     report = store.check()
     assert report.ok
     assert (report.entries, report.size, report.damaged, report.orphans) == (4, 6 * BLOCK, 0, 0)
@@ -60,7 +60,7 @@ def flip(path):
 
 @pytest.mark.parametrize("damage", ["flipped", "cut", "renamed", "content cut", "content gone"])
 def test_damaged(store, base_dir, usage_on_disk, damage):
-    """Whatever a read would refuse is found damaged, left alone, and removed on demand; the rest stays."""
+    """Every entry that a read would refuse is reported, is removed only on request, and the others stay."""
     path = path_of(base_dir, FILE if damage.startswith("content") else VALUE, b"f" if "content" in damage else b"a")
     if damage == "flipped":
         flip(path)
@@ -83,7 +83,7 @@ def test_damaged(store, base_dir, usage_on_disk, damage):
 
 
 def test_left_over(store, base_dir, usage_on_disk, spawn):
-    """What a killed writer left is found, and removed on demand: a temporary file, and a content without its entry."""
+    """A temporary file or a content without entry, left by a killed writer, is reported, and removed on request."""
     program = """
         import os, signal, sys
         from dogpile_filesystem.store.reservation import Reservation
@@ -102,7 +102,7 @@ def test_left_over(store, base_dir, usage_on_disk, spawn):
 
 
 def test_what_is_being_written_is_not_left_over(store, monkeypatch, usage_on_disk):
-    """An entry that is on its way in this or another process is neither damage nor left over, and arrives."""
+    """An entry that any process is just writing is neither damaged nor left over, and is completed."""
     reports = []
     write = Reservation.write
     monkeypatch.setattr(
@@ -116,7 +116,7 @@ def test_what_is_being_written_is_not_left_over(store, monkeypatch, usage_on_dis
 
 
 def test_ledger_that_drifted(store, usage_on_disk):
-    """A ledger that says something else than the disk is found, and counted again on demand."""
+    """A ledger that differs from the disk is reported, and counted again on request."""
     ledger = store._directory.ledger()
     with ledger.shard(7):
         ledger.add(7, 100 * BLOCK, 50)
@@ -129,14 +129,14 @@ def test_ledger_that_drifted(store, usage_on_disk):
 
 
 def test_empty(make_store):
-    """A directory with nothing in it is in order, once its ledger was counted."""
+    """An empty directory is sound once its ledger has been counted."""
     store = make_store()
     store.prune()
     assert store.check().ok
 
 
 def test_signed(make_store):
-    """With signing keys, what was signed with none of them is damaged; without, signatures do not matter."""
+    """With signing keys an entry signed with none of them is damaged, and without keys signatures are ignored."""
     key, other = entry.signing_key(b"key"), entry.signing_key(b"other")
     assert make_store(signing_keys=[key]).put(b"a", b"value")
     assert make_store().put(b"b", b"value")
@@ -146,7 +146,7 @@ def test_signed(make_store):
 
 
 def test_check_while_others_write(store, spawn, base_dir):
-    """While another process writes and removes without pause, nothing that it does is taken for damage."""
+    """While another process writes and removes without pause, the check reports no damage."""
     program = """
         import io, sys
         from dogpile_filesystem.store.store import Store
@@ -170,7 +170,7 @@ def test_check_while_others_write(store, spawn, base_dir):
 
 
 def test_shards_are_told(store, base_dir):
-    """Each of the parts of a directory is told when it is done, in order."""
+    """The callback is called with each part of the directory as it finishes, in order."""
     told: list[int] = []
     ledger, visitor = store._directory.ledger(), store._visitor
     report = check_shards(ledger, visitor, (), loses_content=False, on_shard=told.append)
@@ -179,13 +179,13 @@ def test_shards_are_told(store, base_dir):
 
 
 def test_directory_that_is_gone(store, base_dir):
-    """A check of a directory that was deleted makes an empty one, and finds nothing in it."""
+    """Checking a deleted directory makes an empty one, and reports nothing."""
     shutil.rmtree(base_dir)
     assert store.check().entries == 0
 
 
 def test_shard_that_is_held(make_store, monkeypatch):
-    """A part that is held by a process which does not go on is unreadable, and the others are checked."""
+    """A part that a stopped process holds is reported as unreadable, and the others are checked."""
     store = make_store()
     for number in range(20):
         assert store.put(b"%d" % number, b"value")

@@ -1,5 +1,5 @@
 """
-What lies in a cache, as it is listed and described; and the removal of many entries at once, with its books.
+The entries of a cache as they are listed and described, and the removal of many entries with the ledger updated.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def ledger(store, base_dir):
 
 @pytest.fixture
 def fill(store, clock):
-    """Stores values, a second apart, each of one block."""
+    """Stores values of one block each, a second apart."""
 
     def fill(*keys: bytes) -> None:
         for key in keys:
@@ -54,15 +54,15 @@ def found(values_dir, kind, key):
 
 
 def keys(values_dir):
-    """The keys that are left, in the order of their last use."""
+    """Returns the remaining keys in the order of their last use."""
     return [inventory.describe(values_dir, each).head.key for each in sorted(inventory.candidates(values_dir))]
 
 
-# Looking
+# Listing
 
 
 def test_candidates(store, fill, values_dir, base_dir):
-    """Every entry is listed once, with its last use, and with what it and its content take."""
+    """Every entry is listed once, with its last use and with the size of the entry and its content."""
     fill(b"a", b"b")
     assert store.put_file(b"f", io.BytesIO(bytes(BLOCK + 1)))
     listed = list(inventory.candidates(values_dir))
@@ -77,15 +77,15 @@ def test_candidates(store, fill, values_dir, base_dir):
 
 
 def test_candidates_of_what_is_not_there(tmp_path):
-    """A cache without any value has no entries."""
+    """An empty cache lists no entries."""
     assert list(inventory.candidates(f"{tmp_path}/values")) == []
 
 
 def test_content_that_was_left_behind(store, values_dir):
-    """If a second content has the name of an entry, the one that the entry names is counted."""
+    """If two contents have the name of an entry, the one that the entry names is counted."""
     assert store.put_file(b"f", io.BytesIO(bytes(3 * BLOCK)))
     candidate = found(values_dir, FILE, b"f")
-    for unique in "0z":  # Before and behind it, in whatever order the directory is listed.
+    for unique in "0z":  # One name sorts before it and one behind it, in whatever order the directory is listed.
         with open(f"{values_dir}/{candidate.name[:2]}/{candidate.name}.{unique}", "wb") as stray:
             stray.write(bytes(9 * BLOCK))
     assert list(inventory.candidates(values_dir)) == [candidate]
@@ -95,7 +95,7 @@ def test_content_that_was_left_behind(store, values_dir):
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("limit", [None, 1, 7, 100])
 def test_first(limit, reverse):
-    """With a limit there are the same ones, in the same order, as without one before they are cut off."""
+    """With a limit, the first entries of the unlimited list are returned in the same order."""
     items = [(number * 7919 % 31, number) for number in range(31)]
     expected = sorted(items, reverse=reverse)[:limit]
     assert list(inventory.first(iter(items), lambda item: item, limit, reverse=reverse)) == expected
@@ -129,7 +129,7 @@ def test_describe_file(store, values_dir):
 @pytest.mark.parametrize("length", [0, 4031, 4032, 4063, 4064, 4065, 100_000])
 @pytest.mark.parametrize("signed", [False, True])
 def test_describe_key_of_any_length(make_store, values_dir, length, signed):
-    """A key is given whole, also where the first read ends in the middle of it, and with a signature before it."""
+    """A key is described whole, even if the first read ends within it, and with a signature before it."""
     store = make_store(signing_keys=[entry.signing_key(b"secret")] if signed else [])
     key = (b"0123456789" * length)[:length]
     assert store.put(key, b"payload")
@@ -139,7 +139,7 @@ def test_describe_key_of_any_length(make_store, values_dir, length, signed):
 
 @pytest.mark.parametrize("data", [b"", b"foreign" * 100, entry.head(VALUE, bytes(5000), b"", 0)[:4500]])
 def test_describe_what_is_damaged(store, fill, values_dir, data):
-    """What is no entry, or was cut off within its key, is told to be damaged."""
+    """A file that is not an entry, or is cut off within its key, is described as damaged."""
     fill(b"a")
     candidate = found(values_dir, VALUE, b"a")
     with open(f"{values_dir}/{candidate.name[:2]}/{candidate.name}", "wb") as file:
@@ -149,7 +149,7 @@ def test_describe_what_is_damaged(store, fill, values_dir, data):
 
 
 def test_describe_file_without_content(store, values_dir):
-    """A file whose content was deleted is damaged, once its bytes are asked for."""
+    """A file whose content was deleted is described as damaged once its bytes are requested."""
     assert store.put_file(b"f", io.BytesIO(b"1"))
     candidate = found(values_dir, FILE, b"f")
     os.unlink(f"{values_dir}/{candidate.name[:2]}/{candidate.content}")
@@ -159,7 +159,7 @@ def test_describe_file_without_content(store, values_dir):
 
 
 def test_find(store, fill, values_dir):
-    """A key is found under its kind, and no other."""
+    """A key is found under its own kind only."""
     fill(b"a")
     assert inventory.find(values_dir, FILE, b"a") is None
     assert inventory.find(values_dir, VALUE, b"b") is None
@@ -167,7 +167,7 @@ def test_find(store, fill, values_dir):
 
 
 def test_symbolic_link_is_not_followed(store, fill, values_dir, tmp_path):
-    """A shard that is a symbolic link is not looked into."""
+    """A shard that is a symbolic link is not listed."""
     fill(b"a")
     shard = f"{values_dir}/{entry.digest(VALUE, b'a')[:2]}"
     shutil.move(shard, tmp_path / "elsewhere")
@@ -182,7 +182,9 @@ def test_symbolic_link_is_not_followed(store, fill, values_dir, tmp_path):
 
 
 def test_prefix(store, ledger, fill, values_dir, base_dir):
-    """What begins with the prefix goes, values and files with their contents, and nothing else; the ledger is right."""
+    """
+    Entries whose keys begin with the prefix are removed with their contents, no others are, and the ledger is right.
+    """
     fill(b"user:1", b"user:2", b"use", b"page:user:1")
     assert store.put_file(b"user:1", io.BytesIO(bytes(BLOCK + 1)))
     assert store.put_file(b"other", io.BytesIO(b"1"))
@@ -196,7 +198,7 @@ def test_prefix(store, ledger, fill, values_dir, base_dir):
 
 @pytest.mark.parametrize("kind", [VALUE, FILE])
 def test_prefix_of_a_kind(store, ledger, fill, values_dir, kind):
-    """Only entries of the kind asked for go."""
+    """Only entries of the requested kind are removed."""
     fill(b"a")
     assert store.put_file(b"a", io.BytesIO(b"1"))
     assert selection.remove_entries(ledger, values_dir, selection.with_prefix(b"a", [kind])).entries == 1
@@ -205,7 +207,7 @@ def test_prefix_of_a_kind(store, ledger, fill, values_dir, kind):
 
 
 def test_unused(store, ledger, fill, clock, values_dir, base_dir):
-    """What was last used before an instant goes; what was used at it or later stays."""
+    """Entries last used before an instant are removed, and entries used at that instant or later stay."""
     fill(b"a", b"b", b"c", b"d")
     clock.move(1)
     assert store.get(b"a")
@@ -235,7 +237,7 @@ def test_used_meanwhile(store, ledger, fill, values_dir, base_dir):
 
 @pytest.mark.parametrize("before", [1, BLOCK + 1])
 def test_replaced_meanwhile(store, ledger, clock, values_dir, base_dir, before):
-    """An entry that is replaced after its prefix was found goes as it is then, with its new content."""
+    """If an entry is replaced after its prefix was found, the replacement is removed with its new content."""
     assert store.put_file(b"a", io.BytesIO(bytes(before)))
     prefix = selection.with_prefix(b"a")
     looks = []
@@ -254,7 +256,7 @@ def test_replaced_meanwhile(store, ledger, clock, values_dir, base_dir, before):
 
 
 def test_gone_meanwhile(store, ledger, fill, values_dir):
-    """What somebody else removes in the meantime is not counted, nor taken off the ledger twice."""
+    """An entry that another process removes meanwhile is not counted, nor subtracted from the ledger twice."""
     fill(b"a", b"b")
 
     def select(name, _seen, _fd):
@@ -266,7 +268,7 @@ def test_gone_meanwhile(store, ledger, fill, values_dir):
 
 
 def test_remove_entry(store, ledger, fill, values_dir, base_dir):
-    """The entry of a key goes, if there is one, and that of its other kind stays."""
+    """Removing a key removes its entry if there is one, and the entry of the other kind stays."""
     fill(b"a")
     assert store.put_file(b"a", io.BytesIO(b"1"))
     assert selection.remove_entry(ledger, values_dir, FILE, b"a") == Removed(1, 2 * BLOCK)
@@ -276,7 +278,7 @@ def test_remove_entry(store, ledger, fill, values_dir, base_dir):
 
 
 def test_what_cannot_be_removed(store, ledger, fill, values_dir, base_dir, monkeypatch):
-    """What may not be removed stays, is told, and keeps nothing else from going."""
+    """An entry that may not be removed stays and is reported, and the others are removed."""
     fill(b"a", b"b")
     unlink = os.unlink
 
@@ -307,7 +309,7 @@ def test_content_that_cannot_be_removed(store, ledger, values_dir, monkeypatch):
 
 
 def test_shard_that_cannot_be_locked(store, ledger, fill, values_dir, spawn, base_dir, monkeypatch):
-    """What a stopped process keeps locked is passed over, and told."""
+    """A shard that a stopped process keeps locked is skipped and reported."""
     fill(b"a", b"b")
     shard = int(entry.digest(VALUE, b"a")[:2], 16)
     program = """
@@ -325,7 +327,7 @@ def test_shard_that_cannot_be_locked(store, ledger, fill, values_dir, spawn, bas
 
 
 def test_killed_removal(store, ledger, fill, values_dir, base_dir, spawn):
-    """Who is killed while he removes leaves a ledger that is too high, never too low, and that a visit mends."""
+    """A removal that is killed leaves a ledger that is too high, never too low, and a visit corrects it."""
     fill(*(b"%d" % number for number in range(1000)))
     program = """
         import os, signal, sys
@@ -350,7 +352,7 @@ def test_killed_removal(store, ledger, fill, values_dir, base_dir, spawn):
 
 @pytest.mark.parametrize("size", [0, 1, BLOCK, BLOCK + 1, 5 * BLOCK, 9 * BLOCK])
 def test_least_recent(fill, values_dir, size):
-    """Just so many of those used longest ago are selected as take the size, or all."""
+    """The least recently used entries are selected until they make up the size, or all of them."""
     fill(b"a", b"b", b"c", b"d", b"e", b"f")
     expected = min(6, -(-size // BLOCK))
     select = selection.least_recent(values_dir, size)
@@ -358,7 +360,7 @@ def test_least_recent(fill, values_dir, size):
 
 
 def test_least_recent_of_one_time(fill, values_dir):
-    """Of entries with one last use, no more are selected than it takes."""
+    """If all entries share one last use, no more are selected than are needed."""
     fill(*(b"%d" % number for number in range(50)))
     for candidate in inventory.candidates(values_dir):
         os.utime(f"{values_dir}/{candidate.name[:2]}/{candidate.name}", ns=(0, 10**18))
@@ -366,14 +368,14 @@ def test_least_recent_of_one_time(fill, values_dir):
 
 
 def test_any_of(fill, values_dir):
-    """What either selects is selected, once."""
+    """An entry that either selection contains is selected once."""
     fill(b"a", b"b", b"c")
     both = selection.any_of(selection.with_prefix(b"a"), selection.least_recent(values_dir, 2 * BLOCK))
     assert selection.selected(values_dir, both) == Removed(2, 2 * BLOCK)
 
 
 def test_shrink(store, ledger, fill, values_dir, base_dir):
-    """What is left fits, is exactly what was used last, and a use counts as much as a store."""
+    """After shrinking, the most recently used entries remain and fit, and a read counts as a use."""
     fill(*(b"%d" % number for number in range(2000)))
     for number in range(0, 500, 5):
         assert store.get(b"%d" % number)
@@ -386,7 +388,7 @@ def test_shrink(store, ledger, fill, values_dir, base_dir):
 
 
 def test_shards_are_told(store, ledger, fill, values_dir):
-    """Each shard is told when it is done, in order."""
+    """The callback is called with each shard as it finishes, in order."""
     fill(b"a")
     told: list[int] = []
     selection.remove_entries(ledger, values_dir, selection.with_prefix(b"x"), told.append)

@@ -1,5 +1,5 @@
 """
-gevent: a process whose greenlets share one thread, which nothing may block.
+gevent: a process whose greenlets share one thread, which no call may block.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("gevent")
 
-#: Seconds for which another process holds what the greenlets want, and those that all greenlets may stand still.
+#: Seconds for which another process holds the ranges, and seconds for which all greenlets may stand still.
 HELD, LONGEST_GAP = 2, 1
 
 PRELUDE = """
@@ -74,7 +74,7 @@ HOLDER = """
 @pytest.fixture
 def run(spawn, base_dir):
     """
-    Runs a program under gevent, and gives what it prints.
+    Runs a program under gevent, and returns its output.
     """
 
     def program(text, *arguments, prelude=PRELUDE):
@@ -89,7 +89,7 @@ def run(spawn, base_dir):
 @pytest.fixture
 def hold(spawn, base_dir):
     """
-    Starts a process, without gevent, that holds a range for some seconds.
+    Starts a process without gevent that holds a range for some seconds.
     """
 
     def start(what, seconds=HELD):
@@ -100,7 +100,7 @@ def hold(spawn, base_dir):
     return start
 
 
-#: What waits for each of the ranges.
+#: The calls that wait for each of the ranges.
 WAITERS = """
     def fill():
         # The next new entry evicts.
@@ -131,7 +131,9 @@ def assert_others_went_on(printed, value):
 
 @pytest.mark.parametrize("what", ["mutex", "shard", "eviction"])
 def test_others_go_on_while_one_waits(run, hold, what):
-    """While another process holds what some greenlets want, all others take their turns, and those get it at last."""
+    """
+    While another process holds a range that some greenlets need, all others run, and the waiting ones get it at last.
+    """
     fill = "    fill()\n" if what == "eviction" else ""
     run(WAITERS + fill)
     hold(what)
@@ -141,7 +143,7 @@ def test_others_go_on_while_one_waits(run, hold, what):
 
 @pytest.mark.parametrize("what", ["mutex", "shard", "eviction"])
 def test_others_go_on_in_the_worker_of_a_preloading_server(spawn, run, hold, base_dir, what):
-    """The same in a child that turns to gevent after its parent used the cache without."""
+    """Waiting blocks no greenlet either in a child that starts gevent after its parent used the cache without it."""
     text = """
     fill()
     assert region.get("filling 99") == b""
@@ -170,7 +172,9 @@ def test_others_go_on_in_the_worker_of_a_preloading_server(spawn, run, hold, bas
 
 
 def test_eviction_and_prune_under_load(run, spawn, base_dir, usage_on_disk):
-    """While greenlets and another process fill a full cache, evict and prune, others wait for file I/O at most."""
+    """
+    While greenlets and a process fill, evict and prune a full cache, other greenlets wait for no more than file I/O.
+    """
     busy = """
         import sys
         from dogpile_filesystem.store.store import Store
@@ -208,7 +212,7 @@ def test_eviction_and_prune_under_load(run, spawn, base_dir, usage_on_disk):
 
 @pytest.mark.parametrize("distributed", [True, False])
 def test_one_creator(run, distributed):
-    """Of 20 greenlets that want one key, one creates it while the others wait."""
+    """If 20 greenlets want one key, one of them creates it while the others wait."""
     printed = run(
         f"""
     import gevent
@@ -229,7 +233,7 @@ def test_one_creator(run, distributed):
 
 
 def test_holder_is_killed(spawn, hold, base_dir):
-    """Greenlets that wait for a mutex have it, one after the other, when the process that holds it is killed."""
+    """If the process that holds a mutex is killed, the greenlets that wait for it get it one after the other."""
     holder = hold("mutex", 60)
     process = spawn(
         PRELUDE
@@ -256,8 +260,8 @@ def test_holder_is_killed(spawn, hold, base_dir):
 
 def test_uses_noted_in_the_threadpool(run):
     """
-    A use noted by a thread of gevent's pool is written within 5 seconds too, although no timer goes off in a thread
-    that has no loop of its own.
+    A use noted by a thread of gevent's pool is written within 5 seconds too, although no timer fires in a thread
+    without a loop of its own.
     """
     printed = run(
         """
@@ -279,7 +283,7 @@ def test_uses_noted_in_the_threadpool(run):
 
 
 def test_fork_after_the_threadpool(run):
-    """Who forks goes on, although a thread of gevent's pool has started a timer that never ends."""
+    """A fork does not wait for a timer that a thread of gevent's pool has started and that never ends."""
     printed = run(
         """
     import gevent, subprocess

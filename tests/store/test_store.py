@@ -119,7 +119,7 @@ def test_symbolic_link_instead_of_an_entry(make_store, files, tmp_path):
 
 
 def test_another_key_with_the_same_digest(make_store, monkeypatch):
-    """An entry that another key shares a digest with is a miss for that key, and the last one stored is a hit."""
+    """Of two keys with one digest, the last one stored is a hit, and the other one is a miss."""
     monkeypatch.setattr(entry, "digest", lambda *_: "00" * 16)
     store = make_store()
     put_all(store, b"a", b"b")
@@ -169,7 +169,7 @@ def test_ledger_lost_with_many_entries(make_store, base_dir, usage_on_disk):
 
 
 def test_leftovers(make_store, base_dir, clock, usage_on_disk):
-    """A visit to a shard removes abandoned temporary files at once, and unknown files after an hour."""
+    """A visit to a shard removes what killed processes left there at once, and unknown files after an hour."""
     store = make_store()
     put_all(store, b"a")
     digest = entry.digest(VALUE, b"a")
