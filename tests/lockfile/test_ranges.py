@@ -25,7 +25,7 @@ from dogpile_filesystem.lockfile.statistics import Statistics
 OFFSET = 1 << 62
 COUNTS = Failures(""), Statistics(Failures(""))
 
-#: The beginning of programs that use mutexes.
+#: The first lines of programs that use mutexes.
 MUTEXES = """
     import random, sys, threading, time
     from dogpile_filesystem.failures import Failures
@@ -70,7 +70,7 @@ def make_mutex(path):
 @pytest.fixture
 def hold(spawn, path):
     """
-    Starts a process that holds a mutex until it is told to go on.
+    Starts a process that holds a mutex until the test lets it continue.
     """
 
     def start(offset=OFFSET, through=path):
@@ -88,7 +88,7 @@ def go_on(process):
 
 def must_block(call):
     """
-    Run ``call`` in a thread that has to wait. Returns a function that waits for its end and gives its result.
+    Runs ``call`` in a thread that has to wait. Returns a function that waits for its end and returns its result.
     """
     result = []
     thread = threading.Thread(target=lambda: result.append(call()), daemon=True)
@@ -105,7 +105,7 @@ def must_block(call):
 
 
 def test_one_holder(make_mutex):
-    """While a mutex is held, nobody gets it: not its thread again, nor through another object of the same key."""
+    """While a mutex is held, no caller gets it: not the same thread again, nor another object of the same key."""
     mutex = make_mutex()
     assert mutex.acquire() is True
     assert mutex.acquire(False) is False
@@ -117,14 +117,14 @@ def test_one_holder(make_mutex):
 
 
 def test_second_key_is_free(make_mutex):
-    """One thread holds the mutexes of several keys, and others are not kept from theirs."""
+    """One thread can hold the mutexes of several keys, and other threads can still get other keys."""
     mutexes = [make_mutex(OFFSET + number) for number in range(3)]
     assert all(mutex.acquire() for mutex in mutexes)
     assert make_mutex(OFFSET + 3).acquire(False)
 
 
 def test_released_by_another_thread(make_mutex):
-    """A mutex acquired by one thread is released by another, and then free for all."""
+    """A mutex acquired by one thread can be released by another, and is then free for all."""
     mutex = make_mutex()
     assert mutex.acquire()
     finish = must_block(make_mutex().acquire)
@@ -135,7 +135,7 @@ def test_released_by_another_thread(make_mutex):
 
 
 def test_release_of_what_is_not_held(make_mutex):
-    """Releasing a mutex that was not obtained is harmless, also to its holder."""
+    """Releasing a mutex that was not acquired is harmless, also to its holder."""
     holder, other = make_mutex(), make_mutex()
     other.release()
     assert holder.acquire()
@@ -144,7 +144,7 @@ def test_release_of_what_is_not_held(make_mutex):
 
 
 def test_between_processes(make_mutex, hold):
-    """What another process holds is seen as locked, is waited for, and had when it is released."""
+    """A mutex that another process holds is locked, can be waited for, and is acquired when it is released."""
     process = hold()
     mutex = make_mutex()
     assert mutex.locked()
@@ -155,7 +155,7 @@ def test_between_processes(make_mutex, hold):
 
 
 def test_holder_is_killed(make_mutex, hold):
-    """The mutex of a killed process is had at once by who waits for it."""
+    """A waiter gets the mutex of a killed process at once."""
     process = hold()
     finish = must_block(make_mutex().acquire)
     process.send_signal(signal.SIGKILL)
@@ -163,7 +163,7 @@ def test_holder_is_killed(make_mutex, hold):
 
 
 def test_locked_takes_nothing(make_mutex, spawn, path):
-    """To ask whether a mutex is locked never makes another process's attempt fail."""
+    """Asking whether a mutex is locked never makes another process's attempt fail."""
     asker = make_mutex()
     process = spawn(
         MUTEXES
@@ -188,7 +188,7 @@ def test_locked_takes_nothing(make_mutex, spawn, path):
 
 
 def test_two_paths_of_one_file(make_mutex, hold, path, tmp_path):
-    """Through a symbolic link, the same process shares the descriptor, and another one is excluded."""
+    """Through a symbolic link, the same process shares the descriptor, and other processes are excluded."""
     os.mkdir(tmp_path / "directory")
     linked = tmp_path / "link"
     os.symlink(tmp_path, linked)
@@ -202,7 +202,7 @@ def test_two_paths_of_one_file(make_mutex, hold, path, tmp_path):
 
 
 def test_one_descriptor(make_mutex, spawn, path, open_descriptors):
-    """Whatever this package does with the lock file, it opens it once, and drops no lock of the process."""
+    """The package opens the lock file once, whatever it does with it, and drops no lock of the process."""
     mutex = make_mutex()
     assert mutex.acquire()
     before = open_descriptors()
@@ -233,13 +233,13 @@ def test_descriptor_opened_and_closed_elsewhere(make_mutex, path, hold):
     with open(path, "rb"):
         pass
     assert not make_mutex().acquire(False)
-    hold()  # The kernel has given it away.
+    hold()  # The kernel has dropped the lock.
     mutex.release()
     assert not mutex.acquire(False)
 
 
 def test_timeout(make_mutex, hold, caplog):
-    """A waiter gives up after lock_timeout, says so, and its release does not take the lock from the holder."""
+    """A waiter gives up after lock_timeout and says so, and its release does not take the lock from the holder."""
     hold()
     mutex = make_mutex(lock_timeout=0.05)
     assert mutex.acquire() is False
@@ -281,7 +281,7 @@ def test_waiting_without_blocking_in_the_kernel(make_mutex, hold, monkeypatch):
 
 
 def test_deadlock_that_is_none(make_mutex, monkeypatch):
-    """EDEADLK from the kernel is no error: the waiter goes on trying."""
+    """A waiter keeps trying when the kernel reports EDEADLK, which is not an error here."""
     refusals = iter([errno.EDEADLK])
 
     def lockf(fd, flags, *rest):
@@ -298,7 +298,7 @@ def test_deadlock_that_is_none(make_mutex, monkeypatch):
 
 
 def test_filesystem_without_locks(make_mutex, monkeypatch, caplog):
-    """Where the filesystem has no locks, the threads of the process exclude each other, and nothing raises."""
+    """On a filesystem without locks, the threads of the process exclude each other, and nothing raises."""
 
     def lockf(*_):
         raise OSError(errno.ENOLCK, "no locks available")
@@ -313,7 +313,7 @@ def test_filesystem_without_locks(make_mutex, monkeypatch, caplog):
 
 
 def test_lock_file_replaced(make_mutex, path):
-    """After the lock file was deleted, a mutex is taken on the new one, which other processes use too."""
+    """After the lock file was deleted, a mutex is acquired on the new one, which other processes use too."""
     mutex = make_mutex()
     assert mutex.acquire()
     mutex.release()
@@ -326,7 +326,9 @@ def test_lock_file_replaced(make_mutex, path):
 
 
 def test_held_while_the_lock_file_is_deleted(make_mutex, path, spawn, open_descriptors):
-    """A mutex that is held when the lock file goes is held in the next one, and no descriptor stays open for it."""
+    """
+    A mutex held when the lock file is deleted can be acquired on the next one, and no descriptor of the old one leaks.
+    """
     mutex = make_mutex()
     assert mutex.acquire()
     before = open_descriptors()
@@ -355,7 +357,7 @@ def test_descriptors_closed_by_a_daemon(make_mutex, path):
 
 
 def test_replaced_while_waiting(make_mutex, path, hold):
-    """A waiter that gets a lock on a file that was deleted meanwhile moves on to the new one."""
+    """A waiter that gets a lock on a file that was deleted meanwhile moves on to the new file."""
     process = hold()
     mutex = make_mutex()
     finish = must_block(mutex.acquire)
@@ -369,7 +371,9 @@ def test_replaced_while_waiting(make_mutex, path, hold):
 
 
 def test_moved_while_a_shared_mutex_is_held(make_mutex, path):
-    """If the lock file is moved away while a thread holds a mutex that others share, its release is not theirs."""
+    """
+    If the lock file is moved away while a thread holds a shared mutex, its release does not free the others' lock.
+    """
     mutex = make_mutex()
     assert mutex.acquire()
     os.rename(path, f"{path}.moved")
@@ -381,7 +385,7 @@ def test_moved_while_a_shared_mutex_is_held(make_mutex, path):
 
 
 def test_fork_while_held(make_mutex):
-    """A child does not own what its parent holds, cannot release it, and takes other keys freely."""
+    """A child does not own the mutex that its parent holds, cannot release it, and acquires other keys freely."""
     mutex = make_mutex()
     assert mutex.acquire()
 
@@ -396,7 +400,7 @@ def test_fork_while_held(make_mutex):
 
 
 def test_stale_release_in_a_child(make_mutex):
-    """Code of the parent that goes on in a child, and releases there, does not take the lock from the child."""
+    """The parent's code that continues in a child, and releases there, does not take the lock from the child."""
     inherited = make_mutex()
     assert inherited.acquire()
     released = Gate()
@@ -447,7 +451,7 @@ def test_fork_while_other_threads_hold_locks(make_mutex, path):
 
 
 def test_ranges_do_not_pile_up(make_mutex, path):
-    """Mutexes of many keys leave nothing behind in memory, nor descriptors."""
+    """Mutexes of many keys leave neither memory nor descriptors behind."""
     file = open_lock_file(path)
     for number in range(1000):
         mutex = make_mutex(OFFSET + number)
@@ -459,7 +463,7 @@ def test_ranges_do_not_pile_up(make_mutex, path):
 
 
 def test_interrupted_wait(make_mutex, path, monkeypatch):
-    """Whatever interrupts the taking of a lock leaves it free for the next."""
+    """An exception at any point of an acquisition leaves the lock free for the next caller."""
 
     def lockf(*_):
         raise KeyboardInterrupt
@@ -476,7 +480,7 @@ def test_interrupted_wait(make_mutex, path, monkeypatch):
 
 
 def test_holder_that_does_not_go_on(path, hold, monkeypatch):
-    """Who needs a range for a moment does not wait for ever for a process that was stopped while holding it."""
+    """A caller that needs a range briefly does not wait for ever for a process that was stopped while holding it."""
     hold(offset=OFFSET)
     monkeypatch.setattr(RangeLock, "PATIENCE", 0.05)
     with pytest.raises(TimeoutError), open_lock_file(path).borrow(OFFSET, 1):
@@ -484,7 +488,7 @@ def test_holder_that_does_not_go_on(path, hold, monkeypatch):
 
 
 def test_lock_file_that_cannot_be_opened(tmp_path):
-    """No lock file, no crash: opening it raises an OSError that says which."""
+    """If the lock file cannot be opened, an OSError names it."""
     with pytest.raises(FileNotFoundError, match="missing"):
         open_lock_file(str(tmp_path / "missing" / "lock"))
 
@@ -522,7 +526,7 @@ WORKER = (
 
 @pytest.mark.stress
 def test_threads_and_processes(spawn, path):
-    """Of 4 processes with 8 threads each, none of 12,800 acquisitions fails, and no two holders overlap."""
+    """With 4 processes of 8 threads each, none of 12,800 acquisitions fails, and no two holders overlap."""
     open_lock_file(path)
     processes = [spawn(WORKER, path, OFFSET, 8, 400) for _ in range(4)]
     for process in processes:
@@ -539,7 +543,7 @@ def test_threads_and_processes(spawn, path):
 
 
 def test_detached_file_excludes_threads(tmp_path):
-    """The stand-in for a lock file that cannot be opened is the same for all threads of the process."""
+    """All threads of the process share the stand-in for a lock file that cannot be opened."""
     path = str(tmp_path / "never")
     assert detached_lock_file(path) is detached_lock_file(path)
     file = detached_lock_file(path)
