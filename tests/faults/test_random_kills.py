@@ -1,5 +1,5 @@
 """
-Processes that work on one directory and are killed at any moment.
+Processes that work on one directory and are killed at random moments.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from dogpile_filesystem.lockfile.ledger import BLOCK
 from dogpile_filesystem.store.entry import FILE, VALUE
 from dogpile_filesystem.store.store import Store
 
-#: How long it goes on; a longer run can be had with the environment variable.
+#: Seconds that the test runs; the environment variable sets a longer time.
 SECONDS = float(os.environ.get("RANDOM_KILLS_SECONDS", "60"))
 PROCESSES, THREADS = 8, 3
 CACHE_SIZE = 256 * BLOCK
-#: A thread that has not come one step further within so many seconds waits for ever.
+#: A thread that makes no progress for this many seconds hangs.
 STALLED = 30
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(SECONDS + 120)]
@@ -33,7 +33,7 @@ pytestmark = [pytest.mark.faults, pytest.mark.timeout(SECONDS + 120)]
 @pytest.fixture
 def directory(tmp_path):
     """
-    A filesystem of its own, whose free space is exact at every instant; False as second: it could not be had.
+    A filesystem of its own, whose free space is exact at every instant. The second item is False if there is none.
     """
     with contextlib.ExitStack() as stack:
         try:
@@ -45,7 +45,7 @@ def directory(tmp_path):
 
 class Progress:
     """
-    How many steps each thread of each process has done, in memory that all of them share; and whether to go on.
+    How many steps each thread of each process has done, in shared memory, and whether to continue.
     """
 
     def __init__(self) -> None:
@@ -65,7 +65,7 @@ class Progress:
 
 
 def work(_, directory: str, report: str, number: int, seed: int, progress: Progress) -> None:
-    """A process that works with several threads until it is killed or all is over, and reports what should not be."""
+    """Runs several threads until the process is killed or the test ends, and reports violations."""
     load = Workload(f"{directory}/cache", f"{directory}/sources", cache_size=CACHE_SIZE, expiration_time=5)
     give_up_at = time.monotonic() + SECONDS + 60
 
@@ -92,7 +92,7 @@ def used(directory: str) -> int:
 
 
 def all_go_on(progress: Progress) -> bool:
-    """Whether each thread of each process comes one step further."""
+    """Returns whether each thread of each process makes another step."""
     before, give_up_at = progress.steps(), time.monotonic() + STALLED
     while time.monotonic() < give_up_at:
         if all(now > then for now, then in zip(progress.steps(), before, strict=True)):
@@ -102,7 +102,7 @@ def all_go_on(progress: Progress) -> bool:
 
 
 def state_at_the_end(base_dir: str) -> list[str]:
-    """What is not in order once nobody works any more, after one `prune`."""
+    """Returns what is wrong after one `prune`, once no process works any more."""
     store = Store(base_dir, cache_size=CACHE_SIZE, expiration_time=5)
     store.prune()
     found = difference(store.usage(), base_dir)
@@ -113,8 +113,9 @@ def state_at_the_end(base_dir: str) -> list[str]:
 
 def test_random_kills(directory, tmp_path):
     """
-    While one of 8 processes is killed every 100 ms, nobody gets a wrong value or an exception, the bound holds at every
-    instant, nobody waits for the dead; and at the end the ledger equals the disk, nothing is left over or locked.
+    While one of 8 processes is killed every 100 ms, no value is wrong, nothing raises, the bound holds at every
+    instant, and no process waits for a dead one; at the end the ledger equals the disk, and nothing is left over or
+    locked.
     """
     path, is_exact = directory
     os.makedirs(f"{path}/sources")
@@ -150,5 +151,5 @@ def test_random_kills(directory, tmp_path):
     assert in_child(lambda: state_at_the_end(f"{path}/cache")) == []
     assert sum(progress.steps()) > killed > 5 * SECONDS
     if is_exact:
-        # Besides the cache: a source of one block of each thread, two blocks of the lock file, and the tag.
+        # Besides the cache there are one block of source per thread, two blocks of the lock file, and the tag.
         assert CACHE_SIZE // 2 < most <= CACHE_SIZE + (PROCESSES * THREADS + 3) * BLOCK

@@ -327,7 +327,7 @@ def test_lock_file_replaced(make_mutex, path):
 
 def test_held_while_the_lock_file_is_deleted(make_mutex, path, spawn, open_descriptors):
     """
-    A mutex held when the lock file is deleted can be acquired on the next one, and no descriptor of the old one leaks.
+    A mutex held when the lock file is deleted is held on the next one too, and no descriptor of the old one leaks.
     """
     mutex = make_mutex()
     assert mutex.acquire()
