@@ -136,7 +136,7 @@ def tell_all(workers, *order):
 
 def get_soon(worker, key):
     """
-    Returns what a worker reads, after the 50 ms in which a process does not check its open directory again.
+    Returns what a worker reads, retrying because a process checks its open directory only once in 50 ms.
     """
     give_up_at = time.monotonic() + 1
     while (found := worker.tell("get", key)) is None and time.monotonic() < give_up_at:

@@ -221,7 +221,7 @@ def test_flipped_signed_entry(region, entry_path):
             found = signing.get(KEY)
             assert found in (NO_VALUE, "value")
             hits += found == "value"
-    # Only a change in the checksum itself is undone by correcting it.
+    # Correcting the checksum undoes only the changes to its own four bytes.
     assert hits == 8
 
 

@@ -341,7 +341,7 @@ def test_kept_until_written(clock):
     gc.collect()
     assert not own.flush()
     kept().is_written = True
-    assert not own.flush()  # This flush tries to write the counts of the other store.
+    assert not own.flush()  # The flush also covers the other store.
     gc.collect()
     assert kept() is None
     assert kept_too() is not None

@@ -183,7 +183,7 @@ def test_statistics(server):
 
 
 def until_all_answered(server: Gunicorn, clients: ThreadPoolExecutor, path: str) -> tuple[set[str], int]:
-    """Returns the version of a page that all workers answer with, and how many requests that took."""
+    """Returns the versions of a page that all workers answered with, and how many requests that took."""
     workers, versions, requests = server.workers(), set[str](), 0
 
     def asked() -> bool:
@@ -288,7 +288,7 @@ def test_ranges(server):
     assert is_one_version(first.body, 2004)
     assert whole.body == first.body
     etag, length = whole.headers["ETag"], len(whole.body)
-    assert first.headers["ETag"] == etag  # This also holds for the client whose request made the report, and got the file that was moved in.
+    assert first.headers["ETag"] == etag  # Its request moved the file in.
     assert "Last-Modified" not in whole.headers
     parts = {
         "bytes=0-99": (0, 100),

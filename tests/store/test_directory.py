@@ -117,7 +117,7 @@ def replace(path, what, outside):
 @pytest.mark.parametrize("what", ["link", "fifo", "directory", "file"])
 def test_something_else_instead_of_an_entry(make_store, files, outside, what, usage_on_disk):
     """
-    A file that is not an entry or content, but lies in its place, is a miss and is removed, and its target is not.
+    Anything in the place of an entry or content that is not one is a miss and is removed, and its target is not.
     """
     store = make_store()
     for kind in (VALUE, FILE):
@@ -192,7 +192,7 @@ def test_descriptors_closed_by_a_daemon(make_store, base_dir, outside):
 
 def test_descriptor_of_a_store_that_is_gone(make_store, open_descriptors):
     """
-    A store keeps only one descriptor of its directory however often that is replaced, and closes it when it is gone.
+    A store keeps one descriptor of its directory however often that is replaced, and none once the store is gone.
     """
     make_store().put(b"a", b"value")
     later.flush()
