@@ -258,8 +258,8 @@ def test_read_only(disk, make_cache, check, spawn, base_dir):
     for the process that tried, and everything works again once the disk is writable.
     """
     cache = make_cache()
-    # Another process holds it, since the kernel makes no disk read-only while a file on it, as the lock file, is open
-    # for writing.
+    # Another process fills the cache: the kernel makes no disk read-only while a file on it is open for writing, as the
+    # lock file is.
     assert spawn(FILL, cache.backend, base_dir).wait() == 0
     assert cache.get("key 0") == b"old"
     disk.remount("ro")
