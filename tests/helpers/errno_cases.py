@@ -26,7 +26,7 @@ from dogpile.cache import make_region
 from dogpile.cache.api import NO_VALUE
 from ondisk import difference, usage_on_disk
 
-from dogpile_filesystem.lockfile.ledger import BLOCK
+from dogpile_filesystem.layout import BLOCK
 
 #: Errors that may last, and errors that only come once. A lasting EDQUOT would equal ENOSPC, EACCES and ESTALE EIO.
 _LASTING = [errno.ENOSPC, errno.EIO, errno.EROFS, errno.EMFILE, errno.EXDEV]

@@ -12,7 +12,6 @@ from serving import Gunicorn
 
 pytest.importorskip("gunicorn")
 pytest.importorskip("gevent")
-pytestmark = pytest.mark.servers
 
 #: The value that a creator makes for a key. It is larger than any buffer on the way, and holds every byte.
 BODY = bytes(range(256)) * 300
