@@ -20,6 +20,7 @@ CACHE_SIZE = 16 << 20
 
 WRITERS = """
     import hashlib, io, logging, os, random, signal, sys
+    from dogpile_filesystem import maintenance
     from dogpile_filesystem.store.store import Store
 
     base_dir, seed, cache_size = sys.argv[1], *map(int, sys.argv[2:])
@@ -62,6 +63,7 @@ WRITERS = """
 
 READER = """
     import hashlib, json, logging, sys
+    from dogpile_filesystem import maintenance
     from dogpile_filesystem.store.store import Store
 
     logging.disable()
@@ -83,7 +85,7 @@ READER = """
                 check(key, "file", file.read())
     found["failures"] = store.failures.counts
     store.prune()
-    print(json.dumps({**found, "before": before, "after": store.usage(), "ok": check(store).ok}))
+    print(json.dumps({**found, "before": before, "after": store.usage(), "ok": maintenance.check(store).ok}))
 """
 
 EXT4 = (64 << 20, "mkfs.ext4", "-q", "-F")

@@ -39,6 +39,7 @@ TOOLS = """
 
 HOLDER = """
     import contextlib, sys, time
+    from dogpile_filesystem import layout
     from dogpile_filesystem.layout import VALUE
     from dogpile_filesystem.store.store import Store
 
@@ -264,10 +265,10 @@ def test_uses_noted_in_the_threadpool(run):
     printed = run(
         f"""
     import gevent
-    from dogpile_filesystem import flusher as later
-    later.DELAY = 0.01
+    from dogpile_filesystem import flusher, layout
+    flusher.DELAY = 0.01
     region.set_multi({{"k": "value", "another": "value"}})
-    path = ondisk.path(store, VALUE, b"k")
+    path = os.path.join(store.base_dir, layout.place(VALUE, b"k").path)
     os.utime(path, (1, 1))
     assert gevent.get_hub().threadpool.apply(region.get, ("k",)) == "value"
     with gevent.Timeout({PATIENCE}, False):
