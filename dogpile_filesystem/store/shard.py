@@ -1,5 +1,5 @@
 """
-The shard: the one room through which every change of which entries a shard has, and of its record, goes.
+The shard: every change of its entries, and of its record in the ledger, is made here.
 
 Invariants, by the functions that keep them:
 
@@ -108,9 +108,9 @@ class Shard:
         self._opened = -1
         self._listed: Listing | None = None
         self._fd, self._prefix = (base_fd, f"{shard_path(number)}/") if listing is None else (listing.fd, "")
-        # What is to be taken off the record at the end.
+        # Bytes and entries to be taken off the record at the end.
         self._size = self._entries = 0
-        # What the record says, if this shard has written it.
+        # The record, if this shard has written it.
         self._record: tuple[int, int] | None = None
 
     def __enter__(self) -> Shard:  # noqa: PYI034 - Self came with Python 3.11
@@ -119,7 +119,7 @@ class Shard:
 
     def __exit__(self, *_: object) -> None:
         try:
-            if self._size or self._entries:  # Also if somebody interrupts the block.
+            if self._size or self._entries:  # Also if the block was interrupted.
                 self._ledger.add(self.number, -self._size, -self._entries, self._record)
         finally:
             self._lock.__exit__()
