@@ -147,7 +147,7 @@ def full_disk(results: Results) -> Iterator[str]:
     type=click.Path(dir_okay=False, path_type=Path),
     help="Where the results go, with the kinds of what is counted.",
 )
-@click.option("--markdown", "as_markdown", is_flag=True, help="Print the table for the README, too.")
+@click.option("--markdown", "as_markdown", is_flag=True, help="Print the table for docs/performance.md, too.")
 def main(directory: Path, output: Path, as_markdown: bool) -> None:
     """Put the same faults to this project and its peers; print a table and write JSON."""
     console = make_console()

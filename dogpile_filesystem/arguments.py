@@ -17,8 +17,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dogpile_filesystem.store import entry
-from dogpile_filesystem.store.access import Access
+from dogpile_filesystem.store import Access, entry
 
 _KNOWN = (
     "base_dir",

@@ -19,7 +19,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from dogpile_filesystem.backend import GenericFSBackend, RawFSBackend
-from dogpile_filesystem.lockfile.statistics import Counts, Stats
+from dogpile_filesystem.lockfile import Counts, Stats
 
 __all__ = ["RegionCollector"]
 

@@ -34,6 +34,8 @@ import struct
 from collections.abc import Callable
 from zlib import crc32
 
+from dogpile_filesystem.layout import SHARDS, VALUES
+
 _MAGIC, _VERSION = b"dogpilfs", 1
 _HEADER = struct.Struct("<8sI")
 _CHECKSUM = struct.Struct("<I")
@@ -49,7 +51,6 @@ NEVER = 1.0
 #: Bytes whose locks guard something: see the users of each.
 MAKE_AT, EVICT_AT, STATISTICS_GUARD_AT, STAMPS_GUARD_AT = 64, 65, 66, 67
 STATISTICS_AT = 512
-SHARDS = 256
 RECORDS_AT = 4096
 RECORD = struct.Struct("<II")
 RECORDS = struct.Struct("<" + "II" * SHARDS)
@@ -102,7 +103,7 @@ def make(fd: int, path: str, clock: Callable[[], float]) -> None:
         data = bytes(LENGTH)
     if not is_ours or not are_stamps(stamps):
         # Where there are no values, the first may be older than the file that is made for it.
-        is_lost = os.path.exists(os.path.join(os.path.dirname(path), "values"))
+        is_lost = os.path.exists(os.path.join(os.path.dirname(path), VALUES))
         stamps = STAMPS.pack(clock() if is_lost else NEVER, NEVER)
     elif is_of_this_start:
         return

@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
+from dogpile_filesystem.layout import BLOCK, SHARDS
 from dogpile_filesystem.lockfile import format as file_format
 from dogpile_filesystem.lockfile.file import LockFile, keep_foreign, open_lock_file
 from dogpile_filesystem.lockfile.format import (
@@ -33,6 +34,7 @@ from dogpile_filesystem.lockfile.format import (
     CURSOR_AT,
     HEAD,
     MOST,
+    NEVER,
     RECORD,
     RECORDS,
     RECORDS_AT,
@@ -42,10 +44,6 @@ from dogpile_filesystem.lockfile.format import (
     write,
 )
 from dogpile_filesystem.lockfile.ranges import RangeLock
-
-SHARDS, NEVER = file_format.SHARDS, file_format.NEVER
-#: Files are charged in whole blocks, whatever the filesystem's own: what is added is then what is taken off again.
-BLOCK = 4096
 
 # Seconds that a stamp may lie in the future: more than clocks differ. With one beyond, all values would be misses.
 _FUTURE = 60.0
@@ -82,11 +80,6 @@ class Bound(NamedTuple):
         return (self.size is None or usage.size <= self.size) and (
             self.entries is None or usage.entries <= self.entries
         )
-
-
-def charge(length: int) -> int:
-    """The bytes that a file of ``length`` bytes is charged: whole blocks."""
-    return -(-length // BLOCK) * BLOCK
 
 
 class Ledger:

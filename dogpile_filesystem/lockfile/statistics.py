@@ -41,9 +41,9 @@ from zlib import crc32
 
 from dogpile_filesystem.failures import DAMAGED, LOCK_TIMEOUT, NO_ROOM, TOO_LARGE, Failures
 from dogpile_filesystem.flusher import flusher
+from dogpile_filesystem.layout import FILE, VALUE
 from dogpile_filesystem.lockfile.format import key_offset
 from dogpile_filesystem.lockfile.ledger import Bound, Ledger
-from dogpile_filesystem.store.entry import FILE, VALUE
 
 #: Counted by :class:`Statistics` itself. Those behind are counted by :class:`.Failures`.
 _COUNTED = (

@@ -1,24 +1,13 @@
 """
-A cache directory: where things lie in it, and its lock file and ledger, which somebody may delete at any time.
+Which directory is used: opened, checked, and its lock file and ledger, all of which somebody may delete at any time.
 
-::
+Address. ``base_dir`` is held open, and everything in it is addressed by its descriptor and a name below it (layout.py):
+values, contents, look-ups, writes, removals, last uses. If someone moves ``base_dir`` away and puts another directory
+in its place, nothing is read from the new one until it has passed its check (see access.py). Whether the path still
+leads to the open directory is looked at before every use, but not twice within 50 ms.
 
-    base_dir/
-      CACHEDIR.TAG             tells backup programs to skip the directory
-      lock                     ledger and locks: see ledger.py
-      values/00 ... values/ff/ 256 shards, by the first byte of the key's digest
-        <digest>               an entry: see entry.py
-        <digest>.<unique>      the content of an entry that is a file: nothing but the user's bytes
-        .<unique>-<size>-<entries>.tmp
-                               being written; so many bytes and entries are reserved for it
-      values.<unique>/         what was cleared, until its files are gone
-
-Deletion. ``base_dir`` is held open, and entries are read from what is open: who puts another directory in its place,
-after somebody deleted it, is not read from before that one passed its check (see access.py). Whether the path still
-leads to it is looked at before every use, but not twice within 50 ms.
-
-Limits. A symbolic link in the place of ``values`` or a shard is not followed. One that is put there while the
-directory is in use is noticed at once by what deletes, and by others after a second.
+Limits. A symbolic link in the place of ``values`` or a shard is not followed. One that is put there while the directory
+is in use is noticed at once by removals of many entries, and by everything else after a second.
 """
 
 from __future__ import annotations
@@ -31,22 +20,25 @@ import time
 import weakref
 from collections.abc import Callable
 
-from dogpile_filesystem.lockfile.current import TRUST, Current, Fresh
-from dogpile_filesystem.lockfile.descriptor import Descriptor, collect_garbage, identity_of
-from dogpile_filesystem.lockfile.file import LockFile, open_lock_file
-from dogpile_filesystem.lockfile.ledger import Ledger
-from dogpile_filesystem.store import entry
+from dogpile_filesystem.layout import LOCK, TAG, TAG_NAME, VALUES, shard_path
+from dogpile_filesystem.lockfile import (
+    TRUST,
+    Current,
+    Descriptor,
+    Fresh,
+    Ledger,
+    LockFile,
+    collect_garbage,
+    identity_of,
+    open_lock_file,
+)
 from dogpile_filesystem.store.access import Access, Refused
 from dogpile_filesystem.store.files import CREATE_FLAGS, DIRECTORY_FLAGS, filesystem_type, write_all
-from dogpile_filesystem.store.reservation import Place
 
 #: Seconds for which a shard is trusted not to be a symbolic link.
 _LINK_TRUST = 1.0
 #: Deletions in the course of opening the lock file, after which it is taken for one that cannot be opened.
 _DELETIONS = 10
-
-#: What CACHEDIR.TAG says: see https://bford.info/cachedir/
-TAG = b"Signature: 8a477f597d28d172789f06886806bc55\n# A cache of dogpile_filesystem. It may be deleted at any time.\n"
 
 
 # Of a directory that is not there, or refused.
@@ -59,7 +51,6 @@ class Directory:
 
     :param access: modes of what is made, and which directories are refused.
     :param clock: seconds since the epoch.
-    :ivar values_dir: the directory of the shards.
     :ivar checked: shards that are known not to be symbolic links.
     :ivar loses_content: whether its filesystem may keep the length of a file and lose what was in it. After a power
      cut, ext4 did so with one content in 50 that were written while the journal committed, and each was a hole; xfs,
@@ -70,7 +61,6 @@ class Directory:
     def __init__(self, base_dir: str, access: Access, clock: Callable[[], float] = time.time) -> None:
         self.base_dir = base_dir
         self.access = access
-        self.values_dir = os.path.join(base_dir, "values")
         self.loses_content = False
         self.checked: set[str] = set()
         # The descriptor, kept under one number for good; and the one to be used: none, or that.
@@ -78,7 +68,7 @@ class Directory:
         self._usable = _NONE
         self.fresh = Fresh(TRUST)
         self._links_fresh = Fresh(_LINK_TRUST)
-        self.lock_path = os.path.join(base_dir, "lock")
+        self.lock_path = os.path.join(base_dir, LOCK)
         self._current = Current(self.lock_path, clock)
         self._clock = clock
         # A thread that uses the descriptor has a reference to this object. So nobody uses it any more.
@@ -109,12 +99,6 @@ class Directory:
     def fd(self) -> int:
         """The directory, opened; -1: it is not there, or refused."""
         return self._usable.fd
-
-    def place(self, kind: int, key: bytes) -> Place:
-        """Where the entry of a key lies."""
-        digest = entry.digest(kind, key)
-        directory = f"{self.values_dir}/{digest[:2]}"
-        return Place(kind, key, digest, directory, f"{directory}/{digest}", int(digest[:2], 16))
 
     def ledger(self, *, fresh: bool = False) -> Ledger:
         """
@@ -170,6 +154,7 @@ class Directory:
                 self.checked.clear()
         except (Refused, FileNotFoundError, NotADirectoryError):
             self._usable = _NONE  # What is open may still be there, under another name.
+            self._current.fresh.drop()
             raise
         self._usable = self._opened
 
@@ -192,6 +177,11 @@ class Directory:
         with contextlib.suppress(OSError):
             self.look()
 
+    def reopen_if_stale(self) -> None:
+        """As :meth:`reopen_if_replaced`, but not twice within 50 ms."""
+        if self.fresh.is_stale(time.monotonic()):
+            self.reopen_if_replaced()
+
     def distrust(self) -> None:
         """Look again before the next use."""
         self._current.fresh.drop()
@@ -212,34 +202,48 @@ class Directory:
         """
         if shard in self.checked:
             return
-        for name in ("values", f"values/{shard}"):
+        for name in (VALUES, f"{VALUES}/{shard}"):
             if stat.S_ISLNK(os.stat(name, dir_fd=self.fd, follow_symlinks=False).st_mode):
                 msg = f"a symbolic link inside a cache is not followed: remove {self.base_dir}/{name}"
                 raise Refused(msg)
         self.checked.add(shard)
 
-    def make(self, shard_name: str | None = None) -> None:
+    def make(self, shard: int) -> None:
         """
-        Make the directories that are missing.
+        Make the directories that are missing, and the directory of a shard.
 
-        :param shard_name: two hexadecimal digits: that shard's directory too; None: none of a shard.
         :raises OSError: they cannot be made.
         """
         self.distrust()  # A process that deleted them may have deleted the lock file too.
         self.look(make=True)
-        paths = [self.values_dir]
-        if shard_name is not None:
-            paths.append(f"{self.values_dir}/{shard_name}")
-        for path in paths:
+        for name in (VALUES, shard_path(shard)):
             with contextlib.suppress(FileExistsError):
-                self.access.make_directory(path)
+                self.access.make_directory(name, self.fd)
+
+    def create(self, path: str) -> int:
+        """
+        Make a file, and open it for reading and writing.
+
+        :param path: below ``base_dir``.
+        :return: its descriptor.
+        :raises OSError: it cannot be made, or is there.
+        """
+        return self.access.create(path, self.fd)
+
+    def has(self, path: str) -> bool:
+        """Whether there is a file at a path below ``base_dir``."""
+        try:
+            os.stat(path, dir_fd=self.fd, follow_symlinks=False)
+        except OSError:
+            return False
+        return True
 
     def _make_base(self) -> None:
         os.makedirs(os.path.dirname(self.base_dir), exist_ok=True)
         with contextlib.suppress(FileExistsError):
             self.access.make_directory(self.base_dir)
         with contextlib.suppress(FileExistsError):
-            fd = os.open(os.path.join(self.base_dir, "CACHEDIR.TAG"), CREATE_FLAGS, 0o644)
+            fd = os.open(os.path.join(self.base_dir, TAG_NAME), CREATE_FLAGS, 0o644)
             try:
                 write_all(fd, [TAG])
             finally:

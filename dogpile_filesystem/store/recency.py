@@ -15,6 +15,7 @@ import os
 from collections.abc import Callable
 
 from dogpile_filesystem.flusher import flusher
+from dogpile_filesystem.store.directory import Directory
 
 #: So many pending uses are written by the hit that makes them so many.
 LIMIT = 500
@@ -24,13 +25,14 @@ class Recency:
     """
     The pending uses of one cache directory.
 
+    :param directory: its paths are below it.
     :param clock: seconds since the epoch.
-    :param on_flush: called whenever pending uses are written.
     """
 
-    def __init__(self, clock: Callable[[], float], on_flush: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, directory: Directory, clock: Callable[[], float]) -> None:
+        # Not the directory itself, whose descriptors are closed with the store: what is pending is written after that.
+        self._find_directory = directory.finder()
         self._clock = clock
-        self._on_flush = on_flush
         self._last_stamp = 0
         self._pending: dict[str, int] = {}
 
@@ -70,14 +72,16 @@ class Recency:
     def flush(self) -> bool:
         """Write what is pending. Never fails; what cannot be written is forgotten."""
         pending = self._pending
-        if pending:
-            self._on_flush()
+        if not pending:
+            return True
+        directory = self._find_directory()
+        directory.reopen_if_stale()
         for _ in range(len(pending)):
             try:
                 path, stamp = pending.popitem()
             except KeyError:  # Another thread flushes too.
                 break
-            _set_last_use(path, stamp)
+            _set_last_use(path, stamp, directory.fd)
         return True
 
     def reset_in_child(self) -> None:
@@ -85,16 +89,16 @@ class Recency:
         self._pending = {}
 
 
-def _set_last_use(path: str, stamp: int) -> None:
+def _set_last_use(path: str, stamp: int, dir_fd: int) -> None:
     try:
         # Never backwards: another process may have written the entry anew, or used it later.
-        if os.stat(path, follow_symlinks=False).st_mtime_ns >= stamp:
+        if os.stat(path, dir_fd=dir_fd, follow_symlinks=False).st_mtime_ns >= stamp:
             return
         try:
-            os.utime(path, ns=(stamp, stamp), follow_symlinks=False)
+            os.utime(path, ns=(stamp, stamp), dir_fd=dir_fd, follow_symlinks=False)
         except PermissionError:
             # Only the owner may set a time; whoever may write the file may set it to now.
-            os.utime(path, follow_symlinks=False)
+            os.utime(path, dir_fd=dir_fd, follow_symlinks=False)
     except OSError:  # Gone, or not to be changed: then this use does not count.
         pass
 

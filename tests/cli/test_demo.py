@@ -21,8 +21,9 @@ from click.testing import CliRunner
 from dogpile.cache import make_region
 
 from dogpile_filesystem import cli
-from dogpile_filesystem.cli import demo_job as demo
-from dogpile_filesystem.lockfile.ledger import BLOCK
+from dogpile_filesystem.cli import demo_job, demo_library
+from dogpile_filesystem.cli.demo_report import DemoReport, ModuleCounts
+from dogpile_filesystem.layout import BLOCK
 
 WORKERS = 4
 MODULES = 8
@@ -35,7 +36,7 @@ def kept(tmp_path_factory):
     The directory of one run, and its report.
     """
     directory = tmp_path_factory.mktemp("demo")
-    return directory, demo.run(str(directory), workers=WORKERS, limit=MODULES)
+    return directory, demo_job.run(str(directory), workers=WORKERS, limit=MODULES)
 
 
 @pytest.fixture
@@ -170,7 +171,7 @@ def test_results_are_those_of_the_modules(kept):
     Every worker gets, in every pass, what counting without any cache gives.
     """
     _, report = kept
-    expected = {path: demo.count(path) for path in report.modules.paths}
+    expected = {path: demo_library.count(path) for path in report.modules.paths}
     for job in (report.modules, report.scarce):
         assert all(share.results == expected for share in job.shares)
     assert report.found.functions == sum(counts.functions for counts in expected.values())
@@ -182,7 +183,7 @@ def test_count(tmp_path):
     """
     path = tmp_path / "module.py"
     path.write_text("class A:\n def f(self): return x + x\n async def g(self): pass\ndef h(): y = 1\n")
-    assert demo.count(str(path)) == demo.Counts(functions=3, classes=1, names=3)
+    assert demo_library.count(str(path)) == ModuleCounts(functions=3, classes=1, names=3)
 
 
 def test_archives_are_identical_and_open(kept):
@@ -193,7 +194,7 @@ def test_archives_are_identical_and_open(kept):
     region = make_region().configure("paylogic.raw_filesystem", arguments={"base_dir": str(directory / "archives")})
     for package in map(Path, report.archives.paths):
         expected = io.BytesIO()
-        demo.write_archive(str(package), expected)
+        demo_library.write_archive(str(package), expected)
         with region.get(f"dogpile_filesystem.cli.demo_job:pack|{package}") as file:
             assert file.read() == expected.getvalue()
             file.seek(0)
@@ -244,7 +245,7 @@ def test_all_is_well(kept):
     assert kept[1].problems == []
 
 
-def tampered(report: demo.Report, **changes: object) -> demo.Report:
+def tampered(report: DemoReport, **changes: object) -> DemoReport:
     """
     A report in which one share of the first pass over the modules is another one.
     """
@@ -255,12 +256,12 @@ def tampered(report: demo.Report, **changes: object) -> demo.Report:
     return dataclasses.replace(report, modules=dataclasses.replace(job, passes=passes))
 
 
-def problems_in(report: demo.Report) -> list[demo.Report]:
+def problems_in(report: DemoReport) -> list[DemoReport]:
     modules = report.modules
     full = dataclasses.replace(modules.disk, bound=modules.disk.charged - 1)
     return [
         tampered(report, created=tuple(modules.made.items()) * 2),
-        tampered(report, results=dict.fromkeys(modules.paths, demo.Counts(-1, 0, 0))),
+        tampered(report, results=dict.fromkeys(modules.paths, ModuleCounts(-1, 0, 0))),
         tampered(report, failures=Counter(ENOSPC=1)),
         dataclasses.replace(report, modules=dataclasses.replace(modules, disk=full)),
     ]
@@ -271,7 +272,7 @@ def test_problems_are_told(kept, number):
     """
     A value created twice, a result that differs, trouble with the disk and a bound exceeded are told, one line each.
     """
-    expected = ["more than once", f"{MODULES} results differ", "ENOSPC, 1 times", "more than the bound"][number]
+    expected = ["more than once", f"{MODULES} results differ", "ENOSPC, 1 time.", "more than the bound"][number]
     (problem,) = problems_in(kept[1])[number].problems
     assert problem.startswith("modules: ")
     assert expected in problem
@@ -367,7 +368,7 @@ def test_problems_fail_the_command(kept, monkeypatch, tmp_path):
     If anything is not as it must be, the command says so and its exit code is 1.
     """
     report = problems_in(kept[1])[1]
-    monkeypatch.setattr(demo, "run", lambda *_, **__: report)
+    monkeypatch.setattr(demo_job, "run", lambda *_, **__: report)
     done = CliRunner().invoke(cli.main, ["demo", "--base-dir", str(tmp_path / "base")])
     assert done.exit_code == 1
     assert report.problems[0] in done.stdout

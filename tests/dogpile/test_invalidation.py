@@ -210,7 +210,7 @@ def test_lock_file_made_anew(base_dir, make_regions, harm):
     else:
         os.unlink(f"{base_dir}/lock")
     for region in (one, other):
-        region.backend.store._directory.distrust()
+        region.backend.store.directory.distrust()
     other.set("first", "value")  # It is older than the lock file that it makes.
     other.set("new", "value")
     for region in (one, other):
@@ -223,7 +223,7 @@ def test_clock_that_was_ahead(base_dir, make_regions):
     """What a clock invalidated that was far ahead is mended by the next invalidation."""
     one, other = make_regions()
     one.set("k", "old")
-    one.backend.store._directory.ledger().stamp(time.time() + 1e6, hard=True)
+    one.backend.store.directory.ledger().stamp(time.time() + 1e6, hard=True)
     assert other.get("k") is NO_VALUE
     other.set("k", "older")
     assert one.get("k") is NO_VALUE

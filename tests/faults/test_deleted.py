@@ -15,7 +15,7 @@ import time
 import pytest
 from forked import Child
 
-from dogpile_filesystem.store.entry import VALUE
+from dogpile_filesystem.layout import VALUE
 
 pytestmark = pytest.mark.faults
 
@@ -24,7 +24,7 @@ WORKER = """
     import io, json, os, random, sys, threading, time
     from dogpile.cache import make_region
     from dogpile.cache.api import NO_VALUE
-    from dogpile_filesystem.store.entry import VALUE
+    from dogpile_filesystem.layout import VALUE
 
     base_dir, seed = sys.argv[1], int(sys.argv[2])
     arguments = {"base_dir": base_dir, "cache_size": "4MiB", "max_entries": 100}

@@ -16,8 +16,7 @@ from forked import Forked, in_child
 from ondisk import difference
 from workload import KEYS, Workload, in_threads
 
-from dogpile_filesystem.lockfile.ledger import BLOCK
-from dogpile_filesystem.store.entry import FILE, VALUE
+from dogpile_filesystem.layout import BLOCK, FILE, VALUE
 from dogpile_filesystem.store.store import Store
 
 #: How long it goes on; a longer run can be had with the environment variable.

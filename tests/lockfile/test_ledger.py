@@ -10,9 +10,10 @@ import zlib
 
 import pytest
 
+from dogpile_filesystem.layout import BLOCK, SHARDS, charge
 from dogpile_filesystem.lockfile import format as format_module
-from dogpile_filesystem.lockfile.format import key_offset
-from dogpile_filesystem.lockfile.ledger import BLOCK, SHARDS, Bound, Ledger, Usage, charge
+from dogpile_filesystem.lockfile import key_offset
+from dogpile_filesystem.lockfile.ledger import Bound, Ledger, Usage
 from dogpile_filesystem.lockfile.presence import is_alive
 
 
@@ -132,7 +133,7 @@ def test_who_lives(ledger, spawn):
     program = """
         import sys
         from dogpile_filesystem.lockfile.ledger import Ledger
-        from dogpile_filesystem.lockfile.presence import presence
+        from dogpile_filesystem.lockfile import presence
         ledger = Ledger.open(sys.argv[1])
         presence.name = "0123456789abcdef"
         presence.show(ledger.file)

@@ -14,17 +14,18 @@ import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 
+import ondisk
 import pytest
 from dogpile.cache import make_region
 from forked import Child
 
 from dogpile_filesystem import flusher as flusher_module
 from dogpile_filesystem.flusher import Flusher, flusher
+from dogpile_filesystem.layout import FILE, VALUE
 from dogpile_filesystem.lockfile import file as lockfile
 from dogpile_filesystem.lockfile.ledger import Ledger
 from dogpile_filesystem.lockfile.mutex import KeyMutex
 from dogpile_filesystem.lockfile.statistics import Counts, Recorded, recorded
-from dogpile_filesystem.store.entry import FILE, VALUE
 
 
 @pytest.fixture
@@ -200,7 +201,7 @@ def test_none_lost_none_twice(spawn, make_store, base_dir):
     for process in processes:
         process.stdin.write("\n")
         process.stdin.flush()
-    ledger = store._directory.ledger()
+    ledger = store.directory.ledger()
     seen = [0]
     while any(process.poll() is None for process in processes):
         found = recorded(ledger)
@@ -249,7 +250,7 @@ def test_added_by_itself(make_store, monkeypatch):
     store = make_store()
     assert store.put(b"k", b"value")
     flusher.settle_before_fork()
-    ledger = store._directory.ledger()
+    ledger = store.directory.ledger()
     monkeypatch.setattr(flusher_module, "DELAY", 0.01)
     assert store.get(b"missing") is None
     flusher.timer.join()
@@ -260,7 +261,7 @@ def test_store_that_is_gone(make_store):
     """What a store counted and noted that nobody has any more is written all the same."""
     store = make_store()
     assert store.put(b"k", b"value")
-    path = store._directory.place(VALUE, b"k").path
+    path = ondisk.path(store, VALUE, b"k")
     os.utime(path, (1, 1))
     make_store().get(b"k")
     gc.collect()
@@ -290,7 +291,7 @@ def test_tried_again(make_store, monkeypatch):
     store = make_store()
     assert store.put(b"k", b"value")
     store.stats()
-    ledger = store._directory.ledger()
+    ledger = store.directory.ledger()
     with ledger.statistics:
         assert store.get(b"k")
         flusher.timer.join()
@@ -308,7 +309,7 @@ def test_trouble_with_a_content(make_store, monkeypatch):
     def fail(place, payload):
         raise OSError(5, "I/O error")
 
-    monkeypatch.setattr(region.backend.store._inspector, "open_content", fail)
+    monkeypatch.setattr(region.backend.store.reader, "open_content", fail)
     for _ in range(3):
         region.get_or_create("k", lambda: io.BytesIO(b"new"), should_cache_fn=lambda _: False)
     process = region.backend.stats().process
@@ -355,7 +356,7 @@ def test_overwritten_lock_file(make_store, base_dir):
     assert stats.total == stats.process
     with open(f"{base_dir}/lock", "rb") as file:
         assert file.read() == content
-    store._directory.distrust()
+    store.directory.distrust()
     assert not store.stats().is_available
 
 
@@ -410,7 +411,7 @@ def test_deleted_lock_file(make_store, base_dir):
     assert store.put(b"k", b"value")
     store.stats()
     os.unlink(f"{base_dir}/lock")
-    store._directory.distrust()
+    store.directory.distrust()
     assert store.get(b"k")
     assert store.stats().since is None
     assert store.put(b"k", b"value")
@@ -431,7 +432,7 @@ def test_damaged_block(make_store, base_dir, offset):
         # To close this file would drop the locks of this process: none is held here.
         file.seek(offset)
         file.write(bytes([byte ^ 0x40]))
-    assert recorded(store._directory.ledger()) == Recorded()
+    assert recorded(store.directory.ledger()) == Recorded()
     assert store.get(b"k")
     assert counted(store.stats().total) == {"hits": 1}
 
@@ -441,7 +442,7 @@ def test_unwritable_lock_file(make_store, base_dir, monkeypatch):
     store = make_store()
     assert store.put(b"k", b"value")
     store.stats()
-    ledger = store._directory.ledger()
+    ledger = store.directory.ledger()
 
     def fail(data):
         raise OSError(30, "read-only")
@@ -464,7 +465,7 @@ def test_settings(make_store):
         store = make_store(**arguments)
         assert store.put(b"k", b"value")
         store.flush()
-        found = recorded(store._directory.ledger())
+        found = recorded(store.directory.ledger())
         return *found.bound, dict(found.expiration)
 
     assert said_after(cache_size=1 << 20, expiration_time=60, kinds=[VALUE]) == (1 << 20, None, {VALUE: 60})

@@ -19,7 +19,7 @@ PRELUDE = """
 TOOLS = """
     import functools, os, sys, time
     from dogpile.cache import make_region
-    from dogpile_filesystem.store.entry import VALUE
+    from dogpile_filesystem.layout import VALUE
 
     base_dir, *arguments = sys.argv[1:]
     bounds = {"cache_size": None, "max_entries": 100}
@@ -52,19 +52,19 @@ TOOLS = """
 
 HOLDER = """
     import contextlib, sys, time
-    from dogpile_filesystem.store.entry import VALUE
+    from dogpile_filesystem.layout import VALUE
     from dogpile_filesystem.store.store import Store
 
     base_dir, what, seconds = sys.argv[1:]
     store = Store(base_dir)
-    ledger = store._directory.ledger()
+    ledger = store.directory.ledger()
     if what == "mutex":
         held = contextlib.ExitStack()
         mutex = store.mutex(VALUE, b"k")
         assert mutex.acquire()
         held.callback(mutex.release)
     else:
-        held = {"shard": ledger.shard(store._directory.place(VALUE, b"k").shard), "eviction": ledger.eviction}[what]
+        held = {"shard": ledger.shard(layout.place(VALUE, b"k").shard), "eviction": ledger.eviction}[what]
     with held:
         print("held", flush=True)
         time.sleep(float(seconds))
@@ -265,7 +265,7 @@ def test_uses_noted_in_the_threadpool(run):
     from dogpile_filesystem import flusher as flusher_module
     flusher_module.DELAY = 0.01
     region.set_multi({"k": "value", "another": "value"})
-    path = store._directory.place(VALUE, b"k").path
+    path = ondisk.path(store, VALUE, b"k")
     os.utime(path, (1, 1))
     assert gevent.get_hub().threadpool.apply(region.get, ("k",)) == "value"
     with gevent.Timeout(5, False):

@@ -15,10 +15,11 @@ from dogpile.cache import make_region
 from forked import Child, Gate
 from workload import create_all
 
+from dogpile_filesystem import layout
 from dogpile_filesystem.flusher import flusher
+from dogpile_filesystem.layout import FILE, VALUE
 from dogpile_filesystem.lockfile import file as lockfile
-from dogpile_filesystem.lockfile.presence import presence
-from dogpile_filesystem.store.entry import FILE, VALUE
+from dogpile_filesystem.lockfile import presence
 
 # What Python 3.12 and later say of a fork while there are threads. To do so is the subject here.
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
@@ -91,7 +92,7 @@ def use(store, shard=None):
     """
     keys = [b"%d of %d" % (number, os.getpid()) for number in range(30)]
     for key in keys:
-        if shard in (store._directory.place(VALUE, key).shard, store._directory.place(FILE, key).shard):
+        if shard in (layout.place(VALUE, key).shard, layout.place(FILE, key).shard):
             continue
         assert store.put(key, key * 10)
         assert store.get(key) == key * 10
@@ -194,7 +195,7 @@ def test_fork_while_another_thread_holds_a_range(make_store, held):
     """
     store = make_store()
     assert store.put(b"k", b"value")
-    place, ledger = store._directory.place(VALUE, b"k"), store._directory.ledger()
+    place, ledger = layout.place(VALUE, b"k"), store.directory.ledger()
     offset = store.mutex(VALUE, b"k")._offset
     ranges = {"mutex": (offset, 1), "shard": (ledger.shard(place.shard).offset, 8), "eviction": (65, 1)}
     lock = ledger.file.borrow(*ranges[held])
@@ -216,7 +217,7 @@ def test_fork_while_another_thread_is_in_a_guard(make_store, guard):
     store = make_store(max_entries=20)
     assert store.put(b"k", b"value")
     guards = {
-        "lock file": store._directory.ledger().file._guard,
+        "lock file": store.directory.ledger().file._guard,
         "registry of lock files": lockfile._registry_guard,
         "timer": flusher._guard,
     }
@@ -274,11 +275,11 @@ def test_use_in_the_moment_of_a_fork(spawn, base_dir):
         note = lambda: None
 
         from dogpile_filesystem import flusher as flusher_module
-        from dogpile_filesystem.store.entry import VALUE
+        from dogpile_filesystem.layout import VALUE
         from dogpile_filesystem.store.store import Store
 
         store = Store(sys.argv[1])
-        paths = {key: store._directory.place(VALUE, key).path for key in (b"parent", b"child")}
+        paths = {key: ondisk.path(store, VALUE, key) for key in (b"parent", b"child")}
         for key, path in paths.items():
             assert store.put(key, key)
             os.utime(path, (1, 1))

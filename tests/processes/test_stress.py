@@ -15,7 +15,7 @@ from forked import Forked
 from ondisk import left_over
 from workload import Workload, in_threads
 
-from dogpile_filesystem.lockfile.ledger import BLOCK
+from dogpile_filesystem.layout import BLOCK
 
 pytestmark = pytest.mark.stress
 

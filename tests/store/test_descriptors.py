@@ -16,10 +16,13 @@ from forked import Child
 
 from dogpile_filesystem import FilesystemInvalidation
 from dogpile_filesystem.flusher import flusher
+from dogpile_filesystem.layout import VALUE
 from dogpile_filesystem.lockfile import descriptor, file
 from dogpile_filesystem.store import directory
-from dogpile_filesystem.store.entry import VALUE
 from dogpile_filesystem.store.store import Store
+
+#: Where the process keeps what it has open.
+REGISTRIES = descriptor._owners, file._open_files, file._by_path, file._retired, directory._shared
 
 #: Makes regions in a process of its own, and prints how many more descriptors than at the start were open at most.
 PROGRAM = """
@@ -75,7 +78,7 @@ def test_many_regions(spawn, tmp_path, open_descriptors, count, each, alive, mos
 def test_all_are_closed(base_dir, open_descriptors):
     """When nobody uses a cache any more, nothing of it is open, and nothing of it is kept in memory."""
     gc.collect()
-    before = open_descriptors(), len(descriptor._owners), len(file._open_files), len(directory._shared)
+    before, held = (open_descriptors(), *map(len, REGISTRIES)), set(file._held)
     region, invalidation = open_region(base_dir), FilesystemInvalidation(base_dir)
     for number in range(20):
         assert region.get_or_create(f"{number}", lambda: "value") == "value"
@@ -85,10 +88,8 @@ def test_all_are_closed(base_dir, open_descriptors):
     gc.collect()
     assert open_descriptors() == before[0] + 1
     del invalidation
-    assert (open_descriptors(), len(descriptor._owners), len(file._open_files), len(directory._shared)) == before
-    assert not file._retired
-    assert not file._held
-    assert base_dir not in map(os.path.dirname, file._by_path)
+    assert (open_descriptors(), *map(len, REGISTRIES)) == before
+    assert file._held == held
 
 
 def test_written_after_the_end(base_dir, open_descriptors):
@@ -113,7 +114,7 @@ def test_two_paths(base_dir, tmp_path, open_descriptors):
     os.symlink(base_dir, tmp_path / "link")
     other = Store(str(tmp_path / "link"))
     assert other.put(b"k", b"new")
-    assert one._directory.ledger().file is other._directory.ledger().file
+    assert one.directory.ledger().file is other.directory.ledger().file
     assert open_descriptors() == before + 3
     del other
     assert one.get(b"k") == b"new"
@@ -123,12 +124,11 @@ def test_two_paths(base_dir, tmp_path, open_descriptors):
 @pytest.mark.parametrize("keeps_mutex", [True, False])
 def test_mutex_survives_the_region(base_dir, keeps_mutex):
     """A mutex that is held excludes other processes also after the end of the region that it was got from."""
+    before = set(file._held)
     region = open_region(base_dir)
     mutex = region.backend.get_mutex("k")
     assert mutex.acquire()
-    offset, held = mutex._offset, [mutex]
     if not keeps_mutex:
-        held.clear()
         del mutex
     del region
     for _ in range(20):
@@ -140,13 +140,12 @@ def test_mutex_survives_the_region(base_dir, keeps_mutex):
     if keeps_mutex:
         mutex.release()
         del mutex
-        held.clear()
     else:
-        [lock] = [lock for lock in file._held if lock.offset == offset]
+        [lock] = file._held - before
         lock.file.release(lock)
         del lock
     assert Child(lambda: open_region(base_dir).backend.get_mutex("k").acquire(False)).result() is True
-    assert not file._held
+    assert file._held == before
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
@@ -271,7 +270,7 @@ def test_replaced_again_and_again(base_dir, open_descriptors):
     for number in range(10):
         assert all(store.put(b"k", b"%d" % number) for store in stores)
         shutil.move(base_dir, f"{base_dir}.{number}")
-        stores[number % 3]._directory.distrust()
+        stores[number % 3].directory.distrust()
     assert open_descriptors() <= before + 2
     del stores
     assert open_descriptors() == before

@@ -13,12 +13,13 @@ from forked import Child
 
 from dogpile_filesystem import flusher as flusher_module
 from dogpile_filesystem.flusher import DELAY, flusher
+from dogpile_filesystem.store import Access, Directory
 from dogpile_filesystem.store.recency import LIMIT, Recency
 
 
 @pytest.fixture
-def recency(clock):
-    made = Recency(clock)
+def recency(tmp_path, clock):
+    made = Recency(Directory(str(tmp_path), Access()), clock)
     flusher.add(made, made)
     yield made
     flusher._retry_at = 0.0
@@ -133,7 +134,7 @@ def test_not_the_owner(recency, entry, monkeypatch):
     """Who may not set a time but may write the file sets it to now; who may not even that is not bothered."""
     utime, calls = os.utime, []
 
-    def refuse(path, *, ns=None, follow_symlinks=True):
+    def refuse(path, *, ns=None, dir_fd=None, follow_symlinks=True):
         calls.append(ns)
         if ns is not None or len(calls) > 2:
             raise PermissionError(1, "not permitted", path)
@@ -170,10 +171,11 @@ def test_written_at_exit(spawn, entry, clock):
     before = last_use(entry)
     process = spawn(
         """
-        import sys
+        import os, sys
+        from dogpile_filesystem.store import Access, Directory
         from dogpile_filesystem.store.recency import Recency
         from dogpile_filesystem.flusher import flusher
-        recency = Recency(lambda: float(sys.argv[2]))
+        recency = Recency(Directory(os.path.dirname(sys.argv[1]), Access()), lambda: float(sys.argv[2]))
         flusher.add(recency, recency)
         recency.note(sys.argv[1])
         """,
