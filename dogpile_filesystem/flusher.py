@@ -52,8 +52,8 @@ class Flusher:
         # On the monotonic clock: when the timer should long have come; and until when not to try for another one.
         self._overdue_at = self._retry_at = 0.0
         self._gatherings: weakref.WeakSet[Pending] = weakref.WeakSet()
-        # Whose owner has gone before the last flush.
-        self._kept: list[Pending] = []
+        # Notes whose owner was garbage-collected before their last flush. Each change is atomic.
+        self._kept: set[Pending] = set()
         # Guards starting the timer. Not needed to note or to write.
         self._guard = threading.Lock()
         self._is_hooked = False
@@ -62,8 +62,11 @@ class Flusher:
         """Write for some more, as long as their owner exists, and once more then."""
         for gathering in gatherings:
             self._gatherings.add(gathering)
-        # Only kept, since whoever is collected may be so anywhere, also while a lock is held that a flush needs.
-        weakref.finalize(owner, self._kept.extend, gatherings).atexit = False
+        weakref.finalize(owner, self._keep, gatherings).atexit = False
+
+    def _keep(self, gatherings: tuple[Pending, ...]) -> None:
+        # Only kept: an owner may be collected anywhere, also while a lock is held that a flush needs.
+        self._kept.update(gathering for gathering in gatherings if gathering.is_pending())
 
     def start(self) -> None:
         """Have everything that is pending written in :data:`DELAY` seconds; or now, if no timer can be had or comes."""
@@ -108,9 +111,8 @@ class Flusher:
             if kind is None or isinstance(gathering, kind):
                 if not gathering.flush():
                     is_done = False
-                elif self._kept:
-                    with contextlib.suppress(ValueError):
-                        self._kept.remove(gathering)
+                else:
+                    self._kept.discard(gathering)
         return is_done
 
     def _all(self) -> list[Pending]:

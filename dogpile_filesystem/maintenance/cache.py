@@ -17,14 +17,9 @@ from dogpile_filesystem.layout import (
     CLEARED_PREFIX,
     LOCK,
     SHARDS,
-    TAG,
-    TAG_NAME,
     VALUES,
-    is_entry_name,
-    is_shard_name,
-    parse_content,
 )
-from dogpile_filesystem.lockfile import HEAD, Current, Ledger, recorded
+from dogpile_filesystem.lockfile import HEAD, Current, Ledger, has_entries, is_tagged, recorded
 from dogpile_filesystem.store import READ_FLAGS, Access, Directory, Shards, Store, Visitor
 
 
@@ -119,15 +114,7 @@ def is_cache(path: str) -> bool:
     :raises OSError: it cannot be looked into.
     """
     os.listdir(path)
-    return _is_tagged(path) or _has_lock_file(path) or _has_entries(path)
-
-
-def _is_tagged(path: str) -> bool:
-    try:
-        with open(os.path.join(path, TAG_NAME), "rb") as tag:
-            return tag.read(len(TAG)) == TAG
-    except FileNotFoundError:
-        return False
+    return is_tagged(path) or _has_lock_file(path) or has_entries(path)
 
 
 def _has_lock_file(path: str) -> bool:
@@ -138,16 +125,3 @@ def _has_lock_file(path: str) -> bool:
         return False
     # Left open: to close it would drop the locks that this process may hold on it.
     return os.read(fd, len(HEAD)) == HEAD
-
-
-def _has_entries(path: str) -> bool:
-    """Whether ``values`` holds entries and nothing else. A base_dir that the user made has no tag."""
-    values_dir = os.path.join(path, VALUES)
-    try:
-        shards = os.listdir(values_dir)
-        if not all(is_shard_name(shard) for shard in shards):
-            return False
-        names = [name for shard in shards for name in os.listdir(os.path.join(values_dir, shard))]
-    except OSError:
-        return False
-    return bool(names) and all(name.startswith(".") or is_entry_name(parse_content(name)[0]) for name in names)
