@@ -25,7 +25,7 @@ from collections.abc import Callable
 from dogpile.cache.region import RegionInvalidationStrategy
 
 from dogpile_filesystem.arguments import Arguments
-from dogpile_filesystem.failures import Failures
+from dogpile_filesystem.failures import log_error
 from dogpile_filesystem.lockfile.current import Current
 from dogpile_filesystem.lockfile.format import NEVER
 from dogpile_filesystem.lockfile.ledger import Ledger
@@ -59,7 +59,6 @@ class FilesystemInvalidation(RegionInvalidationStrategy):
     def __init__(self, base_dir: str | os.PathLike[str], *, clock: Callable[[], float] = time.time) -> None:
         self._base_dir = Arguments.parse({"base_dir": base_dir}).base_dir
         self._clock = clock
-        self._failures = Failures(self._base_dir)
         self._current = Current(os.path.join(self._base_dir, "lock"), clock)
         # The stamps, hard and soft, that were read last; and those that could not be written: this process's own.
         self._known, self._unwritten = _EVERYTHING, _NOTHING
@@ -78,7 +77,7 @@ class FilesystemInvalidation(RegionInvalidationStrategy):
         except OSError as error:
             self._unwritten = (now, NEVER) if hard else (self._unwritten[0], now)
             if not isinstance(error, FileNotFoundError):  # Else there is no directory, and nothing to invalidate.
-                self._failures.report_error(error, "other processes do not see an invalidation")
+                log_error(self._base_dir, error, "other processes do not see an invalidation")
 
     def is_invalidated(self, timestamp: float) -> bool:
         """Whether a value of that age is invalidated, in whatever way."""

@@ -27,7 +27,6 @@ import weakref
 from collections import deque
 from weakref import WeakValueDictionary
 
-from dogpile_filesystem.failures import Failures
 from dogpile_filesystem.layout import CLEARED_PREFIX
 from dogpile_filesystem.lockfile.descriptor import Descriptor, Identity, collect_garbage, identity_of
 from dogpile_filesystem.lockfile.format import process_offset
@@ -55,7 +54,6 @@ class LockFile:
         self.is_writable = is_writable
         self.descriptor = Descriptor()
         self.moves = 0
-        self.failures = Failures(path)
         # The name under which this process shows that it lives; None: it does not.
         self._shown_as: str | None = None
         # Its own descriptor, and those that cannot be closed before.

@@ -38,7 +38,7 @@ from typing import Protocol
 
 import fasteners
 
-from dogpile_filesystem.failures import Failures
+from dogpile_filesystem.failures import log_error
 from dogpile_filesystem.lockfile.descriptor import Descriptor
 
 # How long a waiter pauses between two tries, in seconds: from the first, growing by it, to the second.
@@ -85,13 +85,11 @@ class OpenFile(Protocol):
 
     :ivar descriptor: its number is -1 if the file cannot be opened: then ranges exclude only the threads of this
      process.
-    :ivar failures: where trouble is reported.
     """
 
     path: str
     descriptor: Descriptor
     moves: int
-    failures: Failures
 
 
 class RangeLock:
@@ -166,7 +164,10 @@ class RangeLock:
             lockf(self._descriptor.fd, LOCK_UN, self.length, self.offset)
         except OSError:
             # The range stays locked until this process ends; nobody here could do better.
-            self.file.failures.report_error(error, "cannot unlock a range of the lock file")
+            base_dir = os.path.dirname(self.file.path)
+            log_error(
+                base_dir, error, "cannot unlock a range of the lock file, which stays locked until this process ends"
+            )
 
     def __enter__(self) -> None:
         if self.acquire(wait=False):
