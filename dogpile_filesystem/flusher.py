@@ -25,6 +25,8 @@ DELAY = 3.0
 #: Seconds to wait for a thread before a fork. It may be writing to a disk that hangs; and the timer of a thread in
 #: gevent's pool never ends.
 _PATIENCE = 0.2
+#: How many notes of owners that are gone may wait for the timer; and how many that cannot be written are kept.
+_MANY, _TOO_MANY = 200, 2000
 
 
 class Pending(Protocol):
@@ -51,6 +53,8 @@ class Flusher:
         self.timer: threading.Timer | None = None
         # On the monotonic clock: when the timer should long have come; and until when not to try for another one.
         self._overdue_at = self._retry_at = 0.0
+        # On the monotonic clock: until when not to write again the notes of owners that are gone.
+        self._retry_kept_at = 0.0
         self._gatherings: weakref.WeakSet[Pending] = weakref.WeakSet()
         # Notes whose owner was garbage-collected before their last flush. Each change is atomic.
         self._kept: set[Pending] = set()
@@ -60,6 +64,8 @@ class Flusher:
 
     def add(self, owner: object, *gatherings: Pending) -> None:
         """Write for some more, as long as their owner exists, and once more then."""
+        if len(self._kept) >= _MANY:
+            self._flush_kept()
         for gathering in gatherings:
             self._gatherings.add(gathering)
         weakref.finalize(owner, self._keep, gatherings).atexit = False
@@ -114,6 +120,17 @@ class Flusher:
                 else:
                     self._kept.discard(gathering)
         return is_done
+
+    def _flush_kept(self) -> None:
+        """Keep the notes of owners that come and go, hundreds in a second, from taking up the memory."""
+        now = time.monotonic()
+        if now < self._retry_kept_at:
+            return
+        self._kept.difference_update([gathering for gathering in list(self._kept) if gathering.flush()])
+        if len(self._kept) >= _MANY:  # They cannot be written.
+            self._retry_kept_at = now + DELAY
+            if len(self._kept) >= _TOO_MANY:
+                self._kept.clear()
 
     def _all(self) -> list[Pending]:
         while True:

@@ -163,11 +163,8 @@ class RangeLock:
         try:
             lockf(self._descriptor.fd, LOCK_UN, self.length, self.offset)
         except OSError:
-            # The range stays locked until this process ends; nobody here could do better.
-            base_dir = os.path.dirname(self.file.path)
-            log_error(
-                base_dir, error, "cannot unlock a range of the lock file, which stays locked until this process ends"
-            )
+            what = "cannot unlock a range of the lock file, which stays locked until this process ends"
+            log_error(base_dir, error, what)
 
     def __enter__(self) -> None:
         if self.acquire(wait=False):

@@ -345,7 +345,7 @@ def test_kept_until_written(clock):
 
 
 def test_overwritten_lock_file(make_store, base_dir):
-    """Statistics are not written to a lock file that was overwritten while it is in use, until it has been made anew."""
+    """Statistics are not written to a lock file that was overwritten while in use, until it has been made anew."""
     store = make_store()
     assert store.put(b"k", b"value")
     content = b"something else " * 1000

@@ -20,7 +20,7 @@ def make_failures(tmp_path, clock):
 
 
 def test_once_a_minute(make_failures, clock, caplog):
-    """A cause is logged once a minute for a directory, whoever reports it, and each report is counted by its reporter."""
+    """A cause is logged once a minute for a directory, whoever reports it, and each reporter counts its own."""
     one, other = make_failures(), make_failures()
     for number in range(3):
         for _ in range(5):
