@@ -26,10 +26,8 @@ from dogpile.cache.region import RegionInvalidationStrategy
 
 from dogpile_filesystem.arguments import Arguments
 from dogpile_filesystem.failures import log_error
-from dogpile_filesystem.lockfile.current import Current
-from dogpile_filesystem.lockfile.format import NEVER
-from dogpile_filesystem.lockfile.ledger import Ledger
-from dogpile_filesystem.store.access import Access
+from dogpile_filesystem.lockfile import NEVER, Current, Ledger
+from dogpile_filesystem.store import Access
 
 _NOTHING, _EVERYTHING = (NEVER, NEVER), (math.inf, NEVER)
 

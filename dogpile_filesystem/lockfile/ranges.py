@@ -164,7 +164,7 @@ class RangeLock:
             lockf(self._descriptor.fd, LOCK_UN, self.length, self.offset)
         except OSError:
             what = "cannot unlock a range of the lock file, which stays locked until this process ends"
-            log_error(base_dir, error, what)
+            log_error(os.path.dirname(self.file.path), error, what)
 
     def __enter__(self) -> None:
         if self.acquire(wait=False):

@@ -1,8 +1,7 @@
 """
 A cache seen from outside, entry by entry: checked, listed, and cleaned of many entries at once.
 
-May import ``store``, ``lockfile``, ``layout`` and ``failures``. Others import what they use from here, not from the
-modules below.
+May import: store, lockfile, layout, failures. Others import what they use from here, not from the modules below.
 """
 
 from dogpile_filesystem.maintenance.bulk import (

@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from dogpile_filesystem.layout import SHARDS, VALUE, place, shard_path
+from dogpile_filesystem.layout import SHARDS, VALUE, place
 from dogpile_filesystem.store import READ_FLAGS, Content, Damaged, Head, Seen, Shards, read_head, see
 
 
@@ -55,13 +55,12 @@ def describe(shards: Shards, seen: Seen, most: int = 0) -> Description:
     :raises Damaged: it is no entry of this version.
     :raises OSError: it cannot be read, or was removed.
     """
-    shards.directory.refuse_link(seen.name[:2])
-    fd, directory = shards.directory.fd, shard_path(seen.shard)
-    head, data = read_head(f"{directory}/{seen.name}", fd, most)
-    if head.kind == VALUE:
-        return Description(seen, head, None, data[:most])
-    content = Content.unpack(data, seen.name)
-    return Description(seen, head, content, _read_start(f"{directory}/{content.name}", fd, most) if most else b"")
+    with shards.opened(seen.shard) as fd:
+        head, data = read_head(seen.name, fd, most)
+        if head.kind == VALUE:
+            return Description(seen, head, None, data[:most])
+        content = Content.unpack(data, seen.name)
+        return Description(seen, head, content, _read_start(content.name, fd, most) if most else b"")
 
 
 def find(shards: Shards, kind: int, key: bytes) -> Seen | None:
@@ -72,8 +71,8 @@ def find(shards: Shards, kind: int, key: bytes) -> Seen | None:
     """
     where = place(kind, key)
     try:
-        shards.directory.refuse_link(where.name[:2])
-        return see(where, shards.directory.fd)
+        with shards.opened(where.shard) as fd:
+            return see(where, fd)
     except FileNotFoundError:
         return None
 

@@ -32,16 +32,16 @@ class Seen(NamedTuple):
     size: int
 
 
-def see(place: Place, base_fd: int) -> Seen:
+def see(place: Place, shard_fd: int) -> Seen:
     """
     One entry, without a listing.
 
-    :param base_fd: the cache directory, opened.
+    :param shard_fd: the directory of its shard, opened.
     :raises FileNotFoundError: there is no such entry.
     :raises OSError: it cannot be looked at.
     """
-    found = os.stat(place.path, dir_fd=base_fd, follow_symlinks=False)
-    content, size = content_of(place.name, base_fd, f"{shard_path(place.shard)}/")
+    found = os.stat(place.name, dir_fd=shard_fd, follow_symlinks=False)
+    content, size = content_of(place.name, shard_fd)
     return Seen(found.st_mtime_ns, place.shard, place.name, content, charge(found.st_size) + size)
 
 

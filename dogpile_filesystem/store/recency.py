@@ -25,20 +25,19 @@ class Recency:
     """
     The pending uses of one cache directory.
 
-    :param directory: its paths are below it.
+    :param find_directory: finds the cache directory, which is not to be kept open for what is pending.
     :param clock: seconds since the epoch.
     """
 
-    def __init__(self, directory: Directory, clock: Callable[[], float]) -> None:
-        # Not the directory itself, whose descriptors are closed with the store: what is pending is written after that.
-        self._find_directory = directory.finder()
+    def __init__(self, find_directory: Callable[[], Directory], clock: Callable[[], float]) -> None:
+        self._find_directory = find_directory
         self._clock = clock
         self._last_stamp = 0
         self._pending: dict[str, int] = {}
 
     def stamp(self) -> int:
         """
-        Now in nanoseconds, later than every stamp before: within a process the order of uses is exact.
+        Now in nanoseconds, flusher than every stamp before: within a process the order of uses is exact.
         """
         # Two threads may get one stamp. Then the order of their uses was never defined.
         stamp = int(self._clock() * 1e9)
@@ -91,7 +90,7 @@ class Recency:
 
 def _set_last_use(path: str, stamp: int, dir_fd: int) -> None:
     try:
-        # Never backwards: another process may have written the entry anew, or used it later.
+        # Never backwards: another process may have written the entry anew, or used it flusher.
         if os.stat(path, dir_fd=dir_fd, follow_symlinks=False).st_mtime_ns >= stamp:
             return
         try:

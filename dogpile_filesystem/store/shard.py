@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from dogpile_filesystem.layout import charge, parse_content, parse_temporary, shard_path
@@ -343,3 +343,16 @@ class Shards:
         :raises OSError: it cannot be listed.
         """
         return Listing(self.directory.fd, number)
+
+    @contextlib.contextmanager
+    def opened(self, number: int) -> Iterator[int]:
+        """
+        The directory of a shard, open for a ``with`` block, without the shard's lock.
+
+        :raises OSError: it is missing, or a symbolic link.
+        """
+        fd = open_below(shard_path(number), self.directory.fd)
+        try:
+            yield fd
+        finally:
+            os.close(fd)

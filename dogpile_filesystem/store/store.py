@@ -84,17 +84,17 @@ class Store:
         self.base_dir = base_dir
         self.failures = Failures(base_dir)
         self.directory = Directory.shared(base_dir, access or Access(), clock)
+        # What is pending is written once more after the end of the store, whose descriptors are closed by then.
+        find = self.directory.finder()
         self._bound = Bound(cache_size, max_entries)
         self._expiration_ns = None if expiration_time is None else int(expiration_time * 1e9)
         self.signing_keys = tuple(signing_keys)
         self._signing_key = signing_keys[0] if signing_keys else None
         self._clock = clock
-        self._recency = Recency(self.directory, clock)
+        self._recency = Recency(find, clock)
         self.shards = Shards(self.directory, clock)
         expiration = dict.fromkeys(kinds, expiration_time)
         self.visitor = Visitor(self.shards, expiration, clock, self.failures)
-        # Not the directory itself, whose descriptors are closed with the store: what is pending is written after that.
-        find = self.directory.finder()
         self._statistics = Statistics(self.failures, self._bound, expiration, lambda: find().find_ledger(), clock)
         self._evictor = Evictor(self.shards, self._bound, self.visitor, self._statistics)
         self._room = Room(self.directory, self._bound, min_free_space, self.visitor, self._evictor, self._recency)

@@ -132,7 +132,7 @@ class Visitor:
         for name in listing.entries:
             seen = listing.see(name, *survey.contents.get(name, ("", 0)))
             kind = kind_of(name)
-            # An entry's last use is its creation or later, so an entry not used for so long is expired.
+            # An entry's last use is its creation or flusher, so an entry not used for so long is expired.
             is_expired = kind is not None and seen.used_ns < expired_ns.get(kind.number, 0)
             if not is_expired or shard.remove_unused(seen) is None:
                 found.append(seen)

@@ -11,10 +11,9 @@ import subprocess
 import sys
 import textwrap
 
-import ondisk
 import pytest
 from click.testing import CliRunner
-from commands import COMMAND, COMMANDS, as_root, difference, path_of, read_until, snapshot
+from commands import COMMAND, COMMANDS, as_root, path_of, read_until, snapshot
 from forked import Child
 
 from dogpile_filesystem import cli
@@ -163,7 +162,7 @@ def test_root_acts_as_owner(parent, start, command, mode):
     os.chown(directory, *OWNER[:2])
     os.chmod(directory, mode)
     Child(lambda: make_cache_of_owner(directory, Access(mode, mode & 0o666)), OWNER).result()
-    os.unlink(f"{directory}/lock")  # So that one has to be made.
+    os.unlink(f"{directory}/lock")  # The command has to make one.
     name, *rest = command.split()
     process = start(name, directory, *COMMANDS[name], *rest)
     process.communicate()
@@ -213,7 +212,7 @@ def test_root_imports_nothing_as_owner(parent, terminal, command):
 def test_who_may_only_read(parent):
     """A user who may only read can run the commands that take no lock, and is told who can run the others."""
     directory = f"{parent}/cache"
-    # In another process: this one must not have the lock file open for writing.
+    # In another process, since this one must not have the lock file open for writing.
     Child(lambda: make_cache_of_owner(directory, Access(0o755, 0o644)), ROOT).result()
     before = snapshot(directory)
 
@@ -284,46 +283,3 @@ def test_completion(start):
 
 
 # Applications
-
-
-@pytest.mark.stress
-def test_while_applications_run(base_dir, start, spawn, monkeypatch):
-    """
-    While processes read and write without pause, every command works, no value is wrong, and the ledger ends up
-    right.
-    """
-    program = """
-        import os, random, sys
-        from workload import Workload
-        base_dir, sources, number = sys.argv[1:]
-        workload, rng = Workload(base_dir, sources), random.Random(int(number))
-        print("working", flush=True)
-        while not os.path.exists(f"{sources}/stop"):
-            workload.step(rng, number)
-        print(workload.values.backend.stats().process.damaged)
-    """
-    sources = os.path.join(os.path.dirname(base_dir), "sources")
-    os.mkdir(sources)
-    monkeypatch.setenv("PYTHONPATH", os.path.dirname(ondisk.__file__), prepend=os.pathsep)
-    processes = [spawn(program, base_dir, sources, number) for number in range(2)]
-    assert [process.stdout.readline() for process in processes] == ["working\n"] * 2
-    for command, *rest in (
-        ["check"],
-        ["evict", "--to", "300KiB"],
-        ["remove", "--prefix", "key 1"],
-        ["check", "--repair"],
-        ["evict", "--older-than", "1s"],
-        ["clear", "--yes"],
-        ["remove", *(f"key {number}" for number in range(100))],
-        ["check"],
-    ):
-        process = start(command, base_dir, *rest)
-        out, err = process.communicate()
-        # Some of the keys have no entry in that moment.
-        assert process.returncode in ((0, 1) if command == "remove" else (0,)), (command, rest, out, err)
-    assert [process.poll() for process in processes] == [None, None]
-    with open(f"{sources}/stop", "x"):
-        pass
-    assert [process.communicate()[0] for process in processes] == ["0\n"] * 2
-    assert [process.returncode for process in processes] == [0, 0]
-    assert difference(base_dir) == []

@@ -27,6 +27,7 @@ import pytest
 from dogpile.cache import make_region
 from dogpile.cache.api import NO_VALUE
 from forked import Child, Forked
+from patience import PATIENCE
 from serving import Gunicorn, wait_for
 
 from dogpile_filesystem import arguments as argument_module
@@ -218,7 +219,7 @@ def test_examples_of_the_command(root):
             capture_output=True,
             text=True,
             check=False,
-            timeout=60,
+            timeout=PATIENCE,
         )
         assert (done.returncode, done.stderr) == (0, "")
         assert labels(done.stdout) == labels(shown), command
@@ -240,7 +241,7 @@ def test_old_value(recipe, moved_clock):
     @region.cache_on_arguments()
     def slow(key):
         made.append(key)
-        assert len(made) == 1 or go_on.wait(30)
+        assert len(made) == 1 or go_on.wait(PATIENCE)
         return len(made)
 
     def elsewhere(pipe):
@@ -318,7 +319,7 @@ def test_invalidation(recipe):
 
     def create():
         started.set()
-        assert go_on.wait(30)
+        assert go_on.wait(PATIENCE)
         return "of this one"
 
     other = Forked(elsewhere)
@@ -332,10 +333,10 @@ def test_invalidation(recipe):
     region.invalidate(hard=False)
     creator = threading.Thread(target=region.get_or_create, args=("k", create))
     creator.start()
-    assert started.wait(30)
+    assert started.wait(PATIENCE)
     assert other.ask("new") == region.get_or_create("k", lambda: "new") == "of the other"
     go_on.set()
-    creator.join(30)
+    creator.join(PATIENCE)
     assert other.ask("new") == region.get_or_create("k", lambda: "new") == "of this one"
     assert other.wait() == 0
 

@@ -13,7 +13,6 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-import pytest
 from cases import scratch
 from forked import Forked
 from hypothesis import settings
@@ -277,5 +276,5 @@ class FaultyMachine(RuleBasedStateMachine):
             self.stack.close()
 
 
-TestFaultyStore = pytest.mark.faults(pytest.mark.timeout(400)(FaultyMachine.TestCase))
-TestFaultyStore.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
+TestFaultyStore = FaultyMachine.TestCase
+TestFaultyStore.settings = settings(max_examples=100, stateful_step_count=30)

@@ -19,8 +19,6 @@ from dogpile_filesystem import layout
 from dogpile_filesystem.layout import FILE, VALUE
 from dogpile_filesystem.store import entry
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
-
 
 def neighbours() -> tuple[bytes, bytes]:
     """Two keys of files in one shard."""

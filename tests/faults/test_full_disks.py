@@ -14,8 +14,6 @@ import pytest
 from dogpile.cache import make_region
 from dogpile.cache.api import NO_VALUE
 
-pytestmark = pytest.mark.faults
-
 DISKS = {
     "tmpfs": lambda path: disks.tmpfs(path, "size=8m"),
     "tmpfs-inodes": lambda path: disks.tmpfs(path, "size=64m,nr_inodes=500"),

@@ -15,8 +15,6 @@ import disks
 import pytest
 from ondisk import left_over
 
-pytestmark = pytest.mark.faults
-
 CUTS = 20
 CACHE_SIZE = 16 << 20
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import ondisk
 import pytest
+from patience import PATIENCE
 
 pytest.importorskip("click")
 pytest.importorskip("rich")
@@ -36,9 +37,6 @@ COMMANDS = {
     "remove": ["a"],
     "clear": ["--yes"],
 }
-#: Seconds after which a command that shows nothing is taken to hang.
-PATIENCE = 90
-
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs to be root, to act as several users")
 
 

@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+from patience import PATIENCE
+
 #: The checkout.
 ROOT = Path(__file__).parent.parent.parent
 README = "README.md"
@@ -69,7 +71,9 @@ class Section:
         nothing is wrong.
         """
         code = "\n".join(self.blocks("python"))
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=PATIENCE
+        )
         expected = "".join(f"{line}\n" for line in _PRINTS.findall(code))
         if done.returncode or done.stderr:
             return f"exit code {done.returncode}: {done.stderr}"

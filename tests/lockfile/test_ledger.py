@@ -12,7 +12,7 @@ import pytest
 
 from dogpile_filesystem.layout import BLOCK, SHARDS, charge
 from dogpile_filesystem.lockfile import format as format_module
-from dogpile_filesystem.lockfile import key_offset
+from dogpile_filesystem.lockfile.format import key_offset
 from dogpile_filesystem.lockfile.ledger import Bound, Ledger, Usage
 from dogpile_filesystem.lockfile.presence import is_alive
 

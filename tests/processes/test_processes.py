@@ -13,13 +13,14 @@ import threading
 import pytest
 from dogpile.cache import make_region
 from forked import Child, Gate
+from patience import PATIENCE
 from workload import create_all
 
 from dogpile_filesystem import layout
 from dogpile_filesystem.flusher import flusher
 from dogpile_filesystem.layout import FILE, VALUE
 from dogpile_filesystem.lockfile import file as lockfile
-from dogpile_filesystem.lockfile import presence
+from dogpile_filesystem.lockfile.presence import presence
 
 # What Python 3.12 and later say of a fork while there are threads. To do so is the subject here.
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
@@ -42,11 +43,11 @@ def in_thread(held):
     def run():
         with held:
             entered.set()
-            leave.wait(60)
+            leave.wait(PATIENCE)
 
     thread = threading.Thread(target=run)
     thread.start()
-    assert entered.wait(10)
+    assert entered.wait(PATIENCE)
     try:
         yield
     finally:
@@ -66,7 +67,7 @@ class SlowFile(io.BytesIO):
     def read(self, size=-1):
         if size != 0:
             self.reached.set()
-            assert self.go_on.wait(60)
+            assert self.go_on.wait(PATIENCE)
         return super().read(size)
 
 
@@ -78,7 +79,7 @@ def storing(store, key, data, kept):
     file = SlowFile(data)
     thread = threading.Thread(target=lambda: kept.append(store.put_file(key, file)))
     thread.start()
-    assert file.reached.wait(10)
+    assert file.reached.wait(PATIENCE)
     try:
         yield
     finally:
@@ -206,7 +207,7 @@ def test_fork_while_another_thread_holds_a_range(make_store, held):
 
         assert Child(tried_and_used).result() == (False, {})
         assert Child(lambda: lock.acquire(wait=False)).result() is False
-    assert Child(lambda: lock.acquire(timeout=10)).result() is True
+    assert Child(lambda: lock.acquire(timeout=PATIENCE)).result() is True
     assert lock.acquire(wait=False)
     lock.release()
 
@@ -304,7 +305,6 @@ def test_use_in_the_moment_of_a_fork(spawn, base_dir):
     assert process.communicate()[0].split() == ["2", "False", "True", "True"]
 
 
-@pytest.mark.stress
 def test_forks_at_any_moment(make_store, usage_on_disk, files):
     """
     Whatever the threads of a full cache are doing when a child is forked, the child can do all of it too, and at the

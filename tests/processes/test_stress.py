@@ -17,8 +17,6 @@ from workload import Workload, in_threads
 
 from dogpile_filesystem.layout import BLOCK
 
-pytestmark = pytest.mark.stress
-
 THREADS, STEPS = 4, 1500
 #: On average a value takes 3 blocks: of 240 only about a half fit.
 CACHE_SIZE, MAX_ENTRIES = 400 * BLOCK, 150

@@ -19,7 +19,7 @@ from dogpile_filesystem.store.recency import LIMIT, Recency
 
 @pytest.fixture
 def recency(tmp_path, clock):
-    made = Recency(Directory(str(tmp_path), Access()), clock)
+    made = Recency(Directory(str(tmp_path), Access()).finder(), clock)
     flusher.add(made, made)
     yield made
     flusher._retry_at = 0.0
@@ -175,7 +175,7 @@ def test_written_at_exit(spawn, entry, clock):
         from dogpile_filesystem.store import Access, Directory
         from dogpile_filesystem.store.recency import Recency
         from dogpile_filesystem.flusher import flusher
-        recency = Recency(Directory(os.path.dirname(sys.argv[1]), Access()), lambda: float(sys.argv[2]))
+        recency = Recency(Directory(os.path.dirname(sys.argv[1]), Access()).finder(), lambda: float(sys.argv[2]))
         flusher.add(recency, recency)
         recency.note(sys.argv[1])
         """,

@@ -121,6 +121,7 @@ def test_symbolic_link_instead_of_an_entry(make_store, files, tmp_path):
     assert store.get(b"a") is None
 
 
+@pytest.mark.leaves_damage("the other key's entry is damage to a check")
 def test_another_key_with_the_same_digest(make_store, monkeypatch):
     """Of two keys with one digest, the one that was put last is a hit, the other a miss."""
     monkeypatch.setattr(layout, "blake2b", lambda *_, **__: types.SimpleNamespace(hexdigest=lambda: "00" * 16))
@@ -215,6 +216,7 @@ def test_two_stores_see_one_ledger(make_store, base_dir, tmp_path, usage_on_disk
     assert store.usage() == linked.usage() == usage_on_disk()
 
 
+@pytest.mark.leaves_damage("a directory stays in the place of the lock file")
 def test_lock_file_that_cannot_be_used(make_store, base_dir):
     """Without a ledger nothing is stored, but what should be replaced or removed is not served any more."""
     store = make_store()
@@ -230,6 +232,7 @@ def test_lock_file_that_cannot_be_used(make_store, base_dir):
     assert set(store.failures.counts) == {"EPROTO"}
 
 
+@pytest.mark.leaves_damage("a file stays in the place of a shard")
 def test_shard_that_cannot_be_listed(make_store, base_dir, usage_on_disk):
     """A shard that cannot be listed does not keep the others from being stored, evicted and counted."""
     store = make_store(cache_size=300 * BLOCK)
@@ -425,6 +428,7 @@ def test_content_that_is_gone_for_good(make_store, clock, monkeypatch, files):
     assert set(store.failures.counts) == {"damaged"}
 
 
+@pytest.mark.leaves_damage("the old value goes without a lock, and the ledger still charges it")
 def test_shard_held_by_a_stopped_process(make_store, spawn, base_dir, clock, monkeypatch):
     """A process that was stopped while it held a shard keeps others from storing there, and nowhere else."""
     monkeypatch.setattr(RangeLock, "PATIENCE", 0.05)
@@ -511,3 +515,21 @@ def test_entry_that_is_far_too_long(make_store, spawn, base_dir, files, length):
     """
     assert spawn(program, base_dir).communicate()[0] == "1 None True\n"
     assert files() == {}
+
+
+@pytest.mark.parametrize("act", ["prune", "sweep"])
+def test_expiry_of_another_kind(make_store, clock, act):
+    """A store of values never removes expired entries of another kind: those may never expire."""
+    files = make_store(kinds=[FILE])
+    values = make_store(kinds=[VALUE], expiration_time=60)
+    assert files.put_file(b"k", file_with(b"content"))
+    put_all(values, b"k")
+    clock.move(120)
+    if act == "prune":
+        values.prune()
+    else:
+        for _ in range(256):
+            values.get(b"k")
+            clock.move(1)
+    assert values.usage().entries == 1
+    assert read(files.get_file(b"k")) == b"content"
