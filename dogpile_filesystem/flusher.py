@@ -1,12 +1,13 @@
 """
-What gathers in memory, and is written a little later: uses of entries, and statistics.
+Notes that are pending in memory and written a little later: last uses of entries, and statistics.
 
-Concurrency. One daemon thread writes for all directories of the process. It lives only while something is pending, so
-that the last of what a process gathers before it falls idle is written too. Before a fork that thread is ended, and
-what is pending is written; the child starts with nothing pending.
+Concurrency. One daemon thread writes the notes of all directories of the process. It lives only while a note is
+pending, so that the last notes of a process that falls idle are written too. Before a fork the thread is ended and all
+notes are written; the child starts with none.
 
-Crash. A killed process loses what it gathered in its last :data:`DELAY` seconds, and so does one that ends by
-``os._exit``.
+Crash. A killed process loses the notes of its last :data:`DELAY` seconds, and so does one that ends by ``os._exit``.
+
+Limits. Notes of a store that is gone are written once more. If that fails for thousands of them, they are dropped.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ _MANY, _TOO_MANY = 200, 2000
 
 
 class Pending(Protocol):
-    """What gathers something in memory."""
+    """Something that has notes in memory."""
 
     def is_pending(self) -> bool:
         """Whether there is something to write. Looks at no file."""
@@ -46,7 +47,7 @@ class Flusher:
     """
     The timer, of which the process has one: :data:`flusher`.
 
-    :ivar timer: the thread that will write; None: there is none, so that who notes something has to :meth:`start` it.
+    :ivar timer: the thread that will write; None: there is none. Code that notes something must :meth:`start` it then.
     """
 
     def __init__(self) -> None:

@@ -114,7 +114,7 @@ class LockFile:
 
     def acquire(self, offset: int, *, wait: bool, timeout: float | None) -> RangeLock | None:
         """
-        Lock one byte, until :meth:`release`, whatever becomes of the object that called this.
+        Lock one byte until :meth:`release`, even if the caller is garbage-collected before.
 
         :return: the lock held, or None: it was not to be had.
         :raises OSError: the filesystem refuses to lock.
@@ -141,7 +141,7 @@ class LockFile:
             self._shown_as = process
 
     def reset_after_fork(self) -> None:
-        """Make the child's locks new, whatever threads of the parent were doing with them."""
+        """Make the child's locks new. Threads of the parent may have held the old ones."""
         self._guard = threading.Lock()
         for lock in self._ranges.values():
             lock.reset_after_fork()

@@ -37,7 +37,7 @@ from dogpile_filesystem.store.files import CREATE_FLAGS, DIRECTORY_FLAGS, filesy
 
 #: Seconds for which a shard is trusted not to be a symbolic link.
 _LINK_TRUST = 1.0
-#: Deletions in the course of opening the lock file, after which it is taken for one that cannot be opened.
+#: How many times to open the lock file again because it was deleted meanwhile.
 _DELETIONS = 10
 
 
