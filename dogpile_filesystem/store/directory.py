@@ -37,7 +37,7 @@ from dogpile_filesystem.store.files import CREATE_FLAGS, DIRECTORY_FLAGS, filesy
 
 #: Seconds for which a shard is trusted not to be a symbolic link.
 _LINK_TRUST = 1.0
-#: Number of deletions while the lock file is being opened after which it is treated as one that cannot be opened.
+#: How many times to open the lock file again because it was deleted meanwhile.
 _DELETIONS = 10
 
 
@@ -214,7 +214,7 @@ class Directory:
 
         :raises OSError: they cannot be made.
         """
-        self.distrust()  # The process that deleted them may have deleted the lock file too.
+        self.distrust()  # A process that deleted them may have deleted the lock file too.
         self.look(make=True)
         for name in (VALUES, shard_path(shard)):
             with contextlib.suppress(FileExistsError):

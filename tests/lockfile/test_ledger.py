@@ -133,7 +133,7 @@ def test_who_lives(ledger, spawn):
     program = """
         import sys
         from dogpile_filesystem.lockfile.ledger import Ledger
-        from dogpile_filesystem.lockfile.presence import presence
+        from dogpile_filesystem.lockfile import presence
         ledger = Ledger.open(sys.argv[1])
         presence.name = "0123456789abcdef"
         presence.show(ledger.file)

@@ -351,7 +351,7 @@ def test_kept_until_written(clock):
 
 @pytest.mark.leaves_damage("the lock file stays that of somebody else")
 def test_overwritten_lock_file(make_store, base_dir):
-    """Statistics are not written to a lock file that was overwritten while in use."""
+    """Statistics are not written to a lock file that was overwritten while in use, until it has been made anew."""
     store = make_store()
     assert store.put(b"k", b"value")
     content = b"something else " * 1000
@@ -363,7 +363,11 @@ def test_overwritten_lock_file(make_store, base_dir):
     with open(f"{base_dir}/lock", "rb") as file:
         assert file.read() == content
     store.directory.distrust()
-    assert not store.stats().is_available
+    stats = store.stats()
+    assert stats.is_available
+    assert not stats.is_counted
+    store.flush()
+    assert store.stats().total.hits == 1
 
 
 def test_bound_beyond_numbers(make_store):

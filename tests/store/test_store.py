@@ -14,6 +14,7 @@ import pytest
 
 from dogpile_filesystem import layout
 from dogpile_filesystem.layout import BLOCK, FILE, VALUE
+from dogpile_filesystem.lockfile import format as format_module
 from dogpile_filesystem.lockfile.ledger import Usage
 from dogpile_filesystem.lockfile.ranges import RangeLock
 from dogpile_filesystem.store import entry, reading
@@ -220,15 +221,15 @@ def test_lock_file_that_cannot_be_used(make_store, base_dir):
     """If the lock file is unusable nothing is stored, and entries to be replaced or removed are not served any more."""
     store = make_store()
     put_all(store, b"a", b"b")
-    os.remove(f"{base_dir}/lock")
-    os.mkdir(f"{base_dir}/lock")
+    with open(f"{base_dir}/lock", "wb") as lock:
+        lock.write(format_module._head(2))
     store = make_store()
     assert not store.put(b"a", b"new")
     assert store.get(b"a") is None
     assert store.remove(b"b")
     assert store.get(b"b") is None
     assert store.mutex(VALUE, b"a").acquire()
-    assert set(store.failures.counts) == {"EISDIR"}
+    assert set(store.failures.counts) == {"EPROTO"}
 
 
 @pytest.mark.leaves_damage("a file stays in the place of a shard")
