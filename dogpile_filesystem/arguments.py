@@ -17,8 +17,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dogpile_filesystem.store import entry
-from dogpile_filesystem.store.access import Access
+from dogpile_filesystem.store import Access, signing_key
 
 _KNOWN = (
     "base_dir",
@@ -254,7 +253,7 @@ def _keys(value: object) -> tuple[bytes, ...]:
         if not secret:
             msg = f"signing_key: a key is empty: pass {_KEYS}"
             raise ValueError(msg)
-        keys.append(entry.signing_key(secret.encode() if isinstance(secret, str) else secret))
+        keys.append(signing_key(secret.encode() if isinstance(secret, str) else secret))
     if not keys:
         msg = f"signing_key: an empty list: pass {_KEYS}, or None to sign nothing"
         raise ValueError(msg)

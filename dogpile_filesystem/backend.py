@@ -25,12 +25,11 @@ from dogpile.cache.api import (
 )
 
 from dogpile_filesystem.arguments import Arguments
-from dogpile_filesystem.lockfile.statistics import Stats
+from dogpile_filesystem.layout import FILE, VALUE
+from dogpile_filesystem.lockfile import Stats
 from dogpile_filesystem.maintenance import Report, check, remove_matching
 from dogpile_filesystem.predecessor import report_predecessor
-from dogpile_filesystem.store.access import Refused
-from dogpile_filesystem.store.entry import FILE, VALUE
-from dogpile_filesystem.store.store import Store
+from dogpile_filesystem.store import Refused, Store
 
 logger = logging.getLogger(__name__)
 

@@ -136,11 +136,13 @@ def stores_made(request):
 @pytest.fixture
 def make_store(base_dir, clock, stores_made):
     """
-    Makes stores on one directory, which is checked at the end: see ``stores_made``.
+    Makes stores on one directory, which know of each other as little as those of two processes do. The directory is
+    checked at the end: see ``stores_made``.
     """
 
     def make(**arguments):
-        arguments = {"clock": clock, **arguments}
+        # Stores with one clock would share what they know of the directory.
+        arguments = {"clock": lambda: clock.now, **arguments}
         stores_made.append((base_dir, arguments))
         return Store(base_dir, **arguments)
 
@@ -151,7 +153,8 @@ def assert_nothing_is_wrong(base_dir, arguments):
     """
     Fails if a new store on a directory finds something wrong there, with the arguments that the last store had.
     """
-    report = check(Store(base_dir, **arguments))
+    now = arguments["clock"]()
+    report = check(Store(base_dir, **{**arguments, "clock": lambda: now}))
     assert report.ok, f"the test leaves a cache that is not whole: {report}"
 
 

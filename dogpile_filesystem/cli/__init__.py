@@ -1,7 +1,7 @@
 """
 The command line: the only package that prints.
 
-May import ``maintenance``, ``arguments``, ``layout`` and the records of ``lockfile``; the demo also uses a ``store``.
+May import: maintenance, arguments, layout, lockfile; the demo's job also store.
 """
 
 from __future__ import annotations

@@ -11,7 +11,8 @@ import click
 
 from dogpile_filesystem.cli import formatting, parameters
 from dogpile_filesystem.cli.cache import open_cache
-from dogpile_filesystem.lockfile.ledger import SHARDS, Usage
+from dogpile_filesystem.layout import SHARDS
+from dogpile_filesystem.lockfile import Usage
 from dogpile_filesystem.maintenance import Cache, Report, check_cache
 
 

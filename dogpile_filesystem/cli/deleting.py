@@ -12,7 +12,7 @@ import click
 from dogpile_filesystem import maintenance
 from dogpile_filesystem.cli import formatting, parameters
 from dogpile_filesystem.cli.cache import open_cache
-from dogpile_filesystem.lockfile.ledger import SHARDS
+from dogpile_filesystem.layout import SHARDS
 from dogpile_filesystem.maintenance import Cache, Removed, Select
 
 
@@ -39,7 +39,7 @@ def evict(base_dir: str, size: int | None, age: float | None, dry_run: bool) -> 
     unused = None if age is None else maintenance.unused_since(int((time.time() - age) * 1e9))
     if dry_run:
         cache.ledger()  # Raises the errors that would keep the entries from being removed.
-        _report(maintenance.selected(cache.values_dir, _evictable(cache, unused, size)), dry_run=True)
+        _report(maintenance.selected(cache.shards, _evictable(cache, unused, size)), dry_run=True)
         return
     removed = Removed()
     if unused is not None:
@@ -53,15 +53,15 @@ def _evictable(cache: Cache, unused: Select | None, size: int | None) -> Select:
     selects = [] if unused is None else [unused]
     if size is not None:
         # Files of killed writers do not count here, since they are removed first; nor do those of running ones.
-        taken = sum(each.size for each in maintenance.candidates(cache.values_dir))
-        selects.append(maintenance.least_recent(cache.values_dir, taken - size))
+        taken = sum(each.size for each in maintenance.entries(cache.shards))
+        selects.append(maintenance.least_recent(cache.shards, taken - size))
     return maintenance.any_of(*selects)
 
 
 def _remove(cache: Cache, select: Select) -> Removed:
     ledger = cache.make_ledger()
     with formatting.progress("Removing", SHARDS) as on_shard:
-        return maintenance.remove_entries(ledger, cache.values_dir, select, on_shard)
+        return maintenance.remove_entries(ledger, cache.shards, select, on_shard)
 
 
 def _shrink(cache: Cache, size: int) -> Removed:
@@ -70,7 +70,7 @@ def _shrink(cache: Cache, size: int) -> Removed:
         # Otherwise entries would be evicted because the ledger is too high, or to make up for files left over.
         cache.recount(ledger, on_shard)
     with formatting.progress("Removing", SHARDS) as on_shard:
-        return maintenance.shrink(ledger, cache.values_dir, size, on_shard)
+        return maintenance.shrink(ledger, cache.shards, size, on_shard)
 
 
 @click.command()
@@ -107,16 +107,16 @@ def remove(base_dir: str, keys: tuple[str, ...], prefix: str | None, kind: str |
 
 def _remove_prefix(cache: Cache, prefix: str, kinds: list[int], *, dry_run: bool) -> Removed:
     select = maintenance.with_prefix(formatting.key_bytes(prefix), kinds)
-    return maintenance.selected(cache.values_dir, select) if dry_run else _remove(cache, select)
+    return maintenance.selected(cache.shards, select) if dry_run else _remove(cache, select)
 
 
 def _remove_key(cache: Cache, key: str, kinds: list[int], *, dry_run: bool) -> Removed:
     encoded = formatting.key_bytes(key)
     if dry_run:
-        found = [maintenance.find(cache.values_dir, kind, encoded) for kind in kinds]
+        found = [maintenance.find(cache.shards, kind, encoded) for kind in kinds]
         return maintenance.total(Removed(1, each.size) for each in found if each is not None)
     ledger = cache.make_ledger()
-    return maintenance.total(maintenance.remove_entry(ledger, cache.values_dir, kind, encoded) for kind in kinds)
+    return maintenance.total(maintenance.remove_entry(ledger, cache.shards, kind, encoded) for kind in kinds)
 
 
 @click.command()
@@ -131,7 +131,7 @@ def clear(base_dir: str, yes: bool, dry_run: bool) -> None:
     command asks first; without a terminal to ask on, it needs --yes.
     """
     cache = open_cache(base_dir)
-    found = maintenance.total(Removed(1, each.size) for each in maintenance.candidates(cache.values_dir))
+    found = maintenance.total(Removed(1, each.size) for each in maintenance.entries(cache.shards))
     cache.ledger()  # Raises the errors that would keep the entries from being removed.
     if dry_run:
         _report(found, dry_run=True)

@@ -31,12 +31,12 @@ from dogpile.cache import make_region
 
 from dogpile_filesystem.cli.demo_library import count, stdlib_modules, stdlib_packages, write_archive
 from dogpile_filesystem.cli.demo_report import Archive, DemoReport, Disk, Job, ModuleCounts, Pass, Share, Value
-from dogpile_filesystem.lockfile.ledger import BLOCK
+from dogpile_filesystem.layout import BLOCK
 
 if TYPE_CHECKING:
     from dogpile.cache.region import CacheRegion
 
-    from dogpile_filesystem.store.store import Store
+    from dogpile_filesystem.store import Store
 
 #: The bound in bytes of the caches that have room for everything.
 AMPLE = 16 << 20

@@ -11,7 +11,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from dogpile_filesystem.arguments import parse_size
-from dogpile_filesystem.store.entry import FILE, VALUE
+from dogpile_filesystem.layout import FILE, VALUE
 
 #: Kinds of entries, by their names.
 KINDS = {"value": VALUE, "file": FILE}

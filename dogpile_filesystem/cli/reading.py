@@ -14,9 +14,8 @@ import click
 
 from dogpile_filesystem.cli import formatting, parameters
 from dogpile_filesystem.cli.cache import open_cache
-from dogpile_filesystem.maintenance import Cache, Description, candidates, describe, find
-from dogpile_filesystem.store.entry import Damaged
-from dogpile_filesystem.store.visit import Candidate
+from dogpile_filesystem.maintenance import Cache, Description, describe, entries, find
+from dogpile_filesystem.store import Damaged, Seen, Shards
 
 _KIND_NAMES = {kind: name for name, kind in parameters.KINDS.items()}
 #: The number of first bytes of a value that hold dogpile's metadata.
@@ -29,7 +28,7 @@ class _Listed(NamedTuple):
     An entry. The description is None if its head is damaged.
     """
 
-    candidate: Candidate
+    seen: Seen
     description: Description | None
 
 
@@ -48,8 +47,8 @@ class _Order(NamedTuple):
 
 
 _ORDERS = {
-    "used": _Order(lambda each: each.candidate.used_ns, is_described=False, reverse=True),
-    "size": _Order(lambda each: each.candidate.size, is_described=False, reverse=True),
+    "used": _Order(lambda each: each.seen.used_ns, is_described=False, reverse=True),
+    "size": _Order(lambda each: each.seen.size, is_described=False, reverse=True),
     "created": _Order(lambda each: _head(each, "created_ns", 0), is_described=True, reverse=True),
     "key": _Order(lambda each: _head(each, "key", b""), is_described=True, reverse=False),
 }
@@ -79,19 +78,19 @@ def ls(base_dir: str, sort: str, reverse: bool, limit: int | None, as_json: bool
     now = time.time()
     if not as_json:
         click.secho(_row("KIND", "SIZE", "AGE", "USED", "EXPIRES", "KEY"), dim=True)
-    for listed in _sorted(cache.values_dir, _ORDERS[sort], limit, reverse=reverse):
+    for listed in _sorted(cache.shards, _ORDERS[sort], limit, reverse=reverse):
         if as_json:
             click.echo(json.dumps(_as_json(listed, expiration)))
         else:
             click.echo(_as_row(listed, expiration, now))
 
 
-def _sorted(values_dir: str, order: _Order, limit: int | None, *, reverse: bool) -> Iterable[_Listed]:
+def _sorted(shards: Shards, order: _Order, limit: int | None, *, reverse: bool) -> Iterable[_Listed]:
     reverse = reverse is not order.reverse
-    found: Iterable[_Listed] = (_Listed(candidate, None) for candidate in candidates(values_dir))
+    found: Iterable[_Listed] = (_Listed(seen, None) for seen in entries(shards))
     if order.is_described:
-        return first(_described(values_dir, found), order.key, limit, reverse=reverse)
-    return _described(values_dir, first(found, order.key, limit, reverse=reverse))
+        return first(_described(shards, found), order.key, limit, reverse=reverse)
+    return _described(shards, first(found, order.key, limit, reverse=reverse))
 
 
 def first(items: Iterable[_T], key: Callable[[_T], Any], limit: int | None, *, reverse: bool = False) -> Iterable[_T]:
@@ -106,10 +105,10 @@ def first(items: Iterable[_T], key: Callable[[_T], Any], limit: int | None, *, r
     return (heapq.nlargest if reverse else heapq.nsmallest)(limit, items, key=key)
 
 
-def _described(values_dir: str, found: Iterable[_Listed]) -> Iterator[_Listed]:
+def _described(shards: Shards, found: Iterable[_Listed]) -> Iterator[_Listed]:
     for listed in found:
         try:
-            yield _Listed(listed.candidate, describe(values_dir, listed.candidate))
+            yield _Listed(listed.seen, describe(shards, listed.seen))
         except FileNotFoundError:
             continue  # It was removed after it was listed.
         except (Damaged, OSError):
@@ -128,10 +127,10 @@ def _row(kind: str, size: str, age: str, used: str, expires: str, key: str) -> s
 
 
 def _as_row(listed: _Listed, expiration: Mapping[int, float | None], now: float) -> str:
-    candidate, found = listed
-    size, used = formatting.size(candidate.size), formatting.age(now - candidate.used_ns / 1e9)
+    seen, found = listed
+    size, used = formatting.size(seen.size), formatting.age(now - seen.used_ns / 1e9)
     if found is None:
-        return _row("?", size, "?", used, "?", f"(damaged: {formatting.printable(candidate.name)})")
+        return _row("?", size, "?", used, "?", f"(damaged: {formatting.printable(seen.name)})")
     age = formatting.age(now - found.head.created_ns / 1e9)
     key = formatting.printable(found.head.key)
     return _row(_KIND_NAMES[found.head.kind], size, age, used, _expires_in(found, expiration, now), key)
@@ -145,9 +144,9 @@ def _expires_in(found: Description, expiration: Mapping[int, float | None], now:
 
 
 def _as_json(listed: _Listed, expiration: Mapping[int, float | None]) -> dict[str, Any]:
-    candidate, found = listed
+    seen, found = listed
     fields: dict[str, Any] = dict.fromkeys(("key", "kind", "created", "expires"))
-    fields |= {"size": candidate.size, "used": candidate.used_ns / 1e9, "name": candidate.name}
+    fields |= {"size": seen.size, "used": seen.used_ns / 1e9, "name": seen.name}
     if found is not None:
         fields |= {
             "key": formatting.key_text(found.head.key),
@@ -194,8 +193,8 @@ def show(base_dir: str, key: str, kind: str | None, most: int, as_json: bool) ->
 
 def _find(cache: Cache, kind: int, key: str, most: int) -> Description | None:
     try:
-        candidate = find(cache.values_dir, kind, formatting.key_bytes(key))
-        return None if candidate is None else describe(cache.values_dir, candidate, most + _METADATA_SIZE)
+        seen = find(cache.shards, kind, formatting.key_bytes(key))
+        return None if seen is None else describe(cache.shards, seen, most + _METADATA_SIZE)
     except FileNotFoundError:
         return None  # It was removed just now.
     except Damaged as damage:
@@ -224,20 +223,20 @@ def _metadata(data: bytes) -> dict[str, Any] | None:
 
 
 def _shown(found: Description, expiration: Mapping[int, float | None], now: float, most: int) -> Iterator[str]:
-    candidate, head, content = found.candidate, found.head, found.content
+    seen, head, content = found.seen, found.head, found.content
     metadata, length, start = _take_apart(found, most)
     fields = {
         "Key": formatting.printable(head.key),
         "Kind": _KIND_NAMES[head.kind],
         "Length": f"{length:,} bytes" + (f", read from {content.position:,}" if content and content.position else ""),
-        "On disk": formatting.size(candidate.size),
+        "On disk": formatting.size(seen.size),
         "Created": _moment(head.created_ns / 1e9, now),
-        "Last use": _moment(candidate.used_ns / 1e9, now),
+        "Last use": _moment(seen.used_ns / 1e9, now),
         "Expires": _expires_at(found, expiration, now),
         "Signed": "yes" if head.is_signed else "no",
         "Metadata": "none" if metadata is None else formatting.printable(json.dumps(metadata)),
-        "Entry": f"values/{candidate.name[:2]}/{candidate.name}",
-        "Content": f"values/{candidate.name[:2]}/{formatting.printable(content.name)}" if content else "",
+        "Entry": f"values/{seen.name[:2]}/{seen.name}",
+        "Content": f"values/{seen.name[:2]}/{formatting.printable(content.name)}" if content else "",
     }
     yield from (f"{label:<9} {text}" for label, text in fields.items() if text)
     if start:
@@ -256,7 +255,7 @@ def _expires_at(found: Description, expiration: Mapping[int, float | None], now:
 
 def _shown_as_json(found: Description, expiration: Mapping[int, float | None], most: int) -> dict[str, Any]:
     metadata, length, start = _take_apart(found, most)
-    return _as_json(_Listed(found.candidate, found), expiration) | {
+    return _as_json(_Listed(found.seen, found), expiration) | {
         "length": length,
         "position": found.content.position if found.content else None,
         "content": found.content.name if found.content else None,

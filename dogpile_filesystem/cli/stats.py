@@ -20,8 +20,8 @@ from rich.text import Text
 
 from dogpile_filesystem.cli import formatting, parameters
 from dogpile_filesystem.cli.cache import open_cache
-from dogpile_filesystem.lockfile.ledger import NEVER, SHARDS, Usage
-from dogpile_filesystem.lockfile.statistics import Counts, Recorded, recorded
+from dogpile_filesystem.layout import SHARDS
+from dogpile_filesystem.lockfile import NEVER, Counts, Recorded, Usage, recorded
 from dogpile_filesystem.maintenance import Cache
 
 #: Label, number, rate, remark.
@@ -188,11 +188,11 @@ def _counts(reading: _Reading, rates: _Rates | None) -> Iterator[_Row]:
     yield "Misses", f"{counts.misses:,}", each["misses"], f"{counts.expired:,} expired"
     yield "Stores", f"{counts.stores:,}", each["stores"], formatting.size(counts.stored_bytes)
     yield "Evictions", f"{counts.evictions:,}", each["evictions"], formatting.size(counts.evicted_bytes)
-    waits = f"{counts.mutex_wait_seconds:,.1f} s in total, {counts.creations_saved:,} creations saved"
+    waits = f"{counts.mutex_wait_seconds:,.1f} s in all, {counts.creations_saved:,} creations saved"
     if counts.lock_timeouts:
         waits += f", {counts.lock_timeouts:,} given up"
     yield "Mutex waits", f"{counts.mutex_waits:,}", "", waits
-    yield "Refused", f"{counts.refused:,}", "", "values too large, or no room for them"
-    yield "Damaged", f"{counts.damaged:,}", "", "entries"
+    yield "Refused", f"{counts.refused:,}", "", "too large, or without room"
+    yield "Damaged", f"{counts.damaged:,}", "", ""
     causes = ", ".join(f"{cause} {number:,}" for cause, number in counts.failures.items())
     yield "Failures", f"{sum(counts.failures.values()):,}", "", causes

@@ -1,8 +1,7 @@
 """
 A cache seen from outside, entry by entry: checked, listed, and cleaned of many entries at once.
 
-May import ``store``, ``lockfile``, ``layout`` and ``failures``. Others import what they use from here, not from the
-modules below.
+May import: store, lockfile, layout, failures. Others import what they use from here, not from the modules below.
 """
 
 from dogpile_filesystem.maintenance.bulk import (
@@ -21,7 +20,7 @@ from dogpile_filesystem.maintenance.bulk import (
 )
 from dogpile_filesystem.maintenance.cache import Cache, is_cache
 from dogpile_filesystem.maintenance.check import Report, check, check_cache
-from dogpile_filesystem.maintenance.inventory import Description, candidates, describe, find
+from dogpile_filesystem.maintenance.inventory import Description, describe, entries, find
 
 __all__ = [
     "Cache",
@@ -30,10 +29,10 @@ __all__ = [
     "Report",
     "Select",
     "any_of",
-    "candidates",
     "check",
     "check_cache",
     "describe",
+    "entries",
     "find",
     "is_cache",
     "least_recent",

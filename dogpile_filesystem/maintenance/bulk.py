@@ -17,13 +17,10 @@ import os
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import NamedTuple
 
-from dogpile_filesystem.lockfile.ledger import SHARDS, Ledger, charge
-from dogpile_filesystem.maintenance.inventory import candidates, content_of, contents_of, read_head
-from dogpile_filesystem.store import entry
-from dogpile_filesystem.store.entry import FILE, VALUE, Damaged
-from dogpile_filesystem.store.files import unlink_quietly
-from dogpile_filesystem.store.store import Store
-from dogpile_filesystem.store.visit import Listing
+from dogpile_filesystem.layout import FILE, SHARDS, VALUE, entry_name, shard_path
+from dogpile_filesystem.lockfile import Ledger
+from dogpile_filesystem.maintenance.inventory import entries
+from dogpile_filesystem.store import Damaged, Listing, Shard, Shards, Store, read_head
 
 #: Rounds after which a removal by last use gives up, because applications store faster than it removes.
 _ROUNDS = 10
@@ -81,7 +78,7 @@ def unused_since(ns: int) -> Select:
     return lambda _name, found, _fd: found.st_mtime_ns < ns
 
 
-def least_recent(values_dir: str, size: int) -> Select:
+def least_recent(shards: Shards, size: int) -> Select:
     """
     The entries that were used longest ago: as few as together take ``size`` bytes, or all of them.
 
@@ -89,7 +86,7 @@ def least_recent(values_dir: str, size: int) -> Select:
     """
     chosen: list[tuple[int, str]] = []
     taken = 0
-    for used_ns, name, charged in sorted((each.used_ns, each.name, each.size) for each in candidates(values_dir)):
+    for used_ns, name, charged in sorted((each.used_ns, each.name, each.size) for each in entries(shards)):
         if taken >= size:
             break
         chosen.append((used_ns, name))
@@ -112,7 +109,7 @@ def any_of(*selects: Select) -> Select:
 # Removing
 
 
-def selected(values_dir: str, select: Select, on_shard: Callable[[int], object] = lambda _: None) -> Removed:
+def selected(shards: Shards, select: Select, on_shard: Callable[[int], object] = lambda _: None) -> Removed:
     """
     What :func:`remove_entries` would remove. Changes nothing.
 
@@ -120,18 +117,17 @@ def selected(values_dir: str, select: Select, on_shard: Callable[[int], object] 
     :raises OSError: a shard cannot be listed.
     """
     found = Removed()
-    for shard in range(SHARDS):
-        with Listing(values_dir, shard) as listing:
+    for number in range(SHARDS):
+        with shards.list(number) as listing:
             names = _select(listing, select)
-            contents = contents_of(listing)
-        sizes = (charge(seen.st_size) + contents.get(name, ("", 0))[1] for name, seen in names.items())
-        found = found.plus(Removed(len(names), sum(sizes)))
-        on_shard(shard)
+            sizes = [seen.size for seen in listing.seen() if seen.name in names]
+        found = found.plus(Removed(len(sizes), sum(sizes)))
+        on_shard(number)
     return found
 
 
 def remove_entries(
-    ledger: Ledger, values_dir: str, select: Select, on_shard: Callable[[int], object] = lambda _: None
+    ledger: Ledger, shards: Shards, select: Select, on_shard: Callable[[int], object] = lambda _: None
 ) -> Removed:
     """
     Remove all entries that are selected, and take them off the ledger.
@@ -140,9 +136,9 @@ def remove_entries(
     :raises OSError: the ledger cannot be locked or written.
     """
     removed = Removed()
-    for shard in range(SHARDS):
-        removed = removed.plus(_remove_in_shard(ledger, values_dir, shard, select))
-        on_shard(shard)
+    for number in range(SHARDS):
+        removed = removed.plus(_remove_in_shard(ledger, shards, number, select))
+        on_shard(number)
     return removed
 
 
@@ -160,29 +156,28 @@ def remove_matching(store: Store, prefix: bytes, kinds: Collection[int] = (VALUE
     :return: the number of entries removed; at least that many, if the filesystem failed.
     """
     select = with_prefix(prefix, kinds)
-    values_dir = store.directory.values_dir
     removed, is_done = Removed(), False
     try:
-        removed = remove_entries(store.directory.ledger(look=True), values_dir, select)
+        removed = remove_entries(store.directory.ledger(fresh=True), store.shards, select)
         is_done = not removed.failed
     except OSError as error:
         store.failures.report_error(error, "cannot remove the entries of a prefix with the ledger updated")
     if is_done:
         return removed.entries
-    return removed.entries + sum(map(store.remover.remove_anyhow, _matching(values_dir, select)))
+    return removed.entries + sum(map(store.remover.remove_anyhow, _matching(store.shards, select)))
 
 
-def remove_entry(ledger: Ledger, values_dir: str, kind: int, key: bytes) -> Removed:
+def remove_entry(ledger: Ledger, shards: Shards, kind: int, key: bytes) -> Removed:
     """
     Remove the entry of a key, and take it off the ledger.
 
     :raises OSError: the ledger cannot be locked or written.
     """
-    digest = entry.digest(kind, key)
-    return _remove_in_shard(ledger, values_dir, int(digest[:2], 16), lambda name, _found, _fd: name == digest)
+    where = entry_name(kind, key)
+    return _remove_in_shard(ledger, shards, int(where[:2], 16), lambda name, _found, _fd: name == where)
 
 
-def shrink(ledger: Ledger, values_dir: str, size: int, on_shard: Callable[[int], object] = lambda _: None) -> Removed:
+def shrink(ledger: Ledger, shards: Shards, size: int, on_shard: Callable[[int], object] = lambda _: None) -> Removed:
     """
     Remove the entries that were used longest ago, until the ledger says that at most ``size`` bytes are left.
 
@@ -194,28 +189,28 @@ def shrink(ledger: Ledger, values_dir: str, size: int, on_shard: Callable[[int],
         excess = ledger.usage().size - size
         if excess <= 0:
             break
-        gone = remove_entries(ledger, values_dir, least_recent(values_dir, excess), on_shard)
+        gone = remove_entries(ledger, shards, least_recent(shards, excess), on_shard)
         removed = removed.plus(gone)
         if not gone.entries:
             break
     return removed
 
 
-def _matching(values_dir: str, select: Select) -> Iterator[str]:
-    """The paths of the entries that are selected, in the shards that can be listed."""
-    for shard in range(SHARDS):
-        with contextlib.suppress(OSError), Listing(values_dir, shard) as listing:
+def _matching(shards: Shards, select: Select) -> Iterator[str]:
+    """The paths, below ``base_dir``, of the entries that are selected, in the shards that can be listed."""
+    for number in range(SHARDS):
+        with contextlib.suppress(OSError), shards.list(number) as listing:
             for name in _select(listing, select):
-                yield f"{values_dir}/{shard:02x}/{name}"
+                yield f"{shard_path(number)}/{name}"
 
 
 def _select(listing: Listing, select: Select) -> dict[str, os.stat_result]:
     return {name: found for name, found in listing.entries.items() if select(name, found, listing.fd)}
 
 
-def _remove_in_shard(ledger: Ledger, values_dir: str, shard: int, select: Select) -> Removed:
+def _remove_in_shard(ledger: Ledger, shards: Shards, number: int, select: Select) -> Removed:
     try:
-        listing = Listing(values_dir, shard)
+        listing = shards.list(number)
     except OSError:
         return Removed(failed=1)
     with listing:
@@ -223,33 +218,19 @@ def _remove_in_shard(ledger: Ledger, values_dir: str, shard: int, select: Select
         if not names:
             return Removed()
         try:
-            with ledger.shard(shard):
-                return _remove_selected(ledger, shard, names, select, listing.fd)
-        except TimeoutError:  # Held by a process that does not go on.
+            with shards.locked(ledger, number, listing) as shard:
+                return total(_remove_one(shard, name, seen, select, listing.fd) for name, seen in names.items())
+        except TimeoutError:  # Held by a process that was stopped.
             return Removed(failed=len(names))
 
 
-def _remove_selected(ledger: Ledger, shard: int, names: dict[str, os.stat_result], select: Select, fd: int) -> Removed:
-    removed = Removed()
-    try:
-        for name, seen in names.items():
-            removed = removed.plus(_remove_one(name, seen, select, fd))
-    finally:  # Also if somebody interrupts it.
-        ledger.add(shard, -removed.size, -removed.entries)
-    return removed
-
-
-def _remove_one(name: str, seen: os.stat_result, select: Select, fd: int) -> Removed:
+def _remove_one(shard: Shard, name: str, seen: os.stat_result, select: Select, fd: int) -> Removed:
     try:
         found = os.stat(name, dir_fd=fd, follow_symlinks=False)
         if found.st_mtime_ns != seen.st_mtime_ns and not select(name, found, fd):
             return Removed()
-        content, size = content_of(name, fd)
-        os.unlink(name, dir_fd=fd)
+        return Removed(1, shard.remove(name))
     except FileNotFoundError:
         return Removed()
     except OSError:
         return Removed(failed=1)
-    if content and not unlink_quietly(content, fd):
-        size = 0  # It stays on the disk, and in the ledger, until a visit can remove it.
-    return Removed(1, charge(found.st_size) + size)

@@ -9,19 +9,23 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import time
 from collections.abc import Callable, Mapping
 
 from dogpile_filesystem.failures import Failures
-from dogpile_filesystem.lockfile.format import HEAD
-from dogpile_filesystem.lockfile.ledger import SHARDS, Ledger
-from dogpile_filesystem.lockfile.statistics import recorded
-from dogpile_filesystem.store.access import Access
-from dogpile_filesystem.store.directory import TAG, Directory
-from dogpile_filesystem.store.files import READ_FLAGS
-from dogpile_filesystem.store.store import Store
-from dogpile_filesystem.store.visit import CLEARED_PREFIX, Visitor
+from dogpile_filesystem.layout import (
+    CLEARED_PREFIX,
+    LOCK,
+    SHARDS,
+    TAG,
+    TAG_NAME,
+    VALUES,
+    is_entry_name,
+    is_shard_name,
+    parse_content,
+)
+from dogpile_filesystem.lockfile import HEAD, Ledger, recorded
+from dogpile_filesystem.store import READ_FLAGS, Access, Directory, Shards, Store, Visitor
 
 
 class Cache:
@@ -29,22 +33,25 @@ class Cache:
     The cache in ``base_dir``.
 
     :raises OSError: the directory is missing, or cannot be looked at.
-    :ivar values_dir: the directory of its shards.
+    :ivar directory: as the engine has it open.
+    :ivar shards: of the directory.
     :ivar access: the modes of new files and directories, taken from those of ``base_dir``. Any owner is accepted: the
      person who runs a command on a directory has decided that it may be used.
     """
 
     def __init__(self, base_dir: str) -> None:
         self.base_dir = base_dir
-        self.values_dir = os.path.join(base_dir, "values")
         self.access = Access.of(os.stat(base_dir), anyone=True)
-        self._lock_path = os.path.join(base_dir, "lock")
+        self.directory = Directory(base_dir, self.access)
+        self.directory.look()
+        self.shards = Shards(self.directory, time.time)
+        self._lock_path = os.path.join(base_dir, LOCK)
         self._ledger: Ledger | None = None
 
     def is_new(self) -> bool:
         """Whether nothing has been stored in it yet."""
         with contextlib.suppress(FileNotFoundError):
-            return not {"lock", "values"} & set(os.listdir(self.base_dir))
+            return not {LOCK, VALUES} & set(os.listdir(self.base_dir))
         return False
 
     def ledger(self) -> Ledger | None:
@@ -67,19 +74,9 @@ class Cache:
         """
         return Ledger.open(self._lock_path, self.access.file_mode)
 
-    def directory(self) -> Directory:
-        """
-        The directory as the engine opens it.
-
-        :raises OSError: it is missing, or cannot be opened.
-        """
-        directory = Directory(self.base_dir, self.access)
-        directory.look()
-        return directory
-
     def visitor(self) -> Visitor:
         """A visitor that expires nothing, since nobody has said when entries expire."""
-        return Visitor(self.base_dir, None, time.time, Failures(self.base_dir))
+        return Visitor(self.shards, {}, time.time, Failures(self.base_dir))
 
     def expiration(self) -> Mapping[int, float | None]:
         """
@@ -130,7 +127,7 @@ def is_cache(path: str) -> bool:
 
 def _is_tagged(path: str) -> bool:
     try:
-        with open(os.path.join(path, "CACHEDIR.TAG"), "rb") as tag:
+        with open(os.path.join(path, TAG_NAME), "rb") as tag:
             return tag.read(len(TAG)) == TAG
     except FileNotFoundError:
         return False
@@ -139,7 +136,7 @@ def _is_tagged(path: str) -> bool:
 def _has_lock_file(path: str) -> bool:
     """Whether its lock file has a valid head. One that is empty, or full of zeros, may be another program's."""
     try:
-        fd = os.open(os.path.join(path, "lock"), READ_FLAGS)
+        fd = os.open(os.path.join(path, LOCK), READ_FLAGS)
     except OSError:
         return False
     # Left open: to close it would drop the locks that this process may hold on it.
@@ -148,12 +145,12 @@ def _has_lock_file(path: str) -> bool:
 
 def _has_entries(path: str) -> bool:
     """Whether ``values`` holds entries and nothing else. A base_dir that the user made has no tag."""
-    values_dir = os.path.join(path, "values")
+    values_dir = os.path.join(path, VALUES)
     try:
         shards = os.listdir(values_dir)
-        if not all(re.fullmatch("[0-9a-f]{2}", shard) for shard in shards):
+        if not all(is_shard_name(shard) for shard in shards):
             return False
         names = [name for shard in shards for name in os.listdir(os.path.join(values_dir, shard))]
     except OSError:
         return False
-    return bool(names) and all(re.fullmatch(r"[0-9a-f]{32}(\.\w+)?|\..*", name) for name in names)
+    return bool(names) and all(name.startswith(".") or is_entry_name(parse_content(name)[0]) for name in names)

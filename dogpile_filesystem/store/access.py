@@ -57,7 +57,7 @@ class Access:
         """Whether the group is meant to write."""
         return bool(self.dir_mode & stat.S_IWGRP)
 
-    def check(self, path: str, found: os.stat_result) -> None:
+    def verify(self, path: str, found: os.stat_result) -> None:
         """
         Check a directory that is to be used.
 
@@ -76,42 +76,44 @@ class Access:
         if found.st_mode & stat.S_IWGRP and not self.is_grouped:
             _warn_of_group(path, found)
 
-    def make_directory(self, path: str) -> None:
+    def make_directory(self, path: str, dir_fd: int | None = None) -> None:
         """
         Make a directory.
 
+        :param dir_fd: the directory that the path begins in.
         :raises OSError: it cannot be made, or is there.
         """
-        os.mkdir(path, self.dir_mode & 0o777)
+        os.mkdir(path, self.dir_mode & 0o777, dir_fd=dir_fd)
         if self.dir_mode & 0o7077:  # What the umask may have taken away, and mkdir does not set.
-            os.chmod(path, self.dir_mode)
+            os.chmod(path, self.dir_mode, dir_fd=dir_fd)
 
-    def create(self, path: str) -> int:
+    def create(self, path: str, dir_fd: int | None = None) -> int:
         """
         Make a file, and open it for reading and writing.
 
+        :param dir_fd: the directory that the path begins in.
         :return: its descriptor.
         :raises OSError: it cannot be made, or is there.
         """
-        fd = os.open(path, CREATE_FLAGS, self.file_mode)
+        fd = os.open(path, CREATE_FLAGS, self.file_mode, dir_fd=dir_fd)
         if self.file_mode & 0o077:  # What the umask may have taken away.
             try:
                 os.fchmod(fd, self.file_mode)
             except BaseException:
                 os.close(fd)
-                unlink_quietly(path)
+                unlink_quietly(path, dir_fd)
                 raise
         return fd
 
-    def take_over(self, fd: int, target: str) -> None:
+    def take_over(self, fd: int, target: str, dir_fd: int) -> None:
         """
         Give a file that was made elsewhere the mode, and in a directory of a group the group, of one made here.
 
-        :param target: the path that it is going to have.
+        :param target: the path that it is going to have, below ``dir_fd``.
         :raises OSError: that is not allowed.
         """
         if self.is_grouped:
-            directory = os.stat(os.path.dirname(target))
+            directory = os.stat(os.path.dirname(target), dir_fd=dir_fd)
             if directory.st_mode & stat.S_ISGID:
                 os.fchown(fd, -1, directory.st_gid)
         os.fchmod(fd, self.file_mode)

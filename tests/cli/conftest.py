@@ -14,8 +14,8 @@ import tempfile
 
 import pytest
 
-from dogpile_filesystem.flusher import later
-from dogpile_filesystem.lockfile.ledger import BLOCK
+from dogpile_filesystem.flusher import flusher
+from dogpile_filesystem.layout import BLOCK
 from dogpile_filesystem.store.store import Store
 
 
@@ -33,7 +33,7 @@ def filled(store):
     """A store with a value and a file."""
     assert store.put(b"value", b"payload")
     assert store.put_file(b"file", io.BytesIO(bytes(BLOCK + 1)))
-    later.settle_before_fork()  # Otherwise its statistics are written while a test looks at the directory.
+    flusher.settle_before_fork()  # Otherwise its statistics are written while a test looks at the directory.
     return store
 
 

@@ -11,8 +11,8 @@ import shutil
 import pytest
 from commands import difference, path_of
 
-from dogpile_filesystem.lockfile.ledger import BLOCK, Ledger
-from dogpile_filesystem.store.entry import VALUE
+from dogpile_filesystem.layout import BLOCK, VALUE
+from dogpile_filesystem.lockfile.ledger import Ledger
 
 
 def test_check(filled, run):

@@ -17,8 +17,8 @@ from commands import COMMAND, COMMANDS, as_root, path_of, read_until, snapshot
 from forked import Child
 
 from dogpile_filesystem import cli
+from dogpile_filesystem.layout import VALUE
 from dogpile_filesystem.store.access import Access
-from dogpile_filesystem.store.entry import VALUE
 from dogpile_filesystem.store.store import Store
 
 READING = {
@@ -162,7 +162,7 @@ def test_root_acts_as_owner(parent, start, command, mode):
     os.chown(directory, *OWNER[:2])
     os.chmod(directory, mode)
     Child(lambda: make_cache_of_owner(directory, Access(mode, mode & 0o666)), OWNER).result()
-    os.unlink(f"{directory}/lock")  # So that one has to be made.
+    os.unlink(f"{directory}/lock")  # The command has to make one.
     name, *rest = command.split()
     process = start(name, directory, *COMMANDS[name], *rest)
     process.communicate()
@@ -212,7 +212,7 @@ def test_root_imports_nothing_as_owner(parent, terminal, command):
 def test_who_may_only_read(parent):
     """A user who may only read can run the commands that take no lock, and is told who can run the others."""
     directory = f"{parent}/cache"
-    # In another process: this one must not have the lock file open for writing.
+    # In another process, since this one must not have the lock file open for writing.
     Child(lambda: make_cache_of_owner(directory, Access(0o755, 0o644)), ROOT).result()
     before = snapshot(directory)
 
@@ -280,6 +280,3 @@ def test_completion(start):
     }
     process = start(env=environment)
     assert process.communicate() == (b"plain,--older-than\n", b"")
-
-
-# Applications

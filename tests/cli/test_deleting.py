@@ -12,8 +12,8 @@ import ondisk
 import pytest
 from commands import PATIENCE, difference, path_of, read_until
 
-from dogpile_filesystem.lockfile.ledger import BLOCK, SHARDS, Usage
-from dogpile_filesystem.store.entry import VALUE
+from dogpile_filesystem.layout import BLOCK, SHARDS, VALUE
+from dogpile_filesystem.lockfile.ledger import Usage
 
 
 def test_evict_to(store, base_dir, run):

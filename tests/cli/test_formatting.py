@@ -7,7 +7,7 @@ from __future__ import annotations
 import pytest
 
 from dogpile_filesystem.cli import formatting, parameters
-from dogpile_filesystem.lockfile.ledger import BLOCK
+from dogpile_filesystem.layout import BLOCK
 
 
 @pytest.mark.parametrize(

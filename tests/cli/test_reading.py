@@ -14,10 +14,9 @@ import pytest
 from commands import path_of
 from dogpile.cache import make_region
 
+from dogpile_filesystem import layout
 from dogpile_filesystem.cli import reading
-from dogpile_filesystem.lockfile.ledger import BLOCK
-from dogpile_filesystem.store import entry
-from dogpile_filesystem.store.entry import VALUE
+from dogpile_filesystem.layout import BLOCK, VALUE
 from dogpile_filesystem.store.store import Store
 
 
@@ -123,7 +122,7 @@ def test_ls_of_what_is_damaged(store, base_dir, run):
     """An entry that cannot be read is listed by the name of its file."""
     assert store.put(b"a", b"value")
     os.truncate(path_of(base_dir, VALUE, b"a"), 3)
-    assert f"(damaged: {entry.digest(VALUE, b'a')})" in run("ls", "--sort", "key").stdout
+    assert f"(damaged: {layout.entry_name(VALUE, b'a')})" in run("ls", "--sort", "key").stdout
     assert json.loads(run("ls", "--json").stdout)["key"] is None
 
 

@@ -14,7 +14,8 @@ import pytest
 from commands import PATIENCE, read_until
 from dogpile.cache import make_region
 
-from dogpile_filesystem.lockfile.ledger import BLOCK, Ledger
+from dogpile_filesystem.layout import BLOCK
+from dogpile_filesystem.lockfile.ledger import Ledger
 from dogpile_filesystem.store.store import Store
 
 

@@ -375,7 +375,7 @@ def test_remove_matching_in_spite_of_trouble(base_dir, harm, monkeypatch):
     for number in range(20):
         region.set(f"a{number}", "value")
     region.set("b", "value")
-    ledger = region.backend.store._directory.ledger()
+    ledger = region.backend.store.directory.ledger()
     if harm == "a foreign lock file":
         with open(f"{base_dir}/lock", "r+b") as file:
             file.write(b"something else " * 1000)

@@ -42,7 +42,7 @@ def make(tmp_path):
 @pytest.fixture
 def scrape():
     """
-    What a server with some regions answers.
+    The answer of a server with some regions.
     """
 
     def scrape(**regions):
@@ -54,7 +54,7 @@ def scrape():
 
 
 def test_figures(make, scrape):
-    """A scrape says what was done with a region, and what is in it."""
+    """A scrape reports what was done with a region, and what is in it."""
     region = make(cache_size="40KiB", max_entries=10)
     for key in ("a", "b", "a", "a"):
         region.get_or_create(key, lambda: b"x" * 5000)
@@ -62,7 +62,7 @@ def test_figures(make, scrape):
     found = samples(scrape(pages=region), "pages")
     assert found.pop("counting_start_time_seconds") == pytest.approx(time.time(), abs=3600)
     assert found == {
-        # a and b are made, each in two blocks of 4096; then a is read twice.
+        # a and b are stored, each in two blocks of 4096; then a is read twice.
         "hits_total": 2,
         "misses_total": 2,
         "expired_total": 0,
@@ -85,7 +85,7 @@ def test_figures(make, scrape):
 
 
 def test_failures(make, scrape, tmp_path):
-    """Trouble with the filesystem is labelled with its cause."""
+    """A failure of the filesystem is labelled with its cause."""
     region = make()
     region.set("a", 1)
     (tmp_path / "cache" / "values").rename(tmp_path / "values")
@@ -97,7 +97,7 @@ def test_failures(make, scrape, tmp_path):
 
 
 def test_unbounded(make, scrape):
-    """A bound that there is not is left out."""
+    """A bound that is not set is omitted."""
     region = make(cache_size=None)
     region.set("a", 1)
     found = samples(scrape(pages=region), "pages")
@@ -106,7 +106,7 @@ def test_unbounded(make, scrape):
 
 
 def test_lost_ledger(make, scrape, tmp_path):
-    """What is too low is left out until it is right: size and entries, and totals that are only this process's."""
+    """After the ledger was lost, figures that would be too low are omitted until they are right."""
     region = make()
     region.set("a", 1)
     before = samples(scrape(pages=region), "pages")
@@ -121,7 +121,7 @@ def test_lost_ledger(make, scrape, tmp_path):
 
 
 def test_shared_directory(make, scrape, tmp_path):
-    """Regions on one directory are exported once, under all their names, with what each of them did."""
+    """Regions on one directory are exported once, under all their names, with the sums of what they did."""
     (tmp_path / "link").symlink_to("cache")
     values, linked, other = make(), make("link"), make("other")
     files = make_region().configure("paylogic.raw_filesystem", arguments={"base_dir": str(tmp_path / "cache")})
@@ -150,7 +150,7 @@ def test_proxies(make, scrape):
 
 
 def test_configured_later(make, tmp_path):
-    """A region may be configured after its collector is registered; until then it is down, and no other."""
+    """A region may be configured after its collector is registered; until then it is down, and the others are up."""
     later, registry = make_region(), CollectorRegistry()
     registry.register(RegionCollector({"later": later, "now": make("now")}))
     exposition = generate_latest(registry).decode()
@@ -163,7 +163,7 @@ def test_configured_later(make, tmp_path):
 
 
 def test_other_backends(make, scrape):
-    """A backend without statistics is refused, with what to do; one that comes later is down, and no other."""
+    """A backend without statistics is refused with advice; if it is configured later, only its region is down."""
     other = make_region()
     registry = CollectorRegistry()
     registry.register(RegionCollector({"other": other, "pages": make()}))
@@ -176,7 +176,7 @@ def test_other_backends(make, scrape):
 
 
 def test_unreadable(make, scrape, tmp_path, caplog):
-    """A region whose lock file cannot be used is down and in the log, and no other."""
+    """A region whose lock file cannot be used is down and in the log; the others are up."""
     broken, whole = make("broken"), make("whole")
     (tmp_path / "broken" / "lock").write_bytes(b"not of this cache")
     exposition = scrape(broken=broken, whole=whole)
@@ -186,7 +186,7 @@ def test_unreadable(make, scrape, tmp_path, caplog):
 
 
 def test_registration(make, tmp_path):
-    """Registering looks at no region; a second collector in one registry is refused, as its figures would clash."""
+    """Registering looks at no region; a second collector in one registry is refused, since the figures would clash."""
     registry = CollectorRegistry()
     registry.register(RegionCollector({"pages": make(), "later": make_region()}))
     assert not (tmp_path / "cache" / "lock").exists()
@@ -196,7 +196,7 @@ def test_registration(make, tmp_path):
 
 
 def test_conventions(make):
-    """The exposition is valid, strictly parsed; counters end in _total, sizes and times in their base unit."""
+    """A strict parser accepts the exposition; counters end in _total, sizes and times in their base unit."""
     region, registry = make(), CollectorRegistry()
     region.set("a", 1)
     registry.register(RegionCollector({'"quoted"\n\\': region}))
@@ -232,7 +232,7 @@ WORKER = """
 
 
 def test_processes(spawn, base_dir):
-    """Each of several processes answers with the sums of what all of them did."""
+    """Every process answers with the sums over all processes."""
     processes = [spawn(WORKER, base_dir, number) for number in range(3)]
 
     def answer(process):
@@ -240,7 +240,7 @@ def test_processes(spawn, base_dir):
 
     for process in processes:
         answer(process)
-    for process in processes:  # All of them have added what they did.
+    for process in processes:  # By now, each process has added its counts.
         process.stdin.write("\n")
         process.stdin.flush()
     first, *others = [samples(answer(process), "pages") for process in processes]
@@ -249,11 +249,11 @@ def test_processes(spawn, base_dir):
 
 
 def test_dashboard(make, scrape):
-    """The dashboard shows every metric that is exported, and no other."""
+    """The dashboard shows exactly the metrics that are exported."""
     region = make(max_entries=10)
     region.set("a", 1)
     exported = {sample.name for family in parse(scrape(pages=region)) for sample in family.samples}
-    exported.add("dogpile_filesystem_failures_total")  # Without a figure, since nothing failed.
+    exported.add("dogpile_filesystem_failures_total")  # It has no figure, since nothing failed.
     dashboard = json.loads(DASHBOARD.read_text())
     expressions = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
     assert {name for expression in expressions for name in re.findall(r"dogpile_\w+", expression)} == exported
@@ -262,7 +262,7 @@ def test_dashboard(make, scrape):
 
 
 def test_dashboard_is_whole():
-    """Panels have numbers of their own and do not overlap; data source, instance and region can be chosen."""
+    """Panels have unique ids and do not overlap; the data source, the instance and the region can be chosen."""
     dashboard = json.loads(DASHBOARD.read_text())
     panels = dashboard["panels"]
     assert len({panel["id"] for panel in panels}) == len(panels)

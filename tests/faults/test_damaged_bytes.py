@@ -21,9 +21,8 @@ from forked import in_child
 from kinds import in_one_shard, read, write
 from patience import PATIENCE
 
-from dogpile_filesystem.lockfile.ledger import BLOCK
-from dogpile_filesystem.store import entry
-from dogpile_filesystem.store.entry import FILE, VALUE
+from dogpile_filesystem import layout
+from dogpile_filesystem.layout import BLOCK, FILE, VALUE
 from dogpile_filesystem.store.store import Store
 
 NOW = 1_700_000_000.0
@@ -41,7 +40,7 @@ EXPECTED = {
 CONTENTS = 2
 EXPIRED = in_one_shard(VALUE, b"expired")
 NEW = [in_one_shard(VALUE, b"new"), in_one_shard(FILE, b"new")]
-NAMES = {entry.digest(*owner): owner for owner in EXPECTED}
+NAMES = {layout.entry_name(*owner): owner for owner in EXPECTED}
 # So many directories are examined by one process: forking takes as long as examining one.
 BATCH = 50
 

@@ -16,14 +16,14 @@ import pytest
 from forked import Child
 from patience import PATIENCE
 
-from dogpile_filesystem.store.entry import VALUE
+from dogpile_filesystem.layout import VALUE
 
 #: Reads orders, one a line, and answers each with a line: what the call of that name returns.
 WORKER = """
     import io, json, os, random, sys, threading, time
     from dogpile.cache import make_region
     from dogpile.cache.api import NO_VALUE
-    from dogpile_filesystem.store.entry import VALUE
+    from dogpile_filesystem.layout import VALUE
 
     base_dir, seed = sys.argv[1], int(sys.argv[2])
     arguments = {"base_dir": base_dir, "cache_size": "4MiB", "max_entries": 100}

@@ -62,7 +62,6 @@ WRITERS = """
 
 READER = """
     import hashlib, json, logging, sys
-    from dogpile_filesystem import maintenance
     from dogpile_filesystem.store.store import Store
 
     logging.disable()
@@ -84,7 +83,7 @@ READER = """
                 check(key, "file", file.read())
     found["failures"] = store.failures.counts
     store.prune()
-    print(json.dumps({**found, "before": before, "after": store.usage(), "ok": maintenance.check(store).ok}))
+    print(json.dumps({**found, "before": before, "after": store.usage(), "ok": check(store).ok}))
 """
 
 EXT4 = (64 << 20, "mkfs.ext4", "-q", "-F")

@@ -17,8 +17,7 @@ from ondisk import difference
 from patience import PATIENCE
 from workload import KEYS, Workload, in_threads
 
-from dogpile_filesystem.lockfile.ledger import BLOCK
-from dogpile_filesystem.store.entry import FILE, VALUE
+from dogpile_filesystem.layout import BLOCK, FILE, VALUE
 from dogpile_filesystem.store.store import Store
 
 #: Kills, one each 100 ms where the machine is fast enough.

@@ -22,9 +22,8 @@ pytest.importorskip("rich")
 
 from click.testing import CliRunner
 
-from dogpile_filesystem import cli
+from dogpile_filesystem import cli, layout
 from dogpile_filesystem.lockfile.ledger import Ledger
-from dogpile_filesystem.store import entry
 
 #: The command as a program.
 COMMAND = [sys.executable, "-m", "dogpile_filesystem"]
@@ -65,7 +64,7 @@ def snapshot(base_dir: object) -> dict[str, object]:
 
 def path_of(base_dir: str, kind: int, key: bytes) -> str:
     """The path of a key's entry."""
-    name = entry.digest(kind, key)
+    name = layout.entry_name(kind, key)
     return f"{base_dir}/values/{name[:2]}/{name}"
 
 

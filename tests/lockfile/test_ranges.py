@@ -109,7 +109,7 @@ def test_ranges_do_not_pile_up(make_mutex, path):
         assert not make_mutex(OFFSET + number).acquire(False)
         mutex.locked()
         mutex.release()
-    assert file._ranges == {}
+    assert len(file._ranges) == 0
 
 
 def test_interrupted_wait(make_mutex, path, monkeypatch):

@@ -20,7 +20,8 @@ PRELUDE = """
 TOOLS = """
     import functools, os, sys, time
     from dogpile.cache import make_region
-    from dogpile_filesystem.store.entry import VALUE
+    from dogpile_filesystem import layout
+    from dogpile_filesystem.layout import VALUE
 
     base_dir, *arguments = sys.argv[1:]
     bounds = {"cache_size": None, "max_entries": 100}
@@ -39,19 +40,20 @@ TOOLS = """
 
 HOLDER = """
     import contextlib, sys, time
-    from dogpile_filesystem.store.entry import VALUE
+    from dogpile_filesystem import layout
+    from dogpile_filesystem.layout import VALUE
     from dogpile_filesystem.store.store import Store
 
     base_dir, what = sys.argv[1:]
     store = Store(base_dir)
-    ledger = store._directory.ledger()
+    ledger = store.directory.ledger()
     if what == "mutex":
         held = contextlib.ExitStack()
         mutex = store.mutex(VALUE, b"k")
         assert mutex.acquire()
         held.callback(mutex.release)
     else:
-        held = {"shard": ledger.shard(store._directory.place(VALUE, b"k").shard), "eviction": ledger.eviction}[what]
+        held = {"shard": ledger.shard(layout.place(VALUE, b"k").shard), "eviction": ledger.eviction}[what]
     with held:
         print("held", flush=True)
         sys.stdin.readline()
@@ -262,10 +264,11 @@ def test_uses_noted_in_the_threadpool(run):
     printed = run(
         f"""
     import gevent
-    from dogpile_filesystem import flusher as later
-    later.DELAY = 0.01
+    from dogpile_filesystem import flusher as flusher_module
+    flusher_module.DELAY = 0.01
     region.set_multi({{"k": "value", "another": "value"}})
-    path = store._directory.place(VALUE, b"k").path
+    name = layout.entry_name(VALUE, b"k")
+    path = f"{{base_dir}}/values/{{name[:2]}}/{{name}}"
     os.utime(path, (1, 1))
     assert gevent.get_hub().threadpool.apply(region.get, ("k",)) == "value"
     with gevent.Timeout({PATIENCE}, False):
@@ -284,15 +287,15 @@ def test_fork_after_the_threadpool(run):
         f"""
     import gevent, subprocess
     from gevent.threadpool import ThreadPool
-    from dogpile_filesystem.flusher import later
+    from dogpile_filesystem.flusher import flusher
     region.set("k", "value")
-    later.settle_before_fork()
+    flusher.settle_before_fork()
     assert ThreadPool(1).spawn(region.get, "k").get() == "value"
-    assert later.timer is not None
+    assert flusher.timer is not None
     # What is raised before a fork is not seen.
     limit = gevent.Timeout.start_new({PATIENCE})
     subprocess.run(["true"], check=True)
-    print(limit.pending, later.timer)
+    print(limit.pending, flusher.timer)
         """
     )
     assert printed == ["True", "None"]
