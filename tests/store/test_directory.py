@@ -407,6 +407,7 @@ def snapshot(directory):
     return {str(path.relative_to(directory)): (path.read_bytes(), path.stat().st_mtime_ns) for path in paths}
 
 
+@pytest.mark.leaves_damage("the directory of an intruder stays, which is refused")
 def test_file_is_not_read_from_a_replaced_directory(replaced):
     """A file comes from the directory that passed its check, as a value does, not from what lies at its path by now."""
     with replaced.get_file(b"k").file as file:
@@ -415,6 +416,7 @@ def test_file_is_not_read_from_a_replaced_directory(replaced):
 
 
 @pytest.mark.parametrize("act", ["put", "put_file", "flush", "remove", "clear", "prune"])
+@pytest.mark.leaves_damage("the directory of an intruder stays, which is refused")
 def test_replaced_directory_is_not_written_to(replaced, base_dir, clock, act):
     """Writes, last uses and removals never change a directory that has not passed its check."""
     before = snapshot(base_dir)
