@@ -62,6 +62,7 @@ WRITERS = """
 
 READER = """
     import hashlib, json, logging, sys
+    from dogpile_filesystem import maintenance
     from dogpile_filesystem.store.store import Store
 
     logging.disable()
@@ -83,7 +84,7 @@ READER = """
                 check(key, "file", file.read())
     found["failures"] = store.failures.counts
     store.prune()
-    print(json.dumps({**found, "before": before, "after": store.usage(), "ok": check(store).ok}))
+    print(json.dumps({**found, "before": before, "after": store.usage(), "ok": maintenance.check(store).ok}))
 """
 
 EXT4 = (64 << 20, "mkfs.ext4", "-q", "-F")
