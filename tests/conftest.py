@@ -153,7 +153,8 @@ def assert_nothing_is_wrong(base_dir, arguments):
     """
     Fails if a new store on a directory finds something wrong there, with the arguments that the last store had.
     """
-    report = check(Store(base_dir, **arguments))
+    now = arguments["clock"]()
+    report = check(Store(base_dir, **{**arguments, "clock": lambda: now}))
     assert report.ok, f"the test leaves a cache that is not whole: {report}"
 
 

@@ -5,6 +5,7 @@ Damage to every byte of every file of a cache, files cut off or replaced, and re
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import signal
 import stat
@@ -287,6 +288,41 @@ def test_lock_file_flipped(files):
 def test_lock_file_cut(files):
     """A lock file cut off at any length is made again, and no value is lost."""
     assert violations(files, cuts(files, "lock")) == []
+
+
+def randomly(rng: random.Random) -> Callable[[str], None]:
+    """A change of some bytes, or of the length, that is chosen now and done later."""
+    kind, at, data = rng.choice(["flip", "cut", "overwrite", "insert"]), rng.random(), rng.randbytes(rng.randint(1, 64))
+
+    def change(old: bytes) -> bytes:
+        place = int(at * (len(old) + 1))
+        new = {
+            "flip": old[:place] + bytes(byte ^ data[0] for byte in old[place : place + 1]) + old[place + 1 :],
+            "cut": old[:place],
+            "overwrite": old[:place] + data[: len(old) - place] + old[place + len(data) :],
+            "insert": old[:place] + data + old[place:],
+        }
+        return new[kind]
+
+    return rewrite(change)
+
+
+def random_damages(files, rng: random.Random, count: int) -> Iterator[Damage]:
+    """One to three changes of one file, one after the other."""
+    names = without_lock(files)
+    for number in range(count):
+        changes = [randomly(rng) for _ in range(rng.randint(1, 3))]
+
+        def do(path, changes=changes):
+            for change in changes:
+                change(path)
+
+        yield Damage(f"random damage {number}", rng.choice(names), do)
+
+
+def test_random_damage(files, rng):
+    """Several random changes of a file, one after the other, cost at most the value of this file."""
+    assert violations(files, random_damages(files, rng, 500)) == []
 
 
 def shard_replaced(base_dir, make) -> None:

@@ -20,6 +20,7 @@ PRELUDE = """
 TOOLS = """
     import functools, os, sys, time
     from dogpile.cache import make_region
+    from dogpile_filesystem import layout
     from dogpile_filesystem.layout import VALUE
 
     base_dir, *arguments = sys.argv[1:]
@@ -265,10 +266,11 @@ def test_uses_noted_in_the_threadpool(run):
     printed = run(
         f"""
     import gevent
-    from dogpile_filesystem import flusher, layout
-    flusher.DELAY = 0.01
+    from dogpile_filesystem import flusher as flusher_module
+    flusher_module.DELAY = 0.01
     region.set_multi({{"k": "value", "another": "value"}})
-    path = os.path.join(store.base_dir, layout.place(VALUE, b"k").path)
+    name = layout.entry_name(VALUE, b"k")
+    path = f"{{base_dir}}/values/{{name[:2]}}/{{name}}"
     os.utime(path, (1, 1))
     assert gevent.get_hub().threadpool.apply(region.get, ("k",)) == "value"
     with gevent.Timeout({PATIENCE}, False):
