@@ -276,11 +276,11 @@ def test_use_in_the_moment_of_a_fork(spawn, base_dir):
         note = lambda: None
 
         from dogpile_filesystem import flusher as flusher_module
-        from dogpile_filesystem.layout import VALUE
+        from dogpile_filesystem.layout import VALUE, place
         from dogpile_filesystem.store.store import Store
 
         store = Store(sys.argv[1])
-        paths = {key: ondisk.path(store, VALUE, key) for key in (b"parent", b"child")}
+        paths = {key: f"{sys.argv[1]}/{place(VALUE, key).path}" for key in (b"parent", b"child")}
         for key, path in paths.items():
             assert store.put(key, key)
             os.utime(path, (1, 1))
