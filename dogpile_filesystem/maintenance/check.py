@@ -176,7 +176,7 @@ def _look_at(name: str, fd: int, *, signing_keys: Sequence[bytes], loses_content
     return _State.WHOLE if is_whole else _State.DAMAGED
 
 
-def _is_whole(data: bytes, name: str, fd: int, signing_keys: Sequence[bytes], loses_content: bool) -> bool:
+def _is_whole(data: entry.Data, name: str, fd: int, signing_keys: Sequence[bytes], loses_content: bool) -> bool:
     kind, key, payload, _ = entry.inspect(data, signing_keys)
     if entry.digest(kind, key) != name:
         return False
