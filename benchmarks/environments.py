@@ -1,6 +1,6 @@
 """
-The environments that measurements run in, beside this file: this project from the checkout with its peers, and
-dogpile_filesystem 0.2.0, which has the same name, alone.
+The environments that the measurements run in. One has this project from the checkout and its peers; the other has
+dogpile_filesystem 0.2.0 alone, since it has the same name. They are made beside this file.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def prepare(environment: str) -> dict[str, str]:
     """
     Make an environment, or bring it up to date with the checkout.
 
-    :returns: what could not be installed: package → the end of pip's report.
+    :returns: the packages that could not be installed → the end of pip's output.
     """
     python = interpreter(environment)
     if not python.exists():
@@ -43,7 +43,7 @@ def _install(python: Path, package: str) -> str:
 
 
 def dbm_kind() -> str:
-    """Which of Python's dbm modules the environment's interpreter takes for a new file."""
+    """The name of the dbm module that the environment's interpreter uses for a new file."""
     code = "import dbm; dbm.open('kind', 'c').close(); print(dbm.whichdb('kind'))"
     with tempfile.TemporaryDirectory() as directory:
         command = [interpreter("peers"), "-c", code]
@@ -51,7 +51,7 @@ def dbm_kind() -> str:
 
 
 def versions(environment: str) -> dict[str, str]:
-    """What is installed in an environment: package → version."""
+    """The packages installed in an environment → their versions."""
     command = [interpreter(environment), "-m", "pip", "--disable-pip-version-check", "list", "--format=freeze"]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return dict(line.split("==", 1) for line in done.stdout.splitlines() if "==" in line)

@@ -2,41 +2,43 @@
 Harms this project and its peers in the same ways: ``python benchmarks/faults.py --directory /mnt/somewhere``.
 
 Needs what ``run.py`` needs, and root for the rows that mount a tmpfs. Each system is opened with its defaults, but
-without a time after which entries expire. All draws are seeded.
+without an expiration time. All random choices are seeded.
 
-What is counted, once for each case, key and operation:
+These are counted, once for each case, key and operation:
 
 wrong
-    Values returned that were never set under the key, or are *stale*: the application has replaced or deleted them
-    since. Also if that set or delete raised or returned False, and so told the application that it failed.
+    Values returned that were never set under the key, or are *stale*: the application has replaced or deleted them.
+    They count even if that set or delete raised or returned False, and so told the application that it failed.
 raised
-    Exceptions that come out of opening, ``get``, ``set`` or ``delete``. A crash or a hang of the process is one, too.
+    Exceptions from opening, ``get``, ``set`` or ``delete``. A crash or a hang of the process counts as one.
 lost
-    Entries that are misses although nothing happened to them. What was harmed may be a miss. In a file with several
-    entries one of them may; the others are counted. If the cache cannot be opened, all its entries are lost.
+    Entries that are misses although they were not harmed. A harmed entry may be a miss. If the harmed file holds
+    several entries, one of them may be a miss, and the others count. If the cache cannot be opened, all its entries
+    count.
 stuck
-    Cases after which new values that are set are not all read again, without anybody having repaired anything.
+    Cases in which new values are set, but not all of them can be read again, as long as nobody repairs the cache.
 left
-    Files that stay when all entries were deleted, and everything was cleaned with what the system has for that:
-    ``prune()`` of this project; ``expire()``, ``cull()`` and ``check(fix=True)`` of diskcache.
+    Files that remain after all entries were deleted and the system's own cleaning has run: ``prune()`` of this project;
+    ``expire()``, ``cull()`` and ``check(fix=True)`` of diskcache.
 
 The faults:
 
-- A byte is changed, or a file is cut off, at places drawn from all bytes of all files, after the process that filled
-  the cache has ended in order. Or a whole file is filled with garbage, or has what another one should have.
-- The directory is deleted while a process uses it. Another process then has to see what the first one sets.
-- The disk, a tmpfs, is full: more new keys are set, then all old ones again. What is kept then is told below the table.
-  Nothing counts as lost, since an entry may have been evicted. Then there is room again, for the same process.
+- A byte is changed, or a file is cut off, after the process that filled the cache has ended normally. The place is
+  chosen from all bytes of all files. Or a whole file is overwritten with garbage, or with the bytes of another file.
+- The directory is deleted while a process uses it. After that, another process has to see what the first one sets.
+- The disk, a tmpfs, is full: more new keys are set, and then all old keys again. The number that were kept is printed
+  below the table. Nothing counts as lost, since entries may have been evicted. Then there is room again, for the same
+  process.
 - The filesystem is read-only when the cache is opened. Then it is writable again.
-- A process is killed before each of its calls of a C function that can change a file: while it sets a new key and one
-  that is there, a small and a large value, and while it makes a new cache. (If these are more than 300: the first and
-  the last hundred, and a hundred in between.) The key may have the old or the new value, or be a miss.
+- A process is killed before each of its calls of a C function that can change a file. It sets a new key and an existing
+  key, a small value and a large one, and makes a new cache. (Of more than 300 calls, the first hundred, the last
+  hundred and a hundred in between are tried.) Afterwards the key may have the old value, the new value, or be a miss.
 
-What this does not show, to the credit of the others: SQLite's own steps within one call are not interrupted. It is
-known to survive that, and power cuts, after which this project may have lost the newest entries. diskcache changes
-several entries in one transaction, and keeps small values in one file, so that a fault of that file concerns them all.
-An exception may be what somebody wants instead of a miss. And of a file in the raw backend, this project does not check
-the bytes, only the length.
+In fairness to the others, this does not show everything. SQLite's own steps within one call are not interrupted; it is
+known to survive that, and also power cuts, after which this project may have lost the newest entries. diskcache changes
+several entries in one transaction, and keeps small values in one file, so that a fault of that file affects them all.
+Some applications may prefer an exception to a miss. And for a file in the raw backend, this project checks the length
+but not the bytes.
 """
 
 from __future__ import annotations
@@ -73,7 +75,7 @@ FAULTS = {
     "read-only": "the filesystem read-only",
     "kill": "the process killed at each step",
 }
-#: What is counted, and what tables call it.
+#: The names of the counts in the results → in the tables.
 _COUNTS = {"wrong": "wrong", "raised": "raised", "lost": "lost", "broken": "stuck", "left after maintenance": "left"}
 
 
@@ -85,7 +87,7 @@ def counts(results: Results, fault: str) -> Iterator[tuple[str, dict[str, Any]]]
 
 
 def table(results: Results) -> Table:
-    """Everything, a line for each fault and system."""
+    """All results: a line for each fault and system."""
     columns = ("cases", *_COUNTS.values())
     made = Table(title="What applications get from a harmed cache", title_justify="left", title_style="bold")
     for column in ("fault", "system"):
@@ -103,7 +105,7 @@ def table(results: Results) -> Table:
 
 
 def markdown(results: Results) -> Iterator[str]:
-    """The lines of a table with a row for each fault and a column for each system, of what is not 0."""
+    """The lines of a table with a row for each fault and a column for each system; counts of 0 are omitted."""
     yield "| fault | " + " | ".join(SYSTEMS.values()) + " |"
     yield "|---" * (len(SYSTEMS) + 1) + "|"
     for fault, label in FAULTS.items():
@@ -123,13 +125,13 @@ def _cell(result: dict[str, Any] | None) -> str:
 
 
 def full_disk(results: Results) -> Iterator[str]:
-    """What each system keeps of what is set once the disk is full."""
+    """How many of the keys that are set on a full disk each system keeps."""
     for system, result in counts(results, "full"):
         if "skipped" not in result:
             kept = (
                 f"{result.get(f'{age} kept', 0)} of {result[f'{age} when full']} {age} keys" for age in ("new", "old")
             )
-            entries = f"{result['entries when full']} entries when full, {result['entries after']} then"
+            entries = f"{result['entries when full']} entries when full, {result['entries after']} afterwards"
             yield f"Full disk, {SYSTEMS[system]}: kept {', '.join(kept)}; {entries}"
 
 
@@ -138,18 +140,18 @@ def full_disk(results: Results) -> Iterator[str]:
     "--directory",
     type=click.Path(exists=True, file_okay=False, writable=True, path_type=Path),
     required=True,
-    help="Where the caches are made, and removed again. Takes least time on a tmpfs.",
+    help="Make the caches here, and remove them again. A tmpfs is fastest.",
 )
 @click.option(
     "--output",
     default=HERE / ".results" / "faults.json",
     show_default=True,
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Where the results go, with the kinds of what is counted.",
+    help="Write the results to this file, with each count by kind.",
 )
-@click.option("--markdown", "as_markdown", is_flag=True, help="Print the table for the README, too.")
+@click.option("--markdown", "as_markdown", is_flag=True, help="Also print the table for docs/performance.md.")
 def main(directory: Path, output: Path, as_markdown: bool) -> None:
-    """Put the same faults to this project and its peers; print a table and write JSON."""
+    """Harm this project and its peers in the same ways; print a table and write JSON."""
     console = make_console()
     results = Results(about(directory))
     for package, problem in prepare("peers").items():

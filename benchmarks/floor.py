@@ -1,8 +1,8 @@
 """
-The floor: the least that keeping values in files can cost with dogpile.cache.
+The floor: the lowest possible cost of keeping values in files with dogpile.cache.
 
-It only opens, reads and closes, or writes a temporary file and renames it. It has no lock, no bound and no recency,
-so it is no cache that anybody could use.
+It only opens, reads and closes a file, or writes a temporary file and renames it. It has no lock, no bound and no
+recency, so it is not usable as a cache.
 """
 
 from __future__ import annotations

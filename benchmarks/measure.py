@@ -1,5 +1,5 @@
 """
-Measuring: time by the operation, memory and descriptors of this process. All times are in seconds.
+Measures the time of each operation, and the memory and descriptors of this process. All times are in seconds.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def value() -> bytes:
 
 
 def seconds_of(call: Callable[[], object]) -> float:
-    """How many seconds a call takes."""
+    """The seconds that a call takes."""
     start = time.perf_counter()
     call()
     return time.perf_counter() - start
@@ -28,11 +28,11 @@ def seconds_of(call: Callable[[], object]) -> float:
 
 def alternate(operations: Mapping[str, Callable[[int], object]], count: int, block: int = 1) -> dict[str, list[float]]:
     """
-    Call each operation with the numbers below ``count``, in turn: what disturbs one disturbs the others as much.
+    Call the operations in turn with the numbers below ``count``, so that a disturbance affects all of them alike.
 
-    :param block: calls of one operation in a row. With 1 each call finds the processor's caches as the other operations
-     left them, which is only fair to all if these are much alike.
-    :returns: seconds of each call, by the name of the operation.
+    :param block: the number of calls of one operation in a row. With 1, each call finds the processor's caches as the
+     other operations left them, which is fair only if the operations are much alike.
+    :returns: name of the operation → seconds of each call.
     """
     seconds: dict[str, list[float]] = {name: [] for name in operations}
     forth = [(operation, seconds[name].append) for name, operation in operations.items()]
@@ -48,7 +48,7 @@ def alternate(operations: Mapping[str, Callable[[int], object]], count: int, blo
 
 
 def settle() -> None:
-    """Have everything written to the disk now, so that it is not during what is measured next."""
+    """Write everything to the disk now, so that this does not happen during the next measurement."""
     os.sync()
 
 
@@ -58,7 +58,7 @@ def reset_peak_memory() -> None:
 
 
 def peak_memory() -> int:
-    """The highest resident memory, in bytes. Not ``ru_maxrss``: that may be the parent's, taken over by exec."""
+    """The highest resident memory, in bytes. ``ru_maxrss`` may be that of the parent, since exec keeps it."""
     return _status_bytes("VmHWM")
 
 

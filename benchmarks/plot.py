@@ -25,7 +25,7 @@ _STYLE = {
     "figure.constrained_layout.use": True,
     "legend.frameon": False,
 }
-#: Of the systems that are drawn.
+#: The colours of the systems that are drawn.
 _COLORS = {
     "floor": "#9aa0a6",
     "ours": "#d62728",
@@ -89,7 +89,7 @@ def _pair(system: str) -> list[str]:
 
 
 def draw(results: Results, directory: Path) -> None:
-    """Write the plots that there are results for."""
+    """Write each plot for which there are results."""
     plots = {"curve": ("set-cost.png", _draw_set_cost), "latency": ("latency.png", _draw_latency)}
     for job, (name, draw_axes) in plots.items():
         if any(True for _ in results.of(job)):

@@ -1,5 +1,5 @@
 """
-Prints the results as tables: what was promised against what was measured, and the medians with their ratios.
+Prints the results as tables: the limits beside the measured figures, and the medians with their ratios.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ class Row:
     """
     A figure that must not pass a limit.
 
-    :ivar measured: None: not measured.
-    :ivar unit: printed behind both.
+    :ivar measured: the figure; None: it was not measured.
+    :ivar unit: printed after the limit and the figure.
     """
 
     name: str
@@ -34,7 +34,7 @@ class Row:
     unit: str
 
     def cells(self) -> tuple[str, str, str, str]:
-        """What the table shows."""
+        """The cells of its row in the table."""
         limit = f"{self.limit:.4g}{self.unit}"
         if self.measured is None:
             return self.name, limit, "not measured", ""
@@ -53,7 +53,7 @@ def rows(results: Results) -> Iterator[Row]:
 
 
 def _ratio(results: Results, system: str, base: str, operation: str, number: str = "p50") -> float | None:
-    """The median over the rounds of the ratio within a round; of ``p50`` or ``mean``."""
+    """The median, over the rounds, of the ratio of two systems within a round; of ``p50`` or ``mean``."""
     return results.median(
         lambda r: r[system][operation][number] / r[base][operation][number], "latency", systems=[base, system]
     )
@@ -133,7 +133,7 @@ def _tool_rows(results: Results) -> Iterator[Row]:
 
 
 def _command(results: Results, name: str) -> tuple[float | None, int]:
-    """How long a command took, and with how many entries."""
+    """The seconds that a command took, and the number of entries."""
     for run in results.runs:
         if _has_result(run, "reading") and name in run["result"]:
             return run["result"][name], run["parameters"]["entries"]
@@ -147,7 +147,7 @@ def _other_rows(results: Results) -> Iterator[Row]:
     for cache in ("max_entries", "cache_size"):
         off = results.median(lambda r, c=cache: 100 * abs(r[c] - r["exact"]), "trace")
         yield Row(f"hit ratio on a Zipf trace, bound by {cache}", 0.5, off, " points off exact LRU")
-    # What a leak of one byte per hit would come to passes it.
+    # A leak of one byte per hit is still within the limit.
     yield Row("memory left behind", 1, results.median(lambda r: r["memory"] / r["hits"], "leaks"), " bytes per hit")
     yield Row("descriptors left behind", 0, results.median(lambda r: r["descriptors"], "leaks"), "")
 
@@ -230,7 +230,7 @@ def _opening(results: Results) -> Table:
 
 
 def _details(results: Results) -> Table:
-    """All other results as they are; numbers are medians of the rounds, in seconds or bytes."""
+    """All other results; numbers are medians of the rounds, in seconds or bytes."""
     table = _table("Other figures: seconds, bytes or counts; medians of the rounds", "", "")
     for job in ("mixed", "moving", "copying", "bound", "trace", "leaks", "removing"):
         runs = list(results.of(job))
@@ -253,21 +253,21 @@ _TABLES: tuple[tuple[tuple[str, ...], Callable[[Results], Table]], ...] = (
 
 
 def make_console() -> Console:
-    """A console that is wide enough for the tables also when the output goes to a file."""
+    """A console that is wide enough for the tables, even if the output goes to a file."""
     console = Console()
     return console if console.is_terminal else Console(width=150)
 
 
 def show(results: Results, console: Console) -> None:
-    """Print all tables that there are results for."""
+    """Print each table for which there are results."""
     for jobs, table in _TABLES:
         if any(_has_result(run, job) for run in results.runs for job in jobs):
             console.print(table(results))
     console.print(_limits(results))
     if "dbm" in results.about:
-        console.print(f"dogpile.cache.dbm is measured with {results.about['dbm']}, what this Python has.")
+        console.print(f"dogpile.cache.dbm was measured with {results.about['dbm']}, the dbm module of this Python.")
     for package in results.about.get("not installed", {}):
-        console.print(f"[red]Not installed, so not measured:[/red] {package}", highlight=False)
+        console.print(f"[red]Not measured, since it could not be installed:[/red] {package}", highlight=False)
     for run in results.runs:
         if "error" in run:
             console.print(f"[red]Failed:[/red] {run['job']} {run['parameters']}", highlight=False)

@@ -1,8 +1,8 @@
 """
 Compares this project with its peers: ``python benchmarks/run.py --directory /mnt/somewhere``.
 
-Needs click, rich and matplotlib (the dependency group ``bench``), and the network once, for the peers' packages.
-Everything is measured in subprocesses, and each round runs all systems, so that each ratio is of the same round.
+Needs click, rich and matplotlib (the dependency group ``bench``), and the network once, to install the peers' packages.
+Everything is measured in subprocesses. Each round runs all systems, so that each ratio compares figures of one round.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from plot import draw
 from report import make_console, show
 from results import Results
 
-#: What can be asked for with ``--jobs``.
+#: The names that ``--jobs`` accepts.
 JOBS = ["basic", "open", "mixed", "herd", "raw", "bound", "trace", "leaks", "tools", "full", "curve"]
 _CURVE_SIZES = [100, 300, 1000, 3000, 10_000, 30_000, 100_000, 300_000, 1_000_000]
 _CURVE_SYSTEMS = ["floor", "ours", "diskcache-lru", "cachelib", "django", "old"]
@@ -33,13 +33,13 @@ _COMMANDS = {
     "ls --limit 20 --sort used": ["ls", "DIR", "--limit", "20", "--sort", "used"],
     "check": ["check", "DIR"],
 }
-#: How many operations of each kind are timed: fewer where they take milliseconds.
+#: The number of timed operations of each kind: smaller for systems whose operations take milliseconds.
 _PEERS = {"diskcache-lru": 3000, "diskcache": 3000, "cachelib": 3000, "django": 500, "dbm": 200}
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """The command's options that decide what is measured; ``big`` in bytes."""
+    """The command's options that decide what is measured. ``big`` is in bytes."""
 
     jobs: frozenset[str]
     max_entries: int
@@ -57,7 +57,7 @@ class Step:
 
 
 def each_round(options: Options, number: int) -> Iterator[Step]:
-    """What runs in every round."""
+    """The steps of every round."""
     if "basic" in options.jobs:
         yield Step("latency", "peers", {"systems": ["floor", "ours"], "count": 3000})
         yield Step("latency", "peers", {"systems": ["floor", "ours-invalidated"], "count": 3000})
@@ -77,7 +77,7 @@ def each_round(options: Options, number: int) -> Iterator[Step]:
 
 
 def once(options: Options) -> Iterator[Step]:
-    """What runs once, because it takes long and alternates or counts by itself."""
+    """The steps that run once, because they take long and alternate the systems or repeat by themselves."""
     if "open" in options.jobs:
         yield Step("open", "peers", {"sizes": [100, min(100_000, options.max_entries)]})
     if "trace" in options.jobs:
@@ -104,11 +104,11 @@ def once(options: Options) -> Iterator[Step]:
 
 
 def run(step: Step, directory: Path) -> dict[str, Any]:
-    """Run a step in a directory of its own, which is removed again. What a system raises is a result, too."""
+    """Run a step in a directory of its own, which is removed again. An error of the worker is a result too."""
     workspace = tempfile.mkdtemp(prefix="benchmark-", dir=directory)
     try:
         task = {"job": step.job, "directory": workspace, "parameters": step.parameters}
-        # 0.2.0 renames from the directory for temporary files.
+        # 0.2.0 renames files from the directory for temporary files.
         environment = os.environ | {"TMPDIR": workspace, "PYTHONHASHSEED": "0"}
         command: list[str | Path] = [interpreter(step.environment), HERE / "worker.py", json.dumps(task)]
         done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
@@ -121,7 +121,7 @@ def run(step: Step, directory: Path) -> dict[str, Any]:
 
 
 def about(directory: Path) -> dict[str, Any]:
-    """The machine and the filesystem, for whoever reads the figures later."""
+    """The machine and the filesystem, to be read with the figures."""
     command: list[str | Path] = ["findmnt", "--noheadings", "--output", "FSTYPE,OPTIONS", "--target", directory]
     mount = subprocess.run(command, check=False, capture_output=True, text=True).stdout.strip()
     return {
@@ -154,26 +154,30 @@ def _jobs(_context: click.Context, _parameter: click.Parameter, text: str) -> fr
     "--directory",
     type=click.Path(exists=True, file_okay=False, writable=True, path_type=Path),
     required=True,
-    help="Where the caches are made, and removed again: this decides which filesystem is measured.",
+    help="Make the caches here, and remove them again. Its filesystem is the one that is measured.",
 )
-@click.option("--rounds", default=5, show_default=True, type=click.IntRange(1), help="Rounds that medians are of.")
+@click.option(
+    "--rounds", default=5, show_default=True, type=click.IntRange(1), help="Number of rounds; figures are medians."
+)
 @click.option("--jobs", default=",".join(JOBS), show_default=True, callback=_jobs, help="What to measure.")
-@click.option("--max-entries", default=1_000_000, show_default=True, type=click.IntRange(1000), help="In a cache.")
-@click.option("--big", default="1GiB", show_default=True, callback=_size, help="The big file of the job 'raw'.")
-@click.option("--bound-seconds", default=30.0, show_default=True, help="How long the job 'bound' writes.")
+@click.option(
+    "--max-entries", default=1_000_000, show_default=True, type=click.IntRange(1000), help="Entries in a cache."
+)
+@click.option("--big", default="1GiB", show_default=True, callback=_size, help="Size of the big file of the job 'raw'.")
+@click.option("--bound-seconds", default=30.0, show_default=True, help="Seconds for which the job 'bound' writes.")
 @click.option(
     "--output",
     default=HERE / ".results",
     show_default=True,
     type=click.Path(file_okay=False, path_type=Path),
-    help="Where results.json goes.",
+    help="Write results.json here.",
 )
 @click.option(
     "--plots",
     default=HERE,
     show_default=True,
     type=click.Path(file_okay=False, path_type=Path),
-    help="Where set-cost.png and latency.png go.",
+    help="Write set-cost.png and latency.png here.",
 )
 def main(
     directory: Path,

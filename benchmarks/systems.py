@@ -1,9 +1,9 @@
 """
 The caches that are compared, each with the same few operations.
 
-A peer is called as its users call it: diskcache, cachelib and Django's through their own API, the others through a
-region of dogpile.cache. Where a bound is not what a job is about, it is so high that nothing is evicted. The packages
-of a system are imported when it is opened: no environment has them all.
+Each cache is called as its users call it: diskcache, cachelib and Django's through their own API, the others through a
+region of dogpile.cache. Unless a job is about the bound, the bound is so high that nothing is evicted. The packages of
+a system are imported when it is opened, because no environment has all of them.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from typing import Any
 
 #: A bound that no job reaches: of bytes, or of entries.
 _HUGE = 1 << 40
-#: What an entry of up to 4096 bytes counts for in the bound of this project, in bytes.
+#: Bytes that an entry of up to 4096 bytes is charged against this project's bound.
 BLOCK = 4096
 
 
 @dataclasses.dataclass
 class System:
     """
-    One opened cache. Its functions are those of the cache itself, so that nothing but the cache is timed.
+    One opened cache. Its functions are those of the cache itself, so that only the cache is timed.
 
     :ivar get: takes a key.
     :ivar set: takes a key and a value.
-    :ivar close: releases what the cache holds open.
-    :ivar fill: takes keys and a value, and sets them all; what it costs is never part of a result, so it may leave out
-     work that a set does for entries other than its own.
-    :ivar handle: the region or cache.
+    :ivar close: closes what the cache holds open.
+    :ivar fill: takes keys and a value, and sets them all. It is never timed, so it may skip work that a set does for
+     other entries than its own.
+    :ivar handle: the region or the cache.
     """
 
     get: Callable[[str], Any]
@@ -49,7 +49,7 @@ def _fill(set_: Callable[[str, Any], Any]) -> Callable[[Iterable[str], Any], Non
 
 
 def _fill_without(owner: Any, method: str, set_: Callable[[str, Any], Any]) -> Callable[[Iterable[str], Any], None]:
-    """Fill while a method, which looks at all entries on each set, does nothing."""
+    """Fill while a method that looks at all entries on each set is replaced by one that does nothing."""
 
     def fill(keys: Iterable[str], value: object) -> None:
         setattr(owner, method, lambda: None)
@@ -83,7 +83,7 @@ def ours(directory: str, cache_size: int | None = _HUGE, max_entries: int | None
 
 
 def ours_invalidated(directory: str) -> System:
-    """This project, where an invalidation by any process is seen by all."""
+    """This project with an invalidation that all processes see."""
     system = ours(directory)
     strategy = importlib.import_module("dogpile_filesystem").FilesystemInvalidation
     system.handle.region_invalidator = strategy(directory)
@@ -137,7 +137,7 @@ def django(directory: str, max_entries: int = _HUGE) -> System:
     return System(cache.get, cache.set, cache.close, _fill_without(cache, "_cull", cache.set), cache)
 
 
-#: How to open each system in a directory, by the name that results use.
+#: The functions that open the systems in a directory, by the names in the results.
 SYSTEMS: dict[str, Callable[[str], System]] = {
     "floor": floor,
     "ours": ours,
@@ -150,7 +150,7 @@ SYSTEMS: dict[str, Callable[[str], System]] = {
     "dbm": dbm,
 }
 
-#: What tables and plots call them.
+#: The names of the systems in tables and plots.
 LABELS: dict[str, str] = {
     "floor": "floor (no lock, no bound)",
     "ours": "this project",

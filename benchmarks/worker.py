@@ -1,8 +1,8 @@
 """
-Runs one job in an interpreter of its own and prints its result as one line of JSON.
+Runs one job in an interpreter of its own, and prints its result as one line of JSON.
 
-``python worker.py '{"job": "latency", "directory": "/mnt/empty", "parameters": {...}}'``. The directory is empty and
-removed by the caller.
+``python worker.py '{"job": "latency", "directory": "/mnt/empty", "parameters": {...}}'``. The directory is empty; the
+caller removes it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import json
 import sys
 from typing import Any
 
-#: The function of each job, as module and name. It takes the directory and the parameters.
+#: The module and the name of each job's function, which takes the directory and the parameters.
 JOBS = {
     "latency": ("jobs.sets", "latency"),
     "full": ("jobs.sets", "full"),

@@ -25,12 +25,11 @@ from dogpile.cache.api import (
 )
 
 from dogpile_filesystem.arguments import Arguments
-from dogpile_filesystem.lockfile.statistics import Stats
-from dogpile_filesystem.maintenance.check import Report
+from dogpile_filesystem.layout import FILE, VALUE
+from dogpile_filesystem.lockfile import Stats
+from dogpile_filesystem.maintenance import Report, check, remove_matching
 from dogpile_filesystem.predecessor import report_predecessor
-from dogpile_filesystem.store.access import Refused
-from dogpile_filesystem.store.entry import FILE, VALUE
-from dogpile_filesystem.store.store import Store
+from dogpile_filesystem.store import Refused, Store
 
 logger = logging.getLogger(__name__)
 
@@ -132,7 +131,7 @@ class _FSBackend(CacheBackend):
         if not packed:
             msg = "an empty prefix matches everything: that is clear()"
             raise ValueError(msg)
-        return self.store.remove_matching(packed, [self._kind])
+        return remove_matching(self.store, packed, [self._kind])
 
     def clear(self) -> None:
         """
@@ -159,7 +158,7 @@ class _FSBackend(CacheBackend):
         :return: what was found, before it was mended.
         :raises OSError: the directory cannot be used.
         """
-        return self.store.check(repair=repair)
+        return check(self.store, repair=repair)
 
 
 class GenericFSBackend(_FSBackend, BytesBackend):

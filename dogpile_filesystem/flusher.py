@@ -27,7 +27,7 @@ DELAY = 3.0
 _PATIENCE = 0.2
 
 
-class Gathering(Protocol):
+class Pending(Protocol):
     """What gathers something in memory."""
 
     def is_pending(self) -> bool:
@@ -40,9 +40,9 @@ class Gathering(Protocol):
         """Start anew after a fork: what was pending is the parent's to write."""
 
 
-class Later:
+class Flusher:
     """
-    The timer, of which the process has one: :data:`later`.
+    The timer, of which the process has one: :data:`flusher`.
 
     :ivar timer: the thread that will write; None: there is none, so that who notes something has to :meth:`start` it.
     """
@@ -51,14 +51,14 @@ class Later:
         self.timer: threading.Timer | None = None
         # On the monotonic clock: when the timer should long have come; and until when not to try for another one.
         self._overdue_at = self._retry_at = 0.0
-        self._gatherings: weakref.WeakSet[Gathering] = weakref.WeakSet()
+        self._gatherings: weakref.WeakSet[Pending] = weakref.WeakSet()
         # Whose owner has gone before the last flush.
-        self._kept: list[Gathering] = []
+        self._kept: list[Pending] = []
         # Guards starting the timer. Not needed to note or to write.
         self._guard = threading.Lock()
         self._is_hooked = False
 
-    def add(self, owner: object, *gatherings: Gathering) -> None:
+    def add(self, owner: object, *gatherings: Pending) -> None:
         """Write for some more, as long as their owner exists, and once more then."""
         for gathering in gatherings:
             self._gatherings.add(gathering)
@@ -96,7 +96,7 @@ class Later:
         self.timer = timer
         return True
 
-    def flush(self, kind: type[Gathering] | None = None) -> bool:
+    def flush(self, kind: type[Pending] | None = None) -> bool:
         """
         Write what is pending, in all directories. Never fails.
 
@@ -113,7 +113,7 @@ class Later:
                         self._kept.remove(gathering)
         return is_done
 
-    def _all(self) -> list[Gathering]:
+    def _all(self) -> list[Pending]:
         while True:
             try:
                 return list(self._gatherings)
@@ -163,11 +163,11 @@ class Later:
             gathering.reset_in_child()
 
 
-def _flush_at_end(later: Later) -> None:
-    sys.modules["multiprocessing.util"].Finalize(None, later.flush, exitpriority=0)
+def _flush_at_end(flusher: Flusher) -> None:
+    sys.modules["multiprocessing.util"].Finalize(None, flusher.flush, exitpriority=0)
 
 
-later = Later()
-atexit.register(later.flush)
-os.register_at_fork(before=later.settle_before_fork, after_in_child=later.reset_in_child)
-later.hook_multiprocessing()
+flusher = Flusher()
+atexit.register(flusher.flush)
+os.register_at_fork(before=flusher.settle_before_fork, after_in_child=flusher.reset_in_child)
+flusher.hook_multiprocessing()

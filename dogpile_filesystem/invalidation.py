@@ -20,16 +20,15 @@ from __future__ import annotations
 import math
 import os
 import time
+from collections.abc import Callable
 
 from dogpile.cache.region import RegionInvalidationStrategy
 
 from dogpile_filesystem.arguments import Arguments
 from dogpile_filesystem.failures import Failures
-from dogpile_filesystem.lockfile.ledger import NEVER, Ledger
-from dogpile_filesystem.store.access import Access
+from dogpile_filesystem.lockfile import NEVER, Current, Ledger
+from dogpile_filesystem.store import Access
 
-#: Seconds for which the lock file is taken to be the one at its path.
-_TRUST = 0.05
 _NOTHING, _EVERYTHING = (NEVER, NEVER), (math.inf, NEVER)
 
 
@@ -50,16 +49,16 @@ class FilesystemInvalidation(RegionInvalidationStrategy):
     meanwhile; the region needs an ``expiration_time`` for that, as dogpile demands, until the next hard invalidation.
 
     :param base_dir: that of the region's backend. The regions on one directory are invalidated together.
+    :param clock: seconds since the epoch, as dogpile takes them for the age of values: ``time.time``.
     :raises TypeError: it is no path.
     :raises ValueError: it is empty, or a file.
     """
 
-    def __init__(self, base_dir: str | os.PathLike[str]) -> None:
+    def __init__(self, base_dir: str | os.PathLike[str], *, clock: Callable[[], float] = time.time) -> None:
         self._base_dir = Arguments.parse({"base_dir": base_dir}).base_dir
-        self._path = os.path.join(self._base_dir, "lock")
+        self._clock = clock
         self._failures = Failures(self._base_dir)
-        self._ledger: Ledger | None = None
-        self._looked_until = 0.0
+        self._current = Current(os.path.join(self._base_dir, "lock"), clock)
         # The stamps, hard and soft, that were read last; and those that could not be written: this process's own.
         self._known, self._unwritten = _EVERYTHING, _NOTHING
         # What dogpile asked for last, and the soft stamp of that moment.
@@ -71,7 +70,7 @@ class FilesystemInvalidation(RegionInvalidationStrategy):
 
         :param hard: whether old values are misses; False: they may be served while a new one is made.
         """
-        now = time.time()
+        now = self._clock()
         try:
             self._open_for_writing().stamp(now, hard=hard)
         except OSError as error:
@@ -108,41 +107,35 @@ class FilesystemInvalidation(RegionInvalidationStrategy):
         return self._stamps()[1] > NEVER
 
     def _stamps(self) -> tuple[float, float]:
-        now = time.monotonic()
-        if now >= self._looked_until:
+        current = self._current
+        if time.monotonic() >= current.fresh.until:
             # Two threads may look at once. One that did not wait for the first look would not know any stamps.
-            self._ledger = self._look()
-            self._looked_until = now + _TRUST
-        ledger = self._ledger
+            self._look()
+        ledger = current.ledger
         if ledger is not None:
             try:
                 self._known = ledger.stamps()
             except OSError:  # Somebody has overwritten it, or has closed its descriptor to become a daemon.
-                self._looked_until = 0.0
+                current.fresh.drop()
         if self._unwritten is _NOTHING:
             return self._known
         hard, soft = map(max, self._known, self._unwritten)
         return hard, soft if soft > hard else NEVER
 
-    def _look(self) -> Ledger | None:
-        """The ledger of the lock file that is at its path. None is made for who only reads."""
-        ledger = self._ledger
+    def _look(self) -> None:
+        """Look for the lock file that is at its path. None is made for a reader."""
         try:
-            if ledger is None or not ledger.is_at(self._path):
-                ledger = Ledger.open(self._path, make=False)
+            self._current.find()
         except FileNotFoundError:
-            # Whoever makes a new one beside values will say that all of them are invalidated.
+            # The process that makes a new one beside values will say that all of them are invalidated.
             self._known = _EVERYTHING if os.path.exists(os.path.join(self._base_dir, "values")) else _NOTHING
-            return None
         except OSError:
-            return None  # What was read last is good enough.
-        return ledger
+            pass  # What was read last is good enough.
 
     def _open_for_writing(self) -> Ledger:
         found = os.stat(self._base_dir)
         access = Access.of(found)
-        if not os.path.lexists(self._path):
+        if not os.path.lexists(self._current.path):
             # The backend has found that the directory may be used, before it made a lock file in it.
-            access.check(self._base_dir, found)
-        self._ledger = Ledger.open(self._path, access.file_mode)
-        return self._ledger
+            access.verify(self._base_dir, found)
+        return self._current.open(access.file_mode)

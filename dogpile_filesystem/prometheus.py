@@ -3,10 +3,11 @@ The statistics of regions as metrics of Prometheus. Needs ``prometheus_client``:
 dogpile_filesystem[prometheus]``.
 
 Concurrency. All figures are totals over all processes that use a cache, read from its lock file at each scrape. So
-every worker of a server answers the same, nothing is added up over workers, and no files of prometheus_client's
-multi-process mode are needed. What other processes did in the last three seconds may be missing.
+every worker of a server gives the same answer, nothing has to be added up over workers, and the files of
+prometheus_client's multi-process mode are not needed. A scrape may miss what other processes did in the last three
+seconds.
 
-Deletion. Counters start anew when the directory of a cache is deleted, which ``rate()`` expects of a counter.
+Limits. Counters start again from zero when the directory of a cache is deleted; ``rate()`` expects that of a counter.
 """
 
 from __future__ import annotations
@@ -19,24 +20,24 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from dogpile_filesystem.backend import GenericFSBackend, RawFSBackend
-from dogpile_filesystem.lockfile.statistics import Counts, Stats
+from dogpile_filesystem.lockfile import Counts, Stats
 
 __all__ = ["RegionCollector"]
 
 _PREFIX = "dogpile_filesystem_"
 
-#: The fields of `Counts` that are numbers, and what they say.
+#: The fields of `Counts` that are numbers, and their help texts.
 _COUNTERS = {
     "hits": "Reads that found a value.",
-    "misses": "Reads that found none.",
-    "expired": "Misses for which there was an entry, but one older than expiration_time.",
-    "stores": "Values and files kept.",
-    "stored_bytes": "Bytes on disk of the values and files kept.",
+    "misses": "Reads that found no value.",
+    "expired": "Misses for which there was an entry, but it was older than expiration_time.",
+    "stores": "Values and files stored.",
+    "stored_bytes": "Bytes on disk of the values and files stored.",
     "evictions": "Entries removed to make room.",
     "evicted_bytes": "Bytes on disk of the entries removed to make room.",
-    "refused": "Values not kept: larger than cache_size, or no room could be made.",
-    "damaged": "Damaged entries met.",
-    "mutex_waits": "Times that a thread waited for another creator.",
+    "refused": "Values not stored: larger than cache_size, or no room could be made.",
+    "damaged": "Damaged entries found.",
+    "mutex_waits": "Waits of a thread for another creator.",
     "mutex_wait_seconds": "Time that threads waited for other creators.",
     "lock_timeouts": "Waits for another creator given up after lock_timeout.",
     "creations_saved": "Waits for another creator that ended in a hit.",
@@ -47,20 +48,20 @@ _Backend = GenericFSBackend | RawFSBackend
 
 class RegionCollector(Collector):
     """
-    A collector of the statistics of regions, labelled with the region.
+    A collector of the statistics of regions. Each metric has the label ``region``.
 
     ::
 
         REGISTRY.register(RegionCollector({"pages": pages, "reports": reports}))
 
-    Regions may be configured later, and may have proxies. Those that share a directory share its statistics, and are
-    exported once, with their names joined: ``region="pages,reports"``.
+    Regions may be configured later, and may have proxies. Regions that share a directory share its statistics: they are
+    exported once, with their names joined, as ``region="pages,reports"``.
 
-    A scrape never fails for a region. One whose figures cannot be had is left out but for ``dogpile_filesystem_up``,
-    which is 0: its lock file cannot be used, it is not configured yet, or was configured later with another backend.
+    A region never makes a scrape fail. If its lock file cannot be used, if it is not configured yet, or if it was
+    configured later with another backend, it has only ``dogpile_filesystem_up``, which is then 0.
 
-    Left out are also counters before anything was counted, a bound that there is not, and size and number of entries
-    while a lost ledger is counted anew, since they are too low.
+    Also omitted are counters before anything has been counted, bounds that are not set, and the size and the number of
+    entries while a lost ledger is counted anew, since they are too low then.
 
     :param regions: regions with a backend of this package, by the names that become their labels.
     :raises TypeError: a region is configured with another backend.
@@ -75,7 +76,7 @@ class RegionCollector(Collector):
                 raise TypeError(msg)
 
     def describe(self) -> Iterable[Metric]:
-        """The metrics, without figures: no region is looked at when the collector is registered."""
+        """The metrics without figures, so that registering the collector looks at no region."""
         return _Metrics().all()
 
     def collect(self) -> Iterable[Metric]:
@@ -86,7 +87,7 @@ class RegionCollector(Collector):
         return metrics.all()
 
     def _caches(self) -> Iterator[tuple[str, list[_Backend]]]:
-        """Each directory once, with its label and the backends that use it; a region without backend by itself."""
+        """Each directory once, with its label and the backends that use it; each region without a backend by itself."""
         by_directory: dict[str, dict[str, _Backend]] = {}
         for name, region in sorted(self._regions.items()):
             backend = _backend(region)
@@ -104,9 +105,9 @@ def _backend(region: CacheRegion) -> _Backend | None:
 
 
 def _stats(backends: list[_Backend]) -> Stats | None:
-    """The statistics of a directory; None: they cannot be had."""
+    """The statistics of a directory; None: they cannot be read."""
     stats = None
-    for backend in backends:  # Each of them first adds what it did itself, so that the last one says everything.
+    for backend in backends:  # Each call first adds the backend's own counts, so the last result has all of them.
         stats = backend.stats()
     return stats if stats is not None and stats.is_available else None
 
@@ -116,13 +117,17 @@ class _Metrics:
 
     def __init__(self) -> None:
         self._counters = {name: _counter(name, text) for name, text in _COUNTERS.items()}
-        self._failures = _counter("failures", "Trouble with the filesystem, by the name of the errno.", "cause")
+        self._failures = _counter("failures", "Failures of the filesystem, by the name of the errno.", "cause")
         self._up = _gauge("up", "Whether the figures of the region could be read.")
-        self._since = _gauge("counting_start_time_seconds", "Since when is counted, in seconds since the epoch.")
+        self._since = _gauge(
+            "counting_start_time_seconds", "The time at which counting began, in seconds since the epoch."
+        )
         self._entries = _gauge("entries", "Entries in the cache.")
-        self._entries_limit = _gauge("entries_limit", "Entries that the cache may have. Absent: any number.")
+        self._entries_limit = _gauge("entries_limit", "Entries that the cache may have. Absent if there is no limit.")
         self._size = _gauge("size_bytes", "Bytes on disk of the entries.")
-        self._size_limit = _gauge("size_limit_bytes", "Bytes that the entries may take on disk. Absent: any number.")
+        self._size_limit = _gauge(
+            "size_limit_bytes", "Bytes that the entries may take on disk. Absent if there is no limit."
+        )
 
     def all(self) -> list[Metric]:
         gauges = [self._up, self._since, self._entries, self._entries_limit, self._size, self._size_limit]
@@ -132,7 +137,7 @@ class _Metrics:
         self._up.add_metric([label], float(stats is not None))
         if stats is None:
             return
-        # Not 0 before anything was counted: that would look like a reset if the totals were only damaged.
+        # Omitted, not 0, before anything has been counted: if only the totals were lost, 0 would look like a reset.
         if stats.since is not None:
             self._add_totals(label, stats.total)
         gauges = [

@@ -1,5 +1,5 @@
 """
-A Flask application with four uses of the cache: a slow page, a page that is refreshed behind its readers' backs, a
+A Flask application with four uses of the cache: a slow page, a page that is refreshed while readers get the old one, a
 generated file to download, and an administrator's page. README.md says how to start it.
 """
 
@@ -25,12 +25,12 @@ application = Flask(__name__)
 application.config.from_mapping(CACHE_DIR="~/.cache/flask_app", REPORTS_SIZE="1GiB")
 application.config.from_prefixed_env()  # FLASK_CACHE_DIR, FLASK_REPORTS_SIZE
 CACHE_DIR = os.path.abspath(os.path.expanduser(application.config["CACHE_DIR"]))
-#: On the filesystem of the cache, so that a file is moved in by renaming it, and not in the directory of a region.
+#: On the filesystem of the cache, so that files can be moved in by renaming them, but outside the region's directory.
 SCRATCH_DIR = os.path.join(CACHE_DIR, "tmp")
 
 
 def refresh_in_background(region: CacheRegion, key: str, creator: Callable[[], Any], mutex: CacheMutex) -> None:
-    """Create a value in a thread. Whoever asks for it meanwhile gets the old one."""
+    """Create a value in a thread. Until it is there, readers get the old one."""
 
     def refresh() -> None:
         try:
@@ -38,16 +38,16 @@ def refresh_in_background(region: CacheRegion, key: str, creator: Callable[[], A
         except Exception:
             application.logger.exception("cannot refresh %s", key)
         finally:
-            mutex.release()  # Else nobody would refresh it again as long as this process lives.
+            mutex.release()  # Otherwise the value could not be refreshed again until this process ends.
 
-    # A thread for each refresh: an executor made on import, in the master of a preloading server, would not work in a
-    # worker.
+    # A thread for each refresh: an executor that the master of a preloading server made on import would not work in
+    # its workers.
     threading.Thread(target=refresh, daemon=True).start()
 
 
 def configured(region: CacheRegion, backend: str, expiration_time: int, **arguments: object) -> CacheRegion:
     base_dir = os.path.join(CACHE_DIR, str(region.name))
-    # Without the invalidator, `region.invalidate()` would concern the worker that calls it, and no other.
+    # Without the invalidator, `region.invalidate()` would affect only the worker that calls it.
     return region.configure(
         backend,
         expiration_time=expiration_time,
@@ -150,7 +150,7 @@ def index() -> str:
     return render_template_string(PAGE, title="Cached", lines=[])
 
 
-# The arguments are checked: dogpile joins them with spaces to a key, so that free text from an address could make the
+# The arguments are checked: dogpile joins them with spaces to make the key, so free text from an address could make the
 # key of other arguments.
 @application.get("/article/<any(books, films):section>/<int:number>")
 def article_page(section: str, number: int) -> str:
@@ -167,12 +167,12 @@ def news_page() -> str:
 @application.get("/report/<int(min=2000, max=2029):year>")
 def download(year: int) -> Response:
     file = report(year)
-    if os.path.dirname(file.name) == SCRATCH_DIR:  # Created just now. If it was kept, it has another name already.
+    if os.path.dirname(file.name) == SCRATCH_DIR:  # Created just now. If the cache kept it, this name is gone.
         with contextlib.suppress(FileNotFoundError):
             os.unlink(file.name)
-    # The file that is open stays as it is, whereas its path goes when the report is replaced or evicted. So all that
-    # is said of it comes from there too. No Last-Modified: it has whole seconds, in which there may be two versions,
-    # and a client that goes on with a broken download would join parts of both.
+    # The open file stays as it is, but its path disappears when the report is replaced or evicted. So the headers are
+    # made from the open file too. There is no Last-Modified: it has whole seconds, in which there may be two versions,
+    # and a client that resumes a broken download would join parts of both.
     status = os.fstat(file.fileno())
     response = send_file(
         file,
@@ -182,7 +182,7 @@ def download(year: int) -> Response:
         conditional=False,
         etag=f"{status.st_ino:x}-{status.st_mtime_ns:x}",
     )
-    # `send_file` does not ask an open file for its length, without which it would answer no ranges.
+    # `send_file` does not ask an open file for its length. Without the length, ranges would not be answered.
     response.content_length = status.st_size
     try:
         response.make_conditional(request, accept_ranges=True, complete_length=status.st_size)
@@ -201,14 +201,14 @@ def admin() -> str:
 
 @application.post("/admin/invalidate/<any(pages, news, reports):name>")
 def invalidate(name: str) -> Any:
-    # Hard: nobody gets an old value any more. Soft: until there is a new one.
+    # Hard: readers no longer get old values. Soft: they get the old value until there is a new one.
     REGIONS[name].invalidate(hard="soft" not in request.form)
     return redirect(url_for("admin"), 303)
 
 
 @application.post("/admin/remove/<any(books, films):section>")
 def remove(section: str) -> Any:
-    # What the keys of all articles of the section begin with.
+    # The prefix that the keys of all articles of the section share.
     prefix = pages.function_key_generator(None, article.original)(section, "")
     pages.backend.remove_matching(prefix=prefix)
     return redirect(url_for("admin"), 303)

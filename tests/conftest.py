@@ -1,20 +1,83 @@
 """
-The fixtures that the tests share: directories, a clock that is moved by hand, stores, and other processes.
+The fixtures that the tests share: directories, a clock that is moved by hand, stores, and other processes. Also the
+rules for all tests: the folder gives the marker, random choices repeat, and the gate accepts few reasons to skip.
 """
 
 from __future__ import annotations
 
 import os
+import random
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import cases
+import hypothesis
 import ondisk
 import pytest
 
+from dogpile_filesystem.maintenance import check
 from dogpile_filesystem.store.store import Store
+
+TESTS = Path(__file__).parent
+#: The marker of all tests in a folder.
+MARKERS = {"faults": "faults", "processes": "stress", "servers": "servers"}
+#: The gate sets this variable. A test that is skipped then fails, unless one of `ACCEPTED` is in the reason.
+MUST_NOT_SKIP = "TESTS_MUST_NOT_SKIP"
+#: What no installation mends, and why.
+ACCEPTED = {
+    "dogpile.cache ships its suites from 1.3 on": "the oldest supported release is tested without them",
+    "needs to be root": "the user decides who runs the tests",
+    "cannot mount a filesystem here": "the kernel or the container refuses to",
+    "cannot unshare mounts here": "the kernel or the container refuses to",
+    "counts descriptors in /proc": "another operating system",
+    "needs a second filesystem at /dev/shm": "another operating system",
+}
+
+# A test gives the same result each time that it runs. tests/soak.py tries random examples.
+hypothesis.settings.register_profile("gate", derandomize=True, deadline=None, print_blob=True)
+hypothesis.settings.register_profile("soak", derandomize=False, deadline=None, print_blob=True, database=None)
+hypothesis.settings.load_profile("gate")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--seed", type=int, default=1, help="of the tests that make random choices (default: 1)")
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        folder = item.path.relative_to(TESTS).parts[0]
+        if folder in MARKERS:
+            item.add_marker(MARKERS[folder])
+
+
+def pytest_report_header():
+    return f"skipped tests fail, unless the reason is accepted: {MUST_NOT_SKIP} is set" if must_not_skip() else None
+
+
+def must_not_skip():
+    return bool(os.environ.get(MUST_NOT_SKIP))
+
+
+def fail_if_skipped(report):
+    if must_not_skip() and report.skipped and not hasattr(report, "wasxfail"):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        if not any(accepted in reason for accepted in ACCEPTED):
+            report.outcome = "failed"
+            report.longrepr = f"{report.nodeid} must not be skipped in the gate. {reason}"
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport():
+    return fail_if_skipped((yield))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report():
+    return fail_if_skipped((yield))
 
 
 class Clock:
@@ -38,20 +101,60 @@ def clock():
 
 
 @pytest.fixture
+def seed(request):
+    """
+    The seed of a test that makes random choices. pytest prints it when the test fails.
+    """
+    number = request.config.getoption("--seed")
+    print(f"pytest --seed {number}")
+    return number
+
+
+@pytest.fixture
+def rng(seed):
+    return random.Random(seed)
+
+
+@pytest.fixture
 def base_dir(tmp_path):
     return str(tmp_path / "cache")
 
 
-@pytest.fixture
-def make_store(base_dir, clock):
+@pytest.fixture(autouse=True)
+def stores_made(request):
     """
-    Makes stores on one directory.
+    The directory and the arguments of each store that ``make_store`` made. When the test ends, a check of the directory
+    must find nothing wrong, unless the test has the marker ``leaves_damage``.
+    """
+    # Every test uses it, so pytest sets it up first and tears it down last, when nothing is patched any more.
+    made: list[tuple[str, dict[str, Any]]] = []
+    yield made
+    if made and request.node.get_closest_marker("leaves_damage") is None:
+        assert_nothing_is_wrong(*made[-1])
+
+
+@pytest.fixture
+def make_store(base_dir, clock, stores_made):
+    """
+    Makes stores on one directory, which know of each other as little as those of two processes do. The directory is
+    checked at the end: see ``stores_made``.
     """
 
     def make(**arguments):
-        return Store(base_dir, **{"clock": clock, **arguments})
+        # Stores with one clock would share what they know of the directory.
+        arguments = {"clock": lambda: clock.now, **arguments}
+        stores_made.append((base_dir, arguments))
+        return Store(base_dir, **arguments)
 
     return make
+
+
+def assert_nothing_is_wrong(base_dir, arguments):
+    """
+    Fails if a new store on a directory finds something wrong there, with the arguments that the last store had.
+    """
+    report = check(Store(base_dir, **arguments))
+    assert report.ok, f"the test leaves a cache that is not whole: {report}"
 
 
 @pytest.fixture

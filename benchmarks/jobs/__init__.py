@@ -1,3 +1,3 @@
 """
-The jobs. Each takes a directory of its own, measures, and returns a dictionary that can be written as JSON.
+The jobs. Each is given a directory of its own, measures, and returns a dictionary that can be written as JSON.
 """

@@ -1,5 +1,5 @@
 """
-The application of a cache that was harmed. What it counts is told in ``../faults.py``.
+An application that uses a harmed cache. ``../faults.py`` explains what it counts.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from systems import System
 
 from jobs.caches import SMALL_SIZE, SYSTEMS, value_of
 
-#: What a call that raised returns.
+#: Returned for a call that raised.
 _RAISED = object()
 
 
@@ -22,9 +22,9 @@ class Application:
     """
     Uses a cache, knows what it set, and counts what it gets.
 
-    :param values: key → the value that is right to get; a miss never counts by itself.
-    :param undecided: key → a value that is right too, since whoever set it was killed.
-    :ivar counts: ``raised`` and ``wrong``, each also by kind: once for each key, and for each operation on it.
+    :param values: key → the right value. A miss is never counted as wrong.
+    :param undecided: key → another value that is right, since the process that set it was killed.
+    :ivar counts: ``raised`` and ``wrong``, each also by kind, once for each key and operation.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class Application:
         self._cache: System | None = None
 
     def open(self) -> bool:
-        """Open the cache, again if it is open; whether that could be done."""
+        """Open the cache, even if it is open already; whether that succeeded."""
         cache = self._call("open", "", lambda: SYSTEMS[self._system](self._path))
         self._cache = None if cache is _RAISED else cache
         return self._cache is not None
@@ -66,15 +66,19 @@ class Application:
         return "wrong"
 
     def missing(self, keys: Iterable[str]) -> set[str]:
-        """Read these keys: those that were misses."""
+        """Read some keys: those that were misses."""
         return {key for key in keys if self.get(key) == "miss"}
 
     def present(self, keys: Iterable[str]) -> list[str]:
-        """Read these keys: those whose value was right."""
+        """Read some keys: those whose value was right."""
         return [key for key in keys if self._right.get(key) and self.get(key) == "right"]
 
     def set(self, keys: Iterable[str], size: int = SMALL_SIZE) -> None:
-        """Set new values of so many bytes."""
+        """
+        Set new values.
+
+        :param size: bytes of each.
+        """
         for key in keys:
             past = self._past.setdefault(key, [])
             past += self._right.get(key, [])
@@ -83,14 +87,14 @@ class Application:
             self._call("set", key, lambda k=key, v=value: self.cache.set(k, v))
 
     def delete(self, keys: Iterable[str]) -> None:
-        """Delete these."""
+        """Delete some keys."""
         for key in keys:
             self._past[key] += self._right[key]
             self._right[key] = []
             self._call("delete", key, lambda k=key: self.cache.handle.delete(k))
 
     def works(self, keys: Iterable[str]) -> None:
-        """Set these keys, read them again, and count it as ``broken`` if that does not give the new values."""
+        """Set some keys and read them again. Count the case as ``broken`` if that does not give the new values."""
         keys = list(keys)
         self.set(keys)
         if any(self.get(key) != "right" for key in keys):

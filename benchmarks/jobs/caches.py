@@ -1,8 +1,8 @@
 """
 The caches of :mod:`faults`: how they are opened, filled, cleaned, and used in forks.
 
-Whatever uses a cache that was harmed runs in a fork: a hang or a crash ends with it, and nothing of it is left for the
-next case. The forks are made before anything is opened, so that they inherit neither locks nor connections.
+All code that uses a harmed cache runs in a fork, so that a hang or a crash ends with the fork and leaves nothing for
+the next case. The forks are made before anything is opened, so that they inherit neither locks nor connections.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ import systems
 from dogpile.cache.api import NO_VALUE
 from systems import System
 
-#: Seconds after which a case hangs.
+#: Seconds after which a case is treated as a hang.
 _PATIENCE = 30
 SEED = "faults"
-#: Bytes of a small value, and of a large one: diskcache keeps those of 32 KiB and more in files of their own.
+#: Bytes of a small value, and of a large one: diskcache keeps values of 32 KiB and more in files of their own.
 SMALL_SIZE, LARGE_SIZE = 400, 40_000
 
 
@@ -43,7 +43,7 @@ def _raw(directory: str) -> System:
     return System(get, lambda key, value: region.set(key, io.BytesIO(value)), lambda: None, lambda *_: None, region)
 
 
-#: How each is opened: with its own default for the bound, and without a time after which entries expire.
+#: The functions that open the systems: with the default bound, and without an expiration time.
 SYSTEMS: dict[str, Callable[[str], System]] = {
     "ours": functools.partial(systems.ours, cache_size=1 << 30),
     "raw": _raw,
@@ -59,7 +59,7 @@ def _maintain_diskcache(cache: Any) -> None:
     cache.check(fix=True)
 
 
-#: The most thorough cleaning that each offers, given its handle.
+#: The most thorough cleaning that each system offers, given its handle.
 MAINTENANCE: dict[str, Callable[[Any], object]] = {
     "ours": lambda region: region.backend.prune(),
     "raw": lambda region: region.backend.prune(),
@@ -68,7 +68,7 @@ MAINTENANCE: dict[str, Callable[[Any], object]] = {
 
 
 def value_of(key: str, size: int, version: int = 0) -> bytes:
-    # Without newlines: diskcache writes line by line, and would be killed at each of them.
+    # Without newlines: diskcache writes line by line, and would be killed at each line.
     return random.Random(f"{SEED} {key} {version}").randbytes(size).replace(b"\n", b" ")
 
 
@@ -78,15 +78,15 @@ def values_of(small: int, large: int) -> dict[str, bytes]:
 
 
 def useless(entries: int) -> Counter[str]:
-    """What is counted for a cache of so many entries that cannot be used: they are lost, and no new ones can be set."""
+    """The counts of a cache that cannot be used: all its entries are lost, and new ones cannot be set."""
     return Counter(lost=entries, broken=1)
 
 
 def forked(call: Callable[[], Mapping[str, int]], entries: int) -> Counter[str]:
     """
-    What a call counts, made in a fork.
+    Make a call in a fork: what it counts.
 
-    :param entries: what is lost if the fork is killed by a signal: by what it does, or since it hangs.
+    :param entries: the number of entries that are lost if a signal kills the fork, because it crashes or hangs.
     """
     reader, writer = os.pipe()
     pid = os.fork()
@@ -112,7 +112,7 @@ def forked(call: Callable[[], Mapping[str, int]], entries: int) -> Counter[str]:
 
 @contextlib.contextmanager
 def _exiting() -> Iterator[None]:
-    """End the process, without what its parent has to do at its own end."""
+    """End the process without running the exit handlers of its parent."""
     try:
         yield
     except BaseException:
@@ -122,7 +122,7 @@ def _exiting() -> Iterator[None]:
 
 
 def fill(system: str, path: str, values: Mapping[str, bytes]) -> None:
-    """Make a directory and fill it, with a process of its own that ends in order."""
+    """Make a directory and fill it, in a process of its own that ends normally."""
 
     def set_all() -> dict[str, int]:
         cache = SYSTEMS[system](path)

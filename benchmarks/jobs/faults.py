@@ -2,7 +2,7 @@
 The same faults for several caches, and what their application then gets: see ``../faults.py``.
 
 From the bottom up: ``caches`` opens, fills and forks; ``application`` uses a cache and counts; ``harmed``, ``killed``
-and ``filesystems`` make the faults.
+and ``filesystems`` cause the faults.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from jobs import filesystems, harmed, killed
 from jobs.caches import SYSTEMS, values_of
 
 _SMALL, _LARGE, _BOTH = values_of(20, 0), values_of(0, 4), values_of(20, 4)
-#: What is done, given a directory and a system, by the name that results use.
+#: The functions that cause the faults, given a directory and a system, by the names in the results.
 FAULTS: dict[str, Callable[[str, str], Counter[str]]] = {
     "flip-small": functools.partial(harmed.harm_files, harmed.flip, _SMALL, 1000),
     "flip-large": functools.partial(harmed.harm_files, harmed.flip, _LARGE, 200),
@@ -36,15 +36,15 @@ FAULTS: dict[str, Callable[[str, str], Counter[str]]] = {
 
 def fault(directory: str, fault: str, system: str) -> dict[str, Any]:
     """
-    Put one fault to one system.
+    Cause one fault in one system.
 
-    :returns: counts by name; or ``skipped``: why there are none.
+    :returns: counts by name; or ``skipped``: the reason why there are none.
     """
     logging.disable()
     warnings.simplefilter("ignore")
     warm_up = f"{directory}/warm-up"
     os.mkdir(warm_up)
-    # What is imported and computed once is done before the forks.
+    # Do before the forks what is imported and computed once.
     cache = SYSTEMS[system](warm_up)
     cache.set("key", b"value")
     cache.close()

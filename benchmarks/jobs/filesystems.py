@@ -17,7 +17,7 @@ from jobs.caches import LARGE_SIZE, fill, forked, useless, values_of
 
 
 class SkippedError(Exception):
-    """A fault that cannot be made here."""
+    """The fault cannot be caused on this machine."""
 
 
 @contextlib.contextmanager
@@ -42,7 +42,7 @@ def _remount(path: str, options: str) -> None:
 
 
 def fill_disk(directory: str, system: str) -> Counter[str]:
-    """Set three times as much as fits on the disk, new keys and old ones; then let there be room again."""
+    """Set three times as much as fits on the disk, new keys and old keys; then make room again."""
     path = f"{directory}/disk"
     with _tmpfs(path, "3m"):
         return forked(lambda: _use_full(system, path), 0)
@@ -52,7 +52,7 @@ def _use_full(system: str, path: str) -> Counter[str]:
     application = Application(system, f"{path}/cache", {})
     os.mkdir(f"{path}/cache")
     application.open()
-    # Fewer than Django keeps by default; about half of them fill the disk.
+    # Fewer keys than Django keeps by default; about half of them fill the disk.
     keys = [f"k{number}" for number in range(250)]
     sizes = itertools.cycle((10_000, LARGE_SIZE))
 
@@ -76,7 +76,7 @@ def _use_full(system: str, path: str) -> Counter[str]:
 
 
 def read_only(directory: str, system: str) -> Counter[str]:
-    """Open, read, overwrite, add and delete on a filesystem that is read-only; then let it be writable again."""
+    """Open, read, overwrite, add and delete on a read-only filesystem; then make it writable again."""
     path = f"{directory}/disk"
     values = values_of(20, 4)
     with _tmpfs(path, "64m"):
@@ -107,8 +107,8 @@ def _use_read_only(system: str, path: str, values: Mapping[str, bytes]) -> Count
 
 def delete_directory(directory: str, system: str) -> Counter[str]:
     """
-    Delete the directory while it is in use. Whether it works then is a question to a second process, which reads what
-    the first one set after that.
+    Delete the directory while it is in use. The cache works then if a second process reads what the first one sets
+    after that.
     """
     path = f"{directory}/cache"
     values = values_of(20, 4)

@@ -1,5 +1,5 @@
 """
-The faults of single files: a byte is changed, the file is cut off, filled with garbage, or mistaken for another.
+The faults of single files: a byte is changed, or the file is cut off, filled with garbage, or mistaken for another.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from jobs.caches import SEED, files_below, fill, forked, useless
 
 
 def _harmed_keys(system: str, master: str, path: str, values: Mapping[str, bytes]) -> dict[str, list[str]]:
-    """Which keys cannot be read without a file, by the file's name below the directory."""
+    """The keys that cannot be read without a file, by the file's name below the directory."""
     harmed = {}
     for file in files_below(master):
         name = os.path.relpath(file, master)
@@ -35,9 +35,9 @@ def _harmed_keys(system: str, master: str, path: str, values: Mapping[str, bytes
 
 def _use_harmed(system: str, path: str, values: Mapping[str, bytes], harmed: Collection[str]) -> Counter[str]:
     """
-    Use everything in a directory of which a file was harmed.
+    Use everything in a directory in which a file was harmed.
 
-    :param harmed: keys that need this file. One of them that is a miss is not counted as lost.
+    :param harmed: the keys that need this file. One miss among them does not count as lost.
     """
     application = Application(system, path, values)
     if not application.open():
@@ -75,14 +75,14 @@ def fill_with_garbage(base: str, name: str, _offset: int, generator: random.Rand
 
 
 def mistake_for_next(base: str, name: str, _offset: int, _generator: random.Random) -> None:
-    """Put what another file contains into this one, of the same length if there is one."""
+    """Overwrite a file with the bytes of another one, of the same length if there is one."""
     files = sorted(files_below(base), key=os.path.getsize)
     shutil.copyfile(files[(files.index(f"{base}/{name}") + 1) % len(files)], f"{base}/{name}")
 
 
 def _spots(master: str, count: int) -> list[tuple[str, int]]:
     """
-    Bytes to harm: file and offset, drawn from all bytes of all files alike; each file once if ``count`` is 0.
+    The bytes to harm, as file and offset. All bytes of all files are equally likely. If ``count`` is 0, each file once.
     """
     files = [(os.path.relpath(file, master), os.path.getsize(file)) for file in files_below(master)]
     if not count:
@@ -99,9 +99,9 @@ def _spots(master: str, count: int) -> list[tuple[str, int]]:
 
 def harm_files(harm: _Harm, values: Mapping[str, bytes], count: int, directory: str, system: str) -> Counter[str]:
     """
-    Harm one file at a time, use everything, and start over with the directory as it was.
+    Harm one file at a time, use everything, and start again with the directory as it was.
 
-    :param count: how many bytes are harmed, each for itself; 0: each file once.
+    :param count: the number of bytes to harm, one at a time; 0: each file once.
     """
     master, path = f"{directory}/master", f"{directory}/cache"
     fill(system, master, values)

@@ -1,5 +1,5 @@
 """
-The fault of a process that is killed, at each of its steps.
+The fault of a process that is killed at each of its steps.
 """
 
 from __future__ import annotations
@@ -28,15 +28,16 @@ from jobs.caches import (
     values_of,
 )
 
-#: Where C functions live that can change a file. The process is killed before each call of one of them.
+#: The modules with C functions that can change a file. The process is killed before each call of one of them.
 _ACTING_MODULES = {"posix", "fcntl", "_io", "io", "sqlite3", "_sqlite3"}
 
 
 def _count_calls(kill_before: int = 0) -> list[int]:
     """
-    Count this process's calls from now on that can change a file, and have it killed before its so-manyeth.
+    Count this process's calls that can change a file, from now on.
 
-    :returns: a list that holds the number.
+    :param kill_before: the number of the call before which the process is killed, from 1; 0: it is not killed.
+    :returns: a list that holds the count.
     """
     made = [0]
 
@@ -56,7 +57,7 @@ def _can_act(function: Any) -> bool:
 
 
 def _set(system: str, path: str, key: str, value: bytes, kill_before: int, *, opening: bool) -> dict[str, int]:
-    """Set a key and have the process killed before that call; else tell how many it made."""
+    """Set a key, and kill the process before a call. If it is not killed: the number of its calls."""
     made = _count_calls(kill_before) if opening else [0]
     cache = SYSTEMS[system](path)
     if not opening:
@@ -67,7 +68,10 @@ def _set(system: str, path: str, key: str, value: bytes, kill_before: int, *, op
 
 
 def _use_after_kill(system: str, path: str, values: Mapping[str, bytes], key: str, value: bytes) -> Counter[str]:
-    """Use everything after a process was killed that set a key. ``left`` counts files that stay if all is deleted."""
+    """
+    Use everything after the process that set a key was killed. ``left`` counts the files that remain after all entries
+    were deleted.
+    """
     application = Application(system, path, values, undecided={key: value})
     if not application.open():
         return application.counts + useless(len(values))
@@ -83,7 +87,7 @@ def _use_after_kill(system: str, path: str, values: Mapping[str, bytes], key: st
 
 
 def kill(directory: str, system: str) -> Counter[str]:
-    """Kill a process at each of its steps: a new key, one that is there, a small value, a large one, in a new cache."""
+    """Kill a process at each step of setting a new key and an existing one, small and large, and of a new cache."""
     values = values_of(6, 2)
     sizes = {"new": SMALL_SIZE, "small0": SMALL_SIZE, "new-large": LARGE_SIZE, "large0": LARGE_SIZE}
     total: Counter[str] = Counter()
@@ -118,6 +122,6 @@ def _kill_each(directory: str, system: str, values: Mapping[str, bytes], key: st
 
 
 def _some_of(calls: int) -> list[int]:
-    """The numbers from 1; of more than 300 the first and the last hundred, and about a hundred in between."""
+    """The numbers from 1; of more than 300, the first hundred, the last hundred and about a hundred in between."""
     numbers = range(1, calls + 1)
     return sorted({*numbers[:100], *numbers[-100:], *numbers[:: max(1, calls // 100)]})

@@ -1,5 +1,5 @@
 """
-Several processes at one cache.
+Several processes that use one cache.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 import measure
 from systems import open_system, ours
 
-# The bound's job: bytes of the bound, bytes of the largest value, and keys.
+# Of the job "bound": bytes of the bound, bytes of the largest value, and the number of keys.
 _BOUND = 32 << 20
 _LARGEST = 2 << 20
 _BOUND_KEYS = 200
@@ -30,7 +30,7 @@ _barrier: Barrier
 
 @contextlib.contextmanager
 def _crowd(processes: int, threads: int = 1) -> Iterator[ProcessPoolExecutor]:
-    """Processes for one call each, in which each thread waits for all the others at ``_barrier``."""
+    """Processes for one call each, in which each thread waits for all others at ``_barrier``."""
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(processes * threads)
     with ProcessPoolExecutor(processes, context, _keep_barrier, (barrier,)) as executor:
@@ -44,7 +44,7 @@ def _keep_barrier(barrier: Barrier) -> None:
 
 def mixed(directory: str, systems: list[str], processes: int = 4, count: int = 5000) -> dict[str, float]:
     """
-    Several processes, each reading 9 times out of 10, on 1,000 keys.
+    Several processes use 1,000 keys; 9 in 10 operations are reads.
 
     :param count: operations of each process.
     :returns: system → mean seconds of an operation in its process.
@@ -82,11 +82,11 @@ def herd(
     directory: str, system: str, processes: int = 6, threads: int = 6, creator_seconds: float = 0.3, repeats: int = 3
 ) -> dict[str, Any]:
     """
-    One missing key that all threads of all processes ask for at once, with ``get_or_create``.
+    All threads of all processes ask for one missing key at the same time, with ``get_or_create``.
 
-    :returns: ``creations``: the most of any repetition; ``median`` and ``last``: seconds from the start until the
-     median and the last of those that were served had the value, medians of the repetitions; ``errors``: how many
-     raised which exception, over all repetitions.
+    :returns: ``creations``: the highest number in any repetition; ``median`` and ``last``: seconds from the start until
+     the median and the last served thread had the value, as medians of the repetitions; ``errors``: the number of
+     exceptions by type, over all repetitions.
     """
     runs = []
     errors: Counter[str] = Counter()
@@ -113,7 +113,7 @@ def _ask_with_threads(
     directory: str, name: str, key: str, threads: int, creator_seconds: float
 ) -> list[dict[str, Any]]:
     region = open_system(name, directory).handle
-    region.get("another")  # Whatever is done once per process is done.
+    region.get("another")  # Does what is done once per process.
 
     def ask(_: int) -> dict[str, Any]:
         created = []
@@ -137,14 +137,15 @@ def _ask_with_threads(
 
 def bound(directory: str, seconds: float = 30, processes: int = 8) -> dict[str, Any]:
     """
-    Processes write values of 1 byte to 2 MiB into a bound of 32 MiB, on a tmpfs of its own; needs root to mount it.
+    Processes write values of 1 byte to 2 MiB to a cache with a bound of 32 MiB, on a tmpfs that only root can mount.
 
-    Meanwhile the bytes in use are sampled without pause with ``statvfs``, which is exact at an instant on a tmpfs.
-    What is in use before, with all directories, the lock file and the tag there but no entry, is taken off: that is
-    not part of the bound.
+    In the meantime, the bytes in use are sampled without pause with ``statvfs``, which is exact on a tmpfs. The bytes
+    in use at the start, by all directories, the lock file and the tag, are subtracted, since the bound does not cover
+    them.
 
-    :returns: ``most``: bytes of entries and temporary files, and ``limit``; ``samples``, ``sets``, ``entries`` stored
-     at the end, ``lost``: how often a process failed to store, by cause; ``skipped``: why there is nothing else.
+    :returns: ``most``: the highest number of bytes of entries and temporary files; ``limit``; ``samples``; ``sets``;
+     ``entries``: the number stored at the end; ``lost``: the number of values not stored, by cause; or only
+     ``skipped``: the reason why nothing was measured.
     """
     if os.geteuid():
         return {"skipped": "only root can mount a tmpfs"}
@@ -155,13 +156,13 @@ def bound(directory: str, seconds: float = 30, processes: int = 8) -> dict[str, 
     try:
         return _bound(directory, seconds, processes)
     finally:
-        # Lazily: the cache's lock file is still open here.
+        # Lazily, since this process still has the cache's lock file open.
         subprocess.run(["umount", "--lazy", directory], check=True)
 
 
 def _bound(directory: str, seconds: float, processes: int) -> dict[str, Any]:
     system = ours(directory, cache_size=_BOUND)
-    keys = [f"make{number}" for number in range(5000)]  # So many that each of 256 directories gets some.
+    keys = [f"make{number}" for number in range(5000)]  # Enough for every one of the 256 directories.
     system.fill(keys, b"")
     system.handle.delete_multi(keys)
     empty, most, samples = _used(directory), 0, 0

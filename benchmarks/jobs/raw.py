@@ -22,7 +22,7 @@ def _open_cache(directory: str, *, movable: bool) -> Any:
 
 
 def _make_file(path: str, size: int) -> BinaryIO:
-    """A file of so many bytes, open for reading."""
+    """A new file of a size in bytes, open for reading."""
     chunk = os.urandom(min(size, _CHUNK))
     with open(path, "wb") as file:
         file.writelines(chunk[: size - at] for at in range(0, size, _CHUNK))
@@ -40,9 +40,9 @@ def _measured(call: Callable[[], object]) -> tuple[float, int]:
 
 def moving(directory: str, big: int, small: int = 1024, repeats: int = 3) -> dict[str, float]:
     """
-    Moving in files of two sizes, in bytes.
+    Move in files of two sizes, in bytes.
 
-    :returns: ``small``, ``big``: median seconds of a set; ``memory``: bytes by which the peak grew with a big file.
+    :returns: ``small``, ``big``: median seconds of a set; ``memory``: bytes by which a big file raised the peak.
     """
     region = _open_cache(directory, movable=True)
 
@@ -65,9 +65,10 @@ def moving(directory: str, big: int, small: int = 1024, repeats: int = 3) -> dic
 
 def copying(directory: str, big: int, repeats: int = 3) -> dict[str, float]:
     """
-    Copying in a file of so many bytes, beside ``shutil.copyfile``; written to the disk and removed in between.
+    Copy in a big file, in turn with ``shutil.copyfile``. Each copy is written to the disk and removed before the next.
 
-    :returns: ``ours``, ``copyfile``: median seconds; ``memory``: bytes by which the peak grew with our copies.
+    :param big: bytes.
+    :returns: ``ours``, ``copyfile``: median seconds; ``memory``: bytes by which our copies raised the peak.
     """
     region = _open_cache(directory, movable=False)
     target = f"{directory}/target"

@@ -1,5 +1,5 @@
 """
-Opening, hit ratio, and what reading leaves behind.
+The time to open a cache, hit ratios, and the memory and descriptors that reads leave behind.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ _WORKER = Path(__file__).parent.parent / "worker.py"
 
 def opening(directory: str, sizes: list[int], repeats: int = 15) -> dict[str, dict[str, float]]:
     """
-    Opening a cache and the first read, and the first set, each time in a new process; medians in seconds.
+    Open a cache, read and set for the first time, each time in a new process; medians in seconds.
 
-    :param sizes: numbers of entries; the caches of these sizes alternate.
+    :param sizes: numbers of entries. The caches of these sizes alternate.
     :returns: number of entries → ``read``, ``set`` → seconds.
     """
     for size in sizes:
@@ -44,8 +44,8 @@ def opening(directory: str, sizes: list[int], repeats: int = 15) -> dict[str, di
 
 
 def open_once(directory: str, key: str, new_key: str) -> dict[str, float]:
-    """Open a cache and read a key, then set another, in seconds. Imports are not part of it."""
-    # Configuring a region of the same name loads the plugin, which would hide the rest.
+    """Open a cache and read a key, then set another: the seconds of each. Imports are not timed."""
+    # The time to load the plugin would hide the rest, so another region of the same kind loads it first.
     open_region("paylogic.filesystem", {"base_dir": f"{directory}-none"})
     value = measure.value()
     start = time.perf_counter()
@@ -60,9 +60,10 @@ def open_once(directory: str, key: str, new_key: str) -> dict[str, float]:
 
 def trace(directory: str, requests: int = 100_000, keys: int = 20_000, entries: int = 2000) -> dict[str, float]:
     """
-    Hit ratios on a Zipf trace (exponent 1), where each miss is followed by a set.
+    Hit ratios on a Zipf trace (exponent 1), in which each miss is followed by a set.
 
-    :param entries: the size of the caches: by ``max_entries``, by ``cache_size``, and of an exact LRU in memory.
+    :param entries: the number of entries in each cache: bound by ``max_entries``, by ``cache_size``, and an exact LRU
+     in memory.
     :returns: cache → hit ratio, 0 to 1.
     """
     generator = random.Random(1)

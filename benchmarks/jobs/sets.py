@@ -1,5 +1,5 @@
 """
-What an operation costs, and what a set costs when there are many entries.
+The cost of each operation, and of a set in a cache with many entries.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 import measure
 from systems import BLOCK, System, diskcache_lru, open_system, ours
 
-# Seconds that one point of the curve may take, and the mean seconds of a set from which on a system is given up.
+# The seconds that one point of the curve may take, and the mean seconds of a set at which a system is given up.
 _POINT_SECONDS = 5.0
 _TOO_SLOW = 0.05
 
@@ -22,10 +22,10 @@ def latency(
     directory: str, systems: list[str], count: int, block: int = 1, keys: int = 1000
 ) -> dict[str, dict[str, dict[str, float]]]:
     """
-    What a hit, a miss, an overwrite and a new key cost, with the systems alternating.
+    The cost of a hit, a miss, an overwrite and a new key. The systems alternate.
 
-    :param count: operations of each kind.
-    :param block: operations of one system in a row.
+    :param count: the number of operations of each kind.
+    :param block: the number of operations of one system in a row.
     :param keys: entries at the start.
     :returns: system → operation → ``p50`` and ``mean``, in seconds.
     """
@@ -51,10 +51,10 @@ def latency(
 
 def full(directory: str, entries: int, count: int, block: int = 500) -> dict[str, Any]:
     """
-    Sets of new keys in a full cache, ours and diskcache (least recently used) in alternating blocks.
+    Set new keys in a full cache: ours and diskcache (least recently used) in alternating blocks.
 
-    :param count: sets of each.
-    :param block: sets of one system in a row.
+    :param count: the number of sets of each system.
+    :param block: the number of sets of one system in a row.
     :returns: system → ``mean``, ``p50``, ``p999`` and, of the slowest 0.1 %, ``slowest_mean`` and ``slowest_max``, in
      seconds; ``before`` and ``after``: the number of entries.
     """
@@ -96,12 +96,12 @@ def _summary(seconds: list[float]) -> dict[str, float]:
 
 def curve(directory: str, system: str, sizes: list[int], count: int = 1000) -> dict[str, float]:
     """
-    What a set of a new key costs with more and more entries, none of them evicted.
+    The cost of a set of a new key with a rising number of entries, none of which is evicted.
 
-    A system is given up once a set takes 50 ms.
+    A system is given up when a set takes 50 ms.
 
     :param sizes: numbers of entries, rising.
-    :param count: sets at each size at most; fewer when they take more than 5 seconds.
+    :param count: the number of sets at each size; fewer if they take more than 5 seconds.
     :returns: number of entries → mean seconds.
     """
     value = measure.value()
@@ -112,7 +112,7 @@ def curve(directory: str, system: str, sizes: list[int], count: int = 1000) -> d
         opened.fill((f"k{number}" for number in range(entries, size)), value)
         entries = max(entries, size)
         measure.settle()
-        # No more than a tenth, lest the number of entries be another one.
+        # At most a tenth of the entries, so that their number stays about the same.
         deadline = time.perf_counter() + _POINT_SECONDS
         seconds: list[float] = []
         while len(seconds) < min(count, size // 10) and time.perf_counter() < deadline:

@@ -1,5 +1,5 @@
 """
-The command line, as whole programs: what the start of Python and the imports take is part of it.
+The command line, as whole programs: the start of Python and the imports are timed too.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from systems import ours
 
 def reading(directory: str, entries: int, commands: dict[str, list[str]], repeats: int = 5) -> dict[str, float]:
     """
-    Commands that only read, on a cache of so many values of 400 bytes; medians in seconds.
+    Commands that only read; medians in seconds.
 
-    :param commands: name → arguments, of which ``DIR`` stands for the cache.
+    :param entries: the number of values in the cache, of 400 bytes each.
+    :param commands: name → arguments, in which ``DIR`` stands for the cache.
     :returns: name → seconds.
     """
     _fill(directory, entries)
@@ -29,9 +30,10 @@ def reading(directory: str, entries: int, commands: dict[str, list[str]], repeat
 
 def removing(directory: str, entries: int, prefix: str) -> dict[str, float]:
     """
-    ``remove --prefix`` on a cache of so many values.
+    The command ``remove --prefix``.
 
-    :returns: ``seconds``; ``removed``: how many values have gone.
+    :param entries: the number of values in the cache.
+    :returns: ``seconds``; ``removed``: the number of values removed.
     """
     backend = _fill(directory, entries)
     seconds = _seconds(directory, ["remove", "DIR", "--prefix", prefix])

@@ -1,5 +1,7 @@
 """
-The command line, the only part that prints.
+The command line: the only package that prints.
+
+May import: maintenance, arguments, layout, lockfile; the demo's job also store.
 """
 
 from __future__ import annotations
@@ -19,16 +21,16 @@ __all__ = ["main"]
 
 class _Commands(click.Group):
     """
-    Commands whose trouble with the filesystem is told in a line.
+    Commands that report an error of the filesystem in one line.
     """
 
     def invoke(self, ctx: click.Context) -> object:
         try:
             return super().invoke(ctx)
-        except BrokenPipeError:  # Whoever reads it has seen enough.
+        except BrokenPipeError:  # The program that reads the output has seen enough.
             raise
         except OSError as error:
-            # The lock file is of another program, or of another version.
+            # EPROTO: the lock file is another program's, or another version's.
             kind = NoCache if error.errno == errno.EPROTO else click.ClickException
             raise kind(explain(error)) from error
 
@@ -37,13 +39,13 @@ class _Commands(click.Group):
 @click.version_option(package_name="dogpile_filesystem")
 def main() -> None:
     """
-    Look into the caches of dogpile_filesystem, and remove what is in them, also while applications use them.
+    Inspect the caches of dogpile_filesystem, and remove entries from them, also while applications use them.
 
-    Exit codes: 0, all is well; 1, something is wrong, was not found, or could not be removed; 2, wrong usage, or the
-    directory is no cache.
+    Exit codes: 0, success; 1, something is wrong, was not found, or could not be removed; 2, wrong usage, or the
+    directory is not a cache.
     """
     for name in ("stdin", "stdout", "stderr"):
-        if getattr(sys, name) is None:  # Closed by whoever started this.
+        if getattr(sys, name) is None:  # The parent process closed it.
             setattr(sys, name, open(os.devnull, "r+"))  # noqa: SIM115 - until this ends
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

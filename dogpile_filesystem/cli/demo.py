@@ -21,30 +21,35 @@ from rich.table import Table
 from dogpile_filesystem.cli import formatting
 
 if TYPE_CHECKING:
-    from dogpile_filesystem.cli import demo_job as job
+    from dogpile_filesystem.cli.demo_report import DemoReport, Job
 
-#: What the regions of the demo are called in its tables.
+#: The names of the regions in the tables.
 _LABELS = {"modules": "modules", "archives": "archives", "scarce": "small bound"}
-#: Characters between two tables, and of a terminal that has room for two.
+#: Characters between two tables, and the width of a terminal that has room for two.
 _GAP, _WIDE = 4, 100
 
 
 @click.command()
-@click.option("--base-dir", type=click.Path(file_okay=False, path_type=Path), help="Empty directory to use and keep.")
-@click.option("--workers", type=click.IntRange(1, 64), default=4, show_default=True, help="Worker processes.")
-@click.option("--modules", type=click.IntRange(min=1), help="Modules, and packages, at most.  [default: all]")
+@click.option(
+    "--base-dir", type=click.Path(file_okay=False, path_type=Path), help="Use this empty directory, and keep it."
+)
+@click.option("--workers", type=click.IntRange(1, 64), default=4, show_default=True, help="Number of worker processes.")
+@click.option(
+    "--modules", type=click.IntRange(min=1), help="Use at most this many modules, and packages.  [default: all]"
+)
 def demo(base_dir: Path | None, workers: int, modules: int | None) -> None:
     """
-    Measure a job of several processes on a new cache.
+    Let several processes do a job with a new cache, and measure it.
 
-    They analyse Python's standard library. Uses a temporary directory and removes it, unless --base-dir names one. The
-    exit code is 1 if anything is not as it must be: a value created twice, a result that differs, a bound exceeded.
+    The processes analyse Python's standard library. The cache is in a temporary directory, which is removed, unless
+    --base-dir names another. The exit code is 1 if something is wrong: a value was created twice, a result differs, or
+    the cache exceeded its bound.
     """
-    from dogpile_filesystem.cli import demo_job as job  # noqa: PLC0415 - a lot, which only this command needs
+    from dogpile_filesystem.cli import demo_job  # noqa: PLC0415 - imports a lot that only this command needs
 
     console = Console(highlight=False)
     with _unwound_when_terminated(), _directory(base_dir) as directory, console.status("Starting") as status:
-        report = job.run(str(directory), workers=workers, limit=modules, on_step=status.update)
+        report = demo_job.run(str(directory), workers=workers, limit=modules, on_step=status.update)
     _print_report(console, report)
     console.print(f"{'Kept' if base_dir else 'Removed'}: {directory}", style="dim", soft_wrap=True, markup=False)
     for problem in report.problems:
@@ -55,7 +60,7 @@ def demo(base_dir: Path | None, workers: int, modules: int | None) -> None:
 
 @contextlib.contextmanager
 def _unwound_when_terminated() -> Iterator[None]:
-    """SIGTERM ends the program as Ctrl-C does, so that nothing is left behind."""
+    """SIGTERM ends the program as Ctrl-C does, so that it leaves nothing behind."""
     previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         yield
@@ -75,16 +80,16 @@ def _directory(base_dir: Path | None) -> Iterator[Path]:
     except OSError as error:
         raise click.BadParameter(str(error), param_hint="--base-dir") from error
     if not is_empty:
-        msg = f"{base_dir} is not empty. The demo starts with cold caches: pass a new directory."
+        msg = f"{base_dir} is not empty, but the demo needs cold caches: pass a new directory."
         raise click.BadParameter(msg, param_hint="--base-dir")
     yield base_dir
 
 
-def _print_report(console: Console, report: job.Report) -> None:
+def _print_report(console: Console, report: DemoReport) -> None:
     found = report.found
     packages = len(report.archives.paths)
     console.print(
-        f"\n{report.workers} workers, each over {len(report.modules.paths):,} modules of Python's standard library,"
+        f"\n{report.workers} workers, each with {len(report.modules.paths):,} modules of Python's standard library"
         f" and {packages:,} of its packages.\n"
         f"In the modules: {found.functions:,} functions, {found.classes:,} classes, {found.names:,} names.\n"
         f"Archives of the packages: {formatting.size(report.archive_bytes)},"
@@ -105,7 +110,7 @@ def _table(title: str, *columns: str) -> Table:
     return table
 
 
-def _times(report: job.Report) -> Table:
+def _times(report: DemoReport) -> Table:
     table = _table("Time", "cold", "warm", "cold / warm")
     for each in (report.modules, report.archives):
         cold, warm = (one.seconds for one in each.passes)
@@ -113,14 +118,14 @@ def _times(report: job.Report) -> Table:
     return table
 
 
-def _hits(report: job.Report) -> Table:
+def _hits(report: DemoReport) -> Table:
     table = _table("Hits", "cold", "warm")
     for each in (report.modules, report.archives):
         table.add_row(_LABELS[each.name], *(f"{one.hits:,} of {one.calls:,}" for one in each.passes))
     return table
 
 
-def _created(report: job.Report) -> Table:
+def _created(report: DemoReport) -> Table:
     table = _table("Values created, by all workers", "cold", "warm", "of", "repeated")
     for each in (report.modules, report.archives):
         created = (f"{one.created.total():,}" for one in each.passes)
@@ -128,7 +133,7 @@ def _created(report: job.Report) -> Table:
     return table
 
 
-def _disk(report: job.Report) -> Table:
+def _disk(report: DemoReport) -> Table:
     table = _table("Bytes on disk against the bound", "entries", "charged", "on disk", "bound")
     for each in report.jobs:
         disk = each.disk
@@ -137,7 +142,7 @@ def _disk(report: job.Report) -> Table:
     return table
 
 
-def _evictions(scarce: job.Job) -> Table:
+def _evictions(scarce: Job) -> Table:
     table = _table("Evictions with a small bound", "created", "still there", "evicted", "hits")
     (cold,) = scarce.passes
     numbers = (scarce.created.total(), scarce.disk.entries, scarce.evictions)

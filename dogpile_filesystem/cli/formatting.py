@@ -1,5 +1,5 @@
 """
-How sizes, times and keys are shown, and how a long work tells how far it is.
+The forms in which sizes, times and keys are shown, and the progress of long commands.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
-#: Columns of what goes to a pipe or a file: enough that nothing is cut.
+#: Columns of output to a pipe or a file: enough that nothing is cut.
 _PIPE_WIDTH = 1000
 _TIMES = (("d", 86400), ("h", 3600), ("min", 60))
 _KIB = 1 << 10
@@ -28,7 +28,7 @@ _PRINTABLE = range(0x20, 0x7F)
 
 
 def console() -> Console:
-    """Where tables go. What is no terminal gets them as wide as they are."""
+    """The console that prints tables. Without a terminal, tables are as wide as their content."""
     return Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
 
 
@@ -50,7 +50,7 @@ def size(size: int) -> str:
 
 
 def age(seconds: float) -> str:
-    """A time that has passed, for people: ``3 h``. Of two units the smaller one, up to twice the larger."""
+    """A duration, for people: ``3 h``. In the largest unit of which there are at least two."""
     for unit, length in _TIMES:
         if seconds >= 2 * length:
             return f"{seconds // length:.0f} {unit}"
@@ -68,7 +68,7 @@ def count(number: int, noun: str, plural: str) -> str:
 
 
 def printable(text: str | bytes) -> str:
-    """A key as a terminal may show it: what is no text in it, and what would steer the terminal, is escaped."""
+    """A key that is safe to show on a terminal: bytes that are not text, and control characters, are escaped."""
     if isinstance(text, bytes):
         text = text.decode("utf-8", "backslashreplace")
     if text.isprintable():
@@ -77,7 +77,7 @@ def printable(text: str | bytes) -> str:
 
 
 def key_text(key: bytes) -> str:
-    """A key as the string that a command takes: what is not UTF-8 in it becomes lone surrogates."""
+    """A key as the string that a command takes: bytes that are not UTF-8 become lone surrogates."""
     return key.decode("utf-8", "surrogateescape")
 
 
@@ -87,7 +87,7 @@ def key_bytes(text: str) -> bytes:
 
 
 def hex_dump(data: bytes) -> Iterator[str]:
-    """Lines of offset, bytes and ASCII, as ``hexdump -C`` has them."""
+    """Lines of offset, bytes and ASCII, in the form of ``hexdump -C``."""
     for offset in range(0, len(data), _LINE):
         line = data[offset : offset + _LINE]
         text = "".join(chr(byte) if byte in _PRINTABLE else "." for byte in line)
@@ -95,7 +95,7 @@ def hex_dump(data: bytes) -> Iterator[str]:
 
 
 def grid(rows: Iterable[tuple[str, str, str, str]]) -> Table:
-    """A table without lines: labels, two columns of numbers, and what there is to say of them."""
+    """A table without lines: labels, two columns of numbers, and remarks."""
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True)
     for _ in range(2):
@@ -107,18 +107,18 @@ def grid(rows: Iterable[tuple[str, str, str, str]]) -> Table:
 
 
 def missing(base_dir: str) -> str:
-    """What to say of a cache without a lock file."""
+    """The message about a cache without a lock file."""
     command = f"dogpile-filesystem check --repair {shlex.quote(base_dir)}"
-    return f"the lock file is missing, and with it the ledger: to count anew, {command}"
+    return f"the lock file is missing, and the ledger with it: to count the entries anew, run {command}"
 
 
 @contextlib.contextmanager
 def progress(what: str, total: int | None) -> Iterator[Callable[[int], object]]:
     """
-    Show on a terminal how far a work is.
+    Show the progress of a command on a terminal.
 
-    :param total: the number of its parts; None: nobody knows.
-    :return: to be called with the number of each part that is done, from 0.
+    :param total: the number of steps; None: it is not known.
+    :return: a function to be called with the number of each step as it finishes, from 0.
     """
     if not sys.stderr.isatty():
         yield lambda _: None
@@ -129,6 +129,9 @@ def progress(what: str, total: int | None) -> Iterator[Callable[[int], object]]:
 
 
 def load() -> None:
-    """Import what rich imports when it first prints: who becomes another user may not be able to read it any more."""
+    """
+    Import the modules that rich imports when it first prints. A process that then becomes another user may not be able
+    to read them any more.
+    """
     with Progress(console=Console(file=io.StringIO(), force_terminal=True)) as bar:
         bar.console.print("…")

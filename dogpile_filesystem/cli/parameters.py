@@ -1,5 +1,5 @@
 """
-What several commands take.
+The arguments and options that several commands take.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from dogpile_filesystem.arguments import parse_size
-from dogpile_filesystem.store.entry import FILE, VALUE
+from dogpile_filesystem.layout import FILE, VALUE
 
 #: Kinds of entries, by their names.
 KINDS = {"value": VALUE, "file": FILE}
@@ -23,9 +23,9 @@ _SECONDS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, "w": 7 * 8
 
 def size(text: str) -> int:
     """
-    Bytes.
+    The bytes that a size means.
 
-    :raises BadParameter: it is no size.
+    :raises BadParameter: the text is not a size.
     """
     with_unit = None
     try:
@@ -34,21 +34,21 @@ def size(text: str) -> int:
         pass
     if with_unit is None:
         raise click.BadParameter(
-            f"{text!r} is no size: pass bytes, or a size such as 512MiB or 10GB; to remove all, use clear"
+            f"{text!r} is not a size: pass bytes, or a size such as 512MiB or 10GB; to remove all entries, use clear"
         )
     return with_unit
 
 
 def age(text: str) -> float:
     """
-    Seconds.
+    The seconds that an age means.
 
-    :raises BadParameter: it is no age.
+    :raises BadParameter: the text is not an age.
     """
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", text, re.ASCII)
     seconds = float(match[1]) * _SECONDS[match[2]] if match and match[2] in _SECONDS else math.inf
     if seconds > _OLDEST:
-        raise click.BadParameter(f"{text!r} is no age: pass seconds, or an age such as 90m, 12h, 30d or 1w")
+        raise click.BadParameter(f"{text!r} is not an age: pass seconds, or an age such as 90m, 12h, 30d or 1w")
     return seconds
 
 
@@ -56,10 +56,10 @@ def _directories(*_: object) -> list[CompletionItem]:
     return [CompletionItem("", type="dir")]
 
 
-# What is wrong with it, open_cache says in a line.
+# Any string: open_cache says in a line what is wrong with it.
 base_dir = click.argument("base_dir", shell_complete=_directories)
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
-dry_run = click.option("-n", "--dry-run", is_flag=True, help="Only say what would be removed.")
+dry_run = click.option("-n", "--dry-run", is_flag=True, help="Only report what would be removed.")
 kind = click.option("--kind", type=click.Choice(list(KINDS)), help="Only entries of this kind.  [default: both]")
 
 

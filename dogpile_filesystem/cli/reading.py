@@ -1,133 +1,136 @@
 """
-The commands that show what is in a cache: ``ls`` and ``show``. They take no lock, and change nothing.
+The commands that show the entries of a cache: ``ls`` and ``show``. They take no lock, and change nothing.
 """
 
 from __future__ import annotations
 
-import contextlib
+import heapq
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import click
 
 from dogpile_filesystem.cli import formatting, parameters
-from dogpile_filesystem.cli.cache import Cache, open_cache
-from dogpile_filesystem.lockfile.statistics import recorded
-from dogpile_filesystem.maintenance import inventory
-from dogpile_filesystem.maintenance.inventory import Description
-from dogpile_filesystem.store.entry import Damaged
-from dogpile_filesystem.store.visit import Candidate
+from dogpile_filesystem.cli.cache import open_cache
+from dogpile_filesystem.maintenance import Cache, Description, describe, entries, find
+from dogpile_filesystem.store import Damaged, Seen, Shards
 
 _KIND_NAMES = {kind: name for name, kind in parameters.KINDS.items()}
-#: dogpile's metadata of a value lie in so many of its first bytes.
+#: The number of first bytes of a value that hold dogpile's metadata.
 _METADATA_SIZE = 4096
+_T = TypeVar("_T")
 
 
-class _Seen(NamedTuple):
+class _Listed(NamedTuple):
     """
-    An entry; the description is None if its head is damaged.
+    An entry. The description is None if its head is damaged.
     """
 
-    candidate: Candidate
+    seen: Seen
     description: Description | None
 
 
 class _Order(NamedTuple):
     """
-    :ivar key: of the sort.
-    :ivar is_described: whether that takes a look into each entry.
+    An order of entries.
+
+    :ivar key: what they are sorted by.
+    :ivar is_described: whether the key needs the description of each entry.
     :ivar reverse: whether the greatest come first.
     """
 
-    key: Callable[[_Seen], Any]
+    key: Callable[[_Listed], Any]
     is_described: bool
     reverse: bool
 
 
 _ORDERS = {
-    "used": _Order(lambda seen: seen.candidate.used_ns, is_described=False, reverse=True),
-    "size": _Order(lambda seen: seen.candidate.size, is_described=False, reverse=True),
-    "created": _Order(lambda seen: _head(seen, "created_ns", 0), is_described=True, reverse=True),
-    "key": _Order(lambda seen: _head(seen, "key", b""), is_described=True, reverse=False),
+    "used": _Order(lambda each: each.seen.used_ns, is_described=False, reverse=True),
+    "size": _Order(lambda each: each.seen.size, is_described=False, reverse=True),
+    "created": _Order(lambda each: _head(each, "created_ns", 0), is_described=True, reverse=True),
+    "key": _Order(lambda each: _head(each, "key", b""), is_described=True, reverse=False),
 }
 
 
-def _head(seen: _Seen, name: str, otherwise: object) -> Any:
-    return otherwise if seen.description is None else getattr(seen.description.head, name)
+def _head(listed: _Listed, name: str, otherwise: object) -> Any:
+    return otherwise if listed.description is None else getattr(listed.description.head, name)
 
 
 @click.command()
 @parameters.base_dir
-@click.option("--sort", type=click.Choice(list(_ORDERS)), default="used", show_default=True, help="What comes first.")
-@click.option("-r", "--reverse", is_flag=True, help="The other way round.")
-@click.option("-l", "--limit", type=click.IntRange(min=1), help="So many at most.  [default: all]")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs: an object in each line.")
+@click.option("--sort", type=click.Choice(list(_ORDERS)), default="used", show_default=True, help="What to sort by.")
+@click.option("-r", "--reverse", is_flag=True, help="Reverse the order.")
+@click.option("-l", "--limit", type=click.IntRange(min=1), help="List at most this many.  [default: all]")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs: one object per line.")
 def ls(base_dir: str, sort: str, reverse: bool, limit: int | None, as_json: bool) -> None:
     """
     List the entries.
 
-    Those come first that were used last, are the largest or the newest, or come first in the order of keys. SIZE is
-    what an entry takes on the disk, AGE how long ago it was created, USED when it was used last, and EXPIRES what the
-    expiration_time of the backend leaves to it. In keys, what is not printable is escaped. JSON has times in seconds
-    since the epoch, and bytes of a key that are not UTF-8 as lone surrogates (Python's surrogateescape).
+    The most recently used, the largest or the newest come first; keys are in ascending order. SIZE is what an entry
+    takes on the disk, AGE the time since it was created, USED the time since its last use, and EXPIRES the time left
+    until the backend's expiration_time. Unprintable characters in keys are escaped. In JSON, times are seconds since
+    the epoch, and bytes of a key that are not UTF-8 are lone surrogates (Python's surrogateescape).
     """
     cache = open_cache(base_dir)
-    expiration = _expiration(cache)
+    expiration = cache.expiration()
     now = time.time()
     if not as_json:
         click.secho(_row("KIND", "SIZE", "AGE", "USED", "EXPIRES", "KEY"), dim=True)
-    for seen in _sorted(cache.values_dir, _ORDERS[sort], limit, reverse=reverse):
+    for listed in _sorted(cache.shards, _ORDERS[sort], limit, reverse=reverse):
         if as_json:
-            click.echo(json.dumps(_as_json(seen, expiration)))
+            click.echo(json.dumps(_as_json(listed, expiration)))
         else:
-            click.echo(_as_row(seen, expiration, now))
+            click.echo(_as_row(listed, expiration, now))
 
 
-def _sorted(values_dir: str, order: _Order, limit: int | None, *, reverse: bool) -> Iterable[_Seen]:
+def _sorted(shards: Shards, order: _Order, limit: int | None, *, reverse: bool) -> Iterable[_Listed]:
     reverse = reverse is not order.reverse
-    found: Iterable[_Seen] = (_Seen(candidate, None) for candidate in inventory.candidates(values_dir))
+    found: Iterable[_Listed] = (_Listed(seen, None) for seen in entries(shards))
     if order.is_described:
-        return inventory.first(_described(values_dir, found), order.key, limit, reverse=reverse)
-    return _described(values_dir, inventory.first(found, order.key, limit, reverse=reverse))
+        return first(_described(shards, found), order.key, limit, reverse=reverse)
+    return _described(shards, first(found, order.key, limit, reverse=reverse))
 
 
-def _described(values_dir: str, found: Iterable[_Seen]) -> Iterator[_Seen]:
-    for seen in found:
+def first(items: Iterable[_T], key: Callable[[_T], Any], limit: int | None, *, reverse: bool = False) -> Iterable[_T]:
+    """
+    The first items in the order of a key. With a limit, only that many are held in memory.
+
+    :param limit: the number of items; None: all.
+    :param reverse: whether the greatest come first.
+    """
+    if limit is None:
+        return sorted(items, key=key, reverse=reverse)
+    return (heapq.nlargest if reverse else heapq.nsmallest)(limit, items, key=key)
+
+
+def _described(shards: Shards, found: Iterable[_Listed]) -> Iterator[_Listed]:
+    for listed in found:
         try:
-            yield _Seen(seen.candidate, inventory.describe(values_dir, seen.candidate))
+            yield _Listed(listed.seen, describe(shards, listed.seen))
         except FileNotFoundError:
-            continue  # Gone since it was listed.
+            continue  # It was removed after it was listed.
         except (Damaged, OSError):
-            yield seen
+            yield listed
 
 
-def _expiration(cache: Cache) -> Mapping[int, float | None]:
-    """Seconds after which entries expire, by kind, where an application has said so."""
-    with contextlib.suppress(OSError):  # Damaged, say. The entries can be shown all the same.
-        ledger = cache.ledger()
-        if ledger is not None:
-            return recorded(ledger).expiration
-    return {}
-
-
-def _expires(seen: Description, expiration: Mapping[int, float | None]) -> float | None:
-    """When an entry expires; None: never, or nobody knows."""
-    seconds = expiration.get(seen.head.kind)
-    return None if seconds is None else seen.head.created_ns / 1e9 + seconds
+def _expires(found: Description, expiration: Mapping[int, float | None]) -> float | None:
+    """When an entry expires; None: never, or it is not known."""
+    seconds = expiration.get(found.head.kind)
+    return None if seconds is None else found.head.created_ns / 1e9 + seconds
 
 
 def _row(kind: str, size: str, age: str, used: str, expires: str, key: str) -> str:
-    # The key last and whole: it may be long, and is what other commands take.
+    # The key comes last and uncut: it may be long, and other commands take it.
     return f"{kind:<5}  {size:>10}  {age:>7}  {used:>7}  {expires:>7}  {key}"
 
 
-def _as_row(seen: _Seen, expiration: Mapping[int, float | None], now: float) -> str:
-    candidate, found = seen
-    size, used = formatting.size(candidate.size), formatting.age(now - candidate.used_ns / 1e9)
+def _as_row(listed: _Listed, expiration: Mapping[int, float | None], now: float) -> str:
+    seen, found = listed
+    size, used = formatting.size(seen.size), formatting.age(now - seen.used_ns / 1e9)
     if found is None:
-        return _row("?", size, "?", used, "?", f"(damaged: {formatting.printable(candidate.name)})")
+        return _row("?", size, "?", used, "?", f"(damaged: {formatting.printable(seen.name)})")
     age = formatting.age(now - found.head.created_ns / 1e9)
     key = formatting.printable(found.head.key)
     return _row(_KIND_NAMES[found.head.kind], size, age, used, _expires_in(found, expiration, now), key)
@@ -140,10 +143,10 @@ def _expires_in(found: Description, expiration: Mapping[int, float | None], now:
     return formatting.age(expires - now) if expires > now else "expired"
 
 
-def _as_json(seen: _Seen, expiration: Mapping[int, float | None]) -> dict[str, Any]:
-    candidate, found = seen
+def _as_json(listed: _Listed, expiration: Mapping[int, float | None]) -> dict[str, Any]:
+    seen, found = listed
     fields: dict[str, Any] = dict.fromkeys(("key", "kind", "created", "expires"))
-    fields |= {"size": candidate.size, "used": candidate.used_ns / 1e9, "name": candidate.name}
+    fields |= {"size": seen.size, "used": seen.used_ns / 1e9, "name": seen.name}
     if found is not None:
         fields |= {
             "key": formatting.key_text(found.head.key),
@@ -165,20 +168,20 @@ def _as_json(seen: _Seen, expiration: Mapping[int, float | None]) -> dict[str, A
     type=click.IntRange(0, 1 << 20),
     default=64,
     show_default=True,
-    help="How many of the first bytes to show.",
+    help="Show this many of the first bytes.",
 )
 @parameters.as_json
 def show(base_dir: str, key: str, kind: str | None, most: int, as_json: bool) -> None:
     """
     Show an entry, and its first bytes.
 
-    Nothing is unpickled. A key is that of the region: after its key_mangler, if there is one. A value and a file may
-    have the same key. The exit code is 1 if there is neither. What --json prints of the bytes is hexadecimal; it is a
-    list of the entries.
+    Nothing is unpickled. Pass the key as the region stores it: after its key_mangler, if it has one. A value and a file
+    may have the same key; then both are shown. The exit code is 1 if there is neither. With --json, the output is a
+    list of entries, and the bytes are hexadecimal.
     """
     cache = open_cache(base_dir)
-    expiration = _expiration(cache)
-    found = [seen for each in parameters.kinds(kind) if (seen := _find(cache, each, key, most)) is not None]
+    expiration = cache.expiration()
+    found = [each for each in (_find(cache, each, key, most) for each in parameters.kinds(kind)) if each is not None]
     if not found:
         raise click.ClickException(f"there is no entry under {formatting.printable(formatting.key_bytes(key))}")
     if as_json:
@@ -190,19 +193,20 @@ def show(base_dir: str, key: str, kind: str | None, most: int, as_json: bool) ->
 
 def _find(cache: Cache, kind: int, key: str, most: int) -> Description | None:
     try:
-        candidate = inventory.find(cache.values_dir, kind, formatting.key_bytes(key))
-        return None if candidate is None else inventory.describe(cache.values_dir, candidate, most + _METADATA_SIZE)
+        seen = find(cache.shards, kind, formatting.key_bytes(key))
+        return None if seen is None else describe(cache.shards, seen, most + _METADATA_SIZE)
     except FileNotFoundError:
-        return None  # Gone in this moment.
+        return None  # It was removed just now.
     except Damaged as damage:
-        raise click.ClickException(f"the entry is damaged: {damage}") from damage
+        what = "applications see a miss; to remove the entry, run check --repair"
+        raise click.ClickException(f"the entry is damaged: {damage}: {what}") from damage
 
 
 def _take_apart(found: Description, most: int) -> tuple[dict[str, Any] | None, int, bytes]:
-    """dogpile's metadata, the length of what they are of, and its first bytes."""
+    """The metadata that dogpile stored with a value or a file, its length without them, and its first bytes."""
     if found.content is not None:
         return _metadata(found.content.metadata), found.length, found.start[:most]
-    # As dogpile.cache stores values. Who uses the store without it has no metadata.
+    # The form in which dogpile.cache stores values. A value that another program stored has no metadata.
     start, bar, value = found.start.partition(b"|")
     metadata = _metadata(start) if bar else None
     if metadata is None:
@@ -219,20 +223,20 @@ def _metadata(data: bytes) -> dict[str, Any] | None:
 
 
 def _shown(found: Description, expiration: Mapping[int, float | None], now: float, most: int) -> Iterator[str]:
-    candidate, head, content = found.candidate, found.head, found.content
+    seen, head, content = found.seen, found.head, found.content
     metadata, length, start = _take_apart(found, most)
     fields = {
         "Key": formatting.printable(head.key),
         "Kind": _KIND_NAMES[head.kind],
         "Length": f"{length:,} bytes" + (f", read from {content.position:,}" if content and content.position else ""),
-        "On disk": formatting.size(candidate.size),
+        "On disk": formatting.size(seen.size),
         "Created": _moment(head.created_ns / 1e9, now),
-        "Last use": _moment(candidate.used_ns / 1e9, now),
+        "Last use": _moment(seen.used_ns / 1e9, now),
         "Expires": _expires_at(found, expiration, now),
         "Signed": "yes" if head.is_signed else "no",
         "Metadata": "none" if metadata is None else formatting.printable(json.dumps(metadata)),
-        "Entry": f"values/{candidate.name[:2]}/{candidate.name}",
-        "Content": f"values/{candidate.name[:2]}/{formatting.printable(content.name)}" if content else "",
+        "Entry": f"values/{seen.name[:2]}/{seen.name}",
+        "Content": f"values/{seen.name[:2]}/{formatting.printable(content.name)}" if content else "",
     }
     yield from (f"{label:<9} {text}" for label, text in fields.items() if text)
     if start:
@@ -251,7 +255,7 @@ def _expires_at(found: Description, expiration: Mapping[int, float | None], now:
 
 def _shown_as_json(found: Description, expiration: Mapping[int, float | None], most: int) -> dict[str, Any]:
     metadata, length, start = _take_apart(found, most)
-    return _as_json(_Seen(found.candidate, found), expiration) | {
+    return _as_json(_Listed(found.seen, found), expiration) | {
         "length": length,
         "position": found.content.position if found.content else None,
         "content": found.content.name if found.content else None,

@@ -1,5 +1,5 @@
 """
-The command ``stats``: what is in a cache, and what was done with it; once, or again and again.
+The command ``stats``: what is in a cache, and what was done with it; once, or repeatedly.
 """
 
 from __future__ import annotations
@@ -19,21 +19,22 @@ from rich.live import Live
 from rich.text import Text
 
 from dogpile_filesystem.cli import formatting, parameters
-from dogpile_filesystem.cli.cache import Cache, open_cache
-from dogpile_filesystem.lockfile.ledger import NEVER, SHARDS, Usage
-from dogpile_filesystem.lockfile.statistics import Counts, Recorded, recorded
+from dogpile_filesystem.cli.cache import open_cache
+from dogpile_filesystem.layout import SHARDS
+from dogpile_filesystem.lockfile import NEVER, Counts, Recorded, Usage, recorded
+from dogpile_filesystem.maintenance import Cache
 
 #: Label, number, rate, remark.
 _Row = tuple[str, str, str, str]
 _BLANK: _Row = ("", "", "", "")
 
 
-class _Look(NamedTuple):
+class _Reading(NamedTuple):
     """
-    What a look at the lock file found.
+    What the lock file said at one moment.
 
-    :ivar at: when, seconds since the epoch.
-    :ivar stamps: until when values are invalidated: hard, soft; 1: not at all.
+    :ivar at: the moment, seconds since the epoch.
+    :ivar stamps: the moments until which values are invalidated, hard and soft; 1: no values are.
     """
 
     at: float
@@ -44,9 +45,9 @@ class _Look(NamedTuple):
 
 class _Rates(NamedTuple):
     """
-    What was done between two looks, per second.
+    What was done between two readings, per second.
 
-    :ivar hit_ratio: of the reads between them; None: there were none.
+    :ivar hit_ratio: of the reads in that time; None: there were none.
     """
 
     hits: float
@@ -59,121 +60,122 @@ class _Rates(NamedTuple):
 @click.command()
 @parameters.base_dir
 @parameters.as_json
-@click.option("-w", "--watch", is_flag=True, help="Look again and again, and show what is done per second.")
+@click.option("-w", "--watch", is_flag=True, help="Repeat, and show what is done per second.")
 @click.option(
     "-i",
     "--interval",
     type=click.FloatRange(0.1, 86400),
     default=3.0,
     show_default=True,
-    help="Seconds between two looks. Applications add to the numbers every 3.",
+    help="Seconds between two readings. Applications update the numbers every 3.",
 )
 def stats(base_dir: str, as_json: bool, watch: bool, interval: float) -> None:
     """
     Show what is in a cache, and what was done with it.
 
-    That is what all applications together did. This takes the same time for any number of entries. Ctrl-C ends --watch,
-    which with --json prints a line for each look.
+    The numbers are those of all applications together. The time does not depend on the number of entries. Ctrl-C ends
+    --watch; with --json, it prints a line for each reading.
     """
-    if not interval <= threading.TIMEOUT_MAX:  # Which NaN is not either.
-        raise click.UsageError("--interval is a number of seconds.")
+    if not interval <= threading.TIMEOUT_MAX:  # Refuses NaN too.
+        raise click.UsageError("--interval needs a number of seconds from 0.1 to 86400.")
     cache = open_cache(base_dir)
     if watch and as_json:
-        _watch(cache, interval, lambda look, _: _print_json(cache, look))
+        _watch(cache, interval, lambda reading, _: _print_json(cache, reading))
     elif watch:
         if not sys.stdout.isatty():
             raise click.UsageError("--watch needs a terminal, or --json.")
         with Live(console=formatting.console(), auto_refresh=False) as live:
-            _watch(cache, interval, lambda look, rates: live.update(_view(cache, look, rates), refresh=True))
+            _watch(cache, interval, lambda reading, rates: live.update(_view(cache, reading, rates), refresh=True))
     else:
-        look = _look(cache)
-        if look is None:
+        reading = _read(cache)
+        if reading is None:
             raise click.ClickException(formatting.missing(cache.base_dir))
         if as_json:
-            _print_json(cache, look)
+            _print_json(cache, reading)
         else:
-            formatting.show(_view(cache, look, None))
+            formatting.show(_view(cache, reading, None))
 
 
-def _watch(cache: Cache, interval: float, show: Callable[[_Look | None, _Rates | None], None]) -> None:
-    last: _Look | None = None
+def _watch(cache: Cache, interval: float, show: Callable[[_Reading | None, _Rates | None], None]) -> None:
+    last: _Reading | None = None
     with contextlib.suppress(KeyboardInterrupt):
         while True:
-            look = None
-            with contextlib.suppress(OSError):  # Deleted, or being made anew.
-                look = _look(cache)
-            show(look, _rates(last, look))
-            last = look
+            reading = None
+            with contextlib.suppress(OSError):  # The lock file was deleted, or is being made anew.
+                reading = _read(cache)
+            show(reading, _rates(last, reading))
+            last = reading
             time.sleep(interval)
 
 
-def _look(cache: Cache) -> _Look | None:
+def _read(cache: Cache) -> _Reading | None:
+    """What the lock file says now; None: it is missing."""
     ledger = cache.ledger()
     if ledger is not None:
-        return _Look(time.time(), ledger.usage(), recorded(ledger), ledger.stamps())
-    return _Look(time.time(), Usage(0, 0, SHARDS), Recorded(), (NEVER, NEVER)) if cache.is_new() else None
+        return _Reading(time.time(), ledger.usage(), recorded(ledger), ledger.stamps())
+    return _Reading(time.time(), Usage(0, 0, SHARDS), Recorded(), (NEVER, NEVER)) if cache.is_new() else None
 
 
-def _rates(last: _Look | None, look: _Look | None) -> _Rates | None:
-    """None: there is nothing to compare, or the numbers have started anew."""
-    if last is None or look is None or last.recorded.since not in (None, look.recorded.since):
+def _rates(last: _Reading | None, reading: _Reading | None) -> _Rates | None:
+    """None: there is nothing to compare with, or the numbers have started anew."""
+    if last is None or reading is None or last.recorded.since not in (None, reading.recorded.since):
         return None
-    old, new = last.recorded.total, look.recorded.total
+    old, new = last.recorded.total, reading.recorded.total
     done = {name: getattr(new, name) - getattr(old, name) for name in ("hits", "misses", "stores", "evictions")}
-    seconds = max(look.at - last.at, 1e-3)
+    seconds = max(reading.at - last.at, 1e-3)
     ratio = Counts(hits=done["hits"], misses=done["misses"]).hit_ratio
     return _Rates(**{name: number / seconds for name, number in done.items()}, hit_ratio=ratio)
 
 
-def _print_json(cache: Cache, look: _Look | None) -> None:
-    click.echo(json.dumps(None if look is None else _as_json(cache, look)))
+def _print_json(cache: Cache, reading: _Reading | None) -> None:
+    click.echo(json.dumps(None if reading is None else _as_json(cache, reading)))
 
 
-def _as_json(cache: Cache, look: _Look) -> dict[str, Any]:
-    said = look.recorded
+def _as_json(cache: Cache, reading: _Reading) -> dict[str, Any]:
+    said = reading.recorded
     return {
         "base_dir": cache.base_dir,
-        "time": look.at,
-        "entries": look.usage.entries,
-        "size": look.usage.size,
-        "is_counted": look.usage.counted == SHARDS,
+        "time": reading.at,
+        "entries": reading.usage.entries,
+        "size": reading.usage.size,
+        "is_counted": reading.usage.counted == SHARDS,
         "cache_size": said.bound.size,
         "max_entries": said.bound.entries,
         "expiration_time": {name: said.expiration.get(kind) for name, kind in parameters.KINDS.items()},
         "since": said.since,
         "total": {**dataclasses.asdict(said.total), "hit_ratio": said.total.hit_ratio},
-        "invalidated": dict(zip(("hard", "soft"), (at if at > NEVER else None for at in look.stamps), strict=True)),
+        "invalidated": dict(zip(("hard", "soft"), (at if at > NEVER else None for at in reading.stamps), strict=True)),
     }
 
 
-def _view(cache: Cache, look: _Look | None, rates: _Rates | None) -> Group:
+def _view(cache: Cache, reading: _Reading | None, rates: _Rates | None) -> Group:
     title = Text(formatting.printable(cache.base_dir), style="bold")
-    if look is None:
+    if reading is None:
         return Group(title, "", "There is no cache now.")
-    since = look.recorded.since
-    counted = "Nothing was counted yet." if since is None else f"Counted since {formatting.moment(since)}."
-    table = formatting.grid([*_content(look), _BLANK, *_counts(look, rates)])
+    since = reading.recorded.since
+    counted = "Nothing has been counted yet." if since is None else f"Counted since {formatting.moment(since)}."
+    table = formatting.grid([*_content(reading), _BLANK, *_counts(reading, rates)])
     return Group(title, "", table, "", Text(counted, style="dim"))
 
 
-def _content(look: _Look) -> Iterator[_Row]:
-    usage, bound = look.usage, look.recorded.bound
-    incomplete = "" if usage.counted == SHARDS else "being counted: too low"
+def _content(reading: _Reading) -> Iterator[_Row]:
+    usage, bound = reading.usage, reading.recorded.bound
+    incomplete = "" if usage.counted == SHARDS else "too low: still being counted"
     most = "" if bound.entries is None else f"of {bound.entries:,} at most"
     yield "Entries", f"{usage.entries:,}", "", incomplete or most
     of_bound = "" if bound.size is None else f"{usage.size / bound.size:.0%} of {formatting.size(bound.size)}"
     yield "Size", formatting.size(usage.size), "", of_bound
     for name, kind in parameters.KINDS.items():
-        seconds = look.recorded.expiration.get(kind, 0)
+        seconds = reading.recorded.expiration.get(kind, 0)
         if seconds:
             yield f"Expiration of {name}s", formatting.age(seconds), "", "after creation"
-    for name, at in zip(("hard", "soft"), look.stamps, strict=True):
-        if at > (look.recorded.since or look.at):  # The making of the lock file is no invalidation by anybody.
-            yield "Invalidated", formatting.age(look.at - at), "", f"ago, {name}"
+    for name, at in zip(("hard", "soft"), reading.stamps, strict=True):
+        if at > (reading.recorded.since or reading.at):  # An earlier stamp is that of a new lock file.
+            yield "Invalidated", formatting.age(reading.at - at), "", f"ago, {name}"
 
 
-def _counts(look: _Look, rates: _Rates | None) -> Iterator[_Row]:
-    counts = look.recorded.total
+def _counts(reading: _Reading, rates: _Rates | None) -> Iterator[_Row]:
+    counts = reading.recorded.total
     each = (
         dict.fromkeys(_Rates._fields, "")
         if rates is None

@@ -1,3 +1,39 @@
 """
-The one lock file of a cache directory: its locks and its tables.
+The one lock file of a cache directory: its locks, and its tables (ledger, statistics, stamps of invalidation).
+
+May import: layout, failures, flusher; fasteners.
 """
+
+from dogpile_filesystem.lockfile.current import TRUST, Current, Fresh
+from dogpile_filesystem.lockfile.descriptor import Descriptor, collect_garbage, identity_of
+from dogpile_filesystem.lockfile.file import LockFile, detached_lock_file, open_lock_file
+from dogpile_filesystem.lockfile.format import HEAD, NEVER, key_offset
+from dogpile_filesystem.lockfile.ledger import Bound, Ledger, Usage
+from dogpile_filesystem.lockfile.mutex import KeyMutex
+from dogpile_filesystem.lockfile.presence import presence
+from dogpile_filesystem.lockfile.statistics import Counts, Recorded, Statistics, Stats, recorded
+
+__all__ = [
+    "HEAD",
+    "NEVER",
+    "TRUST",
+    "Bound",
+    "Counts",
+    "Current",
+    "Descriptor",
+    "Fresh",
+    "KeyMutex",
+    "Ledger",
+    "LockFile",
+    "Recorded",
+    "Statistics",
+    "Stats",
+    "Usage",
+    "collect_garbage",
+    "detached_lock_file",
+    "identity_of",
+    "key_offset",
+    "open_lock_file",
+    "presence",
+    "recorded",
+]

@@ -1,12 +1,17 @@
 """
-Lock files as this process has them open: each once, under one descriptor for good.
+Lock files as this process has them open: each once, under one descriptor, as long as somebody uses it.
 
 Concurrency. Closing *any* descriptor of a file drops all locks that a process has on it. So a process opens a lock file
 once, finds it again by device and inode (two paths of one directory lead to one descriptor), and never opens and closes
 it in passing. A child made by ``fork`` owns none of its parent's locks. They are made new when it starts.
 
-Deletion. A lock file that was deleted, and made again by whoever came first, is followed: its descriptor is turned to
-the new file, under its old number, and the ranges held are locked there too, unless another process was faster.
+The end. A :class:`LockFile` lives as long as there are references to it: of a ledger, of a range, of a mutex that is
+held. A thread that uses its descriptor has one. When the last is gone, nothing is locked in it, and it is closed; so no
+thread ever uses a number that was closed.
+
+Deletion. A lock file that was deleted, and made again by another process or thread, is followed: its descriptor is
+turned to the new file, under its old number, and the ranges held are locked there too, unless another process was
+faster.
 """
 
 from __future__ import annotations
@@ -15,9 +20,14 @@ import contextlib
 import errno
 import os
 import threading
+import weakref
+from collections import deque
+from weakref import WeakValueDictionary
 
 from dogpile_filesystem.failures import Failures
-from dogpile_filesystem.lockfile.ranges import RangeLock
+from dogpile_filesystem.lockfile.descriptor import Descriptor, Identity, collect_garbage, identity_of
+from dogpile_filesystem.lockfile.format import process_offset
+from dogpile_filesystem.lockfile.ranges import RangeLock, try_to_lock
 
 _FLAGS = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
 
@@ -28,32 +38,46 @@ class LockFile:
 
     Got from :func:`open_lock_file`.
 
-    :ivar fd: the descriptor; -1: the file cannot be opened, and ranges exclude only the threads of this process.
-    :ivar identity: device and inode.
+    :ivar descriptor: of the file; its number is -1 if the file cannot be opened: then ranges exclude only the threads
+     of this process.
+    :ivar is_writable: False: it was opened for reading alone, and nothing of it can be locked.
+    :ivar moves: how often the descriptor was turned to another file. To do so drops what was locked in it a moment
+     before.
     """
 
-    def __init__(self, path: str, fd: int, identity: tuple[int, int] | None) -> None:
+    def __init__(self, path: str, *, is_writable: bool = True) -> None:
         self.path = path
-        self.fd = fd
-        self.identity = identity
-        #: How often the descriptor was turned to another file. To do so drops what was locked in it a moment before.
+        self.is_writable = is_writable
+        self.descriptor = Descriptor()
         self.moves = 0
         self.failures = Failures(path)
-        # Guards `_ranges` and the `users` of each.
+        # The name under which this process shows that it lives; None: it does not.
+        self._shown_as: str | None = None
+        # Its own descriptor, and those that cannot be closed before.
+        self._descriptors = [self.descriptor]
+        # Guards `_ranges`, so that there is one object for a range. Needed to look one up, not to lock one.
         self._guard = threading.Lock()
-        self._ranges: dict[int, RangeLock] = {}
+        self._ranges: WeakValueDictionary[int, RangeLock] = WeakValueDictionary()
+        weakref.finalize(self, _retire, self._descriptors).atexit = False
+
+    @property
+    def fd(self) -> int:
+        """The number of the descriptor."""
+        return self.descriptor.fd
+
+    @property
+    def identity(self) -> Identity | None:
+        """Device and inode."""
+        return self.descriptor.identity
+
+    def is_open(self) -> bool:
+        """Whether the descriptor is still this file's: a program that becomes a daemon closes all descriptors."""
+        return self.descriptor.is_open()
 
     def is_current(self, path: str) -> bool:
         """Whether a path leads to this file, and not to none or another: someone may have deleted the directory."""
         try:
-            return _identity(os.stat(path, follow_symlinks=False)) == self.identity
-        except OSError:
-            return False
-
-    def is_open(self) -> bool:
-        """Whether the descriptor is still this file's: who becomes a daemon closes all descriptors."""
-        try:
-            return _identity(os.fstat(self.fd)) == self.identity
+            return identity_of(os.stat(path, follow_symlinks=False)) == self.identity
         except OSError:
             return False
 
@@ -61,63 +85,57 @@ class LockFile:
         """Whether no path leads to this file any more."""
         return self.is_open() and os.fstat(self.fd).st_nlink == 0
 
-    def move_to(self, fd: int, identity: tuple[int, int]) -> None:
-        """
-        Become another file: the one that was made in the place of this one, or this one opened again.
-
-        :param fd: a descriptor of it, which is closed.
-        """
-        if self.is_open():
-            # No other thread ever finds the number closed, or leading anywhere but to one of the two files.
-            os.dup2(fd, self.fd, inheritable=False)
-            os.close(fd)
-        else:
-            self.fd = fd
-        self.identity = identity
+    def turn_to(self, fd: int, identity: Identity) -> None:
+        """As :meth:`.Descriptor.turn_to`. The ranges held are locked in the other file too, if nobody was faster."""
+        self.descriptor.turn_to(fd, identity)
         self.moves += 1
         with self._guard:
             ranges = list(self._ranges.values())
         for lock in ranges:
             lock.lock_again()
+        if self._shown_as is not None:
+            with contextlib.suppress(OSError):
+                try_to_lock(self.fd, 1, process_offset(self._shown_as))
+
+    def keep(self, descriptors: list[Descriptor]) -> None:
+        """Close some more descriptors of the same file with this one. To close them now would drop its locks."""
+        self._descriptors += descriptors
 
     def borrow(self, offset: int, length: int) -> RangeLock:
-        """
-        The lock on a range, the same object for all borrowers. Give it back with :meth:`give_back`, or keep it.
-        """
+        """The lock on a range: the same object for all borrowers, as long as one of them has it."""
         with self._guard:
             lock = self._ranges.get(offset)
             if lock is None:
                 lock = self._ranges[offset] = RangeLock(self, offset, length)
-            lock.users += 1
             return lock
-
-    def give_back(self, lock: RangeLock) -> None:
-        """Say that a borrowed range is needed no more, so that ranges do not pile up."""
-        with self._guard:
-            lock.users -= 1
-            if lock.users == 0:
-                del self._ranges[lock.offset]
 
     def acquire(self, offset: int, *, wait: bool, timeout: float | None) -> RangeLock | None:
         """
-        Lock one byte; give it back with :meth:`release`.
+        Lock one byte, until :meth:`release`, whatever becomes of the object that called this.
 
         :return: the lock held, or None: it was not to be had.
         :raises OSError: the filesystem refuses to lock.
         """
         lock = self.borrow(offset, 1)
-        obtained = False
-        try:
-            obtained = lock.acquire(wait=wait, timeout=timeout)
-        finally:
-            if not obtained:
-                self.give_back(lock)
-        return lock if obtained else None
+        if not lock.acquire(wait=wait, timeout=timeout):
+            return None
+        _held.add(lock)
+        return lock
 
     def release(self, lock: RangeLock) -> None:
         """Unlock what :meth:`acquire` returned."""
+        _held.discard(lock)  # First: the next holder puts it there again.
         lock.release()
-        self.give_back(lock)
+
+    def show(self, process: str) -> None:
+        """
+        Keep the byte of this process locked as long as the file is open: see presence.py.
+
+        :raises OSError: the filesystem refuses to lock.
+        """
+        if self._shown_as != process:
+            try_to_lock(self.fd, 1, process_offset(process))
+            self._shown_as = process
 
     def reset_after_fork(self) -> None:
         """Make the child's locks new, whatever threads of the parent were doing with them."""
@@ -126,18 +144,26 @@ class LockFile:
             lock.reset_after_fork()
 
 
-# Guards the five below: that a process opens each lock file once.
+# Guards the registries below, so that a process opens each lock file only once, and closes none that is being opened.
 _registry_guard = threading.Lock()
-# Lock files by device and inode. Never closed: a range of it may be held, and a mutex outlives whoever made it.
-_open_files: dict[tuple[int, int], LockFile] = {}
-# Those opened for reading alone, which who wants to write must not find.
-_read_only_files: dict[tuple[int, int], LockFile] = {}
+# Lock files by device and inode.
+_open_files: WeakValueDictionary[Identity, LockFile] = WeakValueDictionary()
+# Lock files opened read-only, never handed to a writer.
+_read_only_files: WeakValueDictionary[Identity, LockFile] = WeakValueDictionary()
 # The first by the path under which each was opened last.
-_by_path: dict[str, LockFile] = {}
-# Descriptors of lock files of which it could not be found out which they are: to close them might drop locks.
+_by_path: WeakValueDictionary[str, LockFile] = WeakValueDictionary()
+# Descriptors whose file could not be identified (fstat failed): to close them might drop locks.
 _unidentified: dict[str, int] = {}
 # Stand-ins for lock files that cannot be opened, by path.
-_detached_files: dict[str, LockFile] = {}
+_detached_files: WeakValueDictionary[str, LockFile] = WeakValueDictionary()
+# Files of somebody else. They stay open, since this process may hold locks on them that it did not get here.
+_foreign: set[LockFile] = set()
+
+# Ranges that were acquired and are still to be released, so that their files stay open. Each change is atomic.
+_held: set[RangeLock] = set()
+# Descriptors of lock files that nobody uses any more. Each change is atomic: a file's end may come anywhere, also in a
+# thread that is in the guard.
+_retired: deque[list[Descriptor]] = deque()
 
 
 def open_lock_file(path: str, mode: int = 0o600, *, make: bool = True) -> LockFile:
@@ -149,50 +175,59 @@ def open_lock_file(path: str, mode: int = 0o600, *, make: bool = True) -> LockFi
      it can be locked.
     :raises OSError: it can be neither opened nor made, or is a symbolic link.
     """
-    with _registry_guard:
-        with contextlib.suppress(FileNotFoundError):
-            found = _identity(os.stat(path, follow_symlinks=False))
-            known = _open_files.get(found)
-            if known is not None and known.is_open():
-                _by_path[path] = known
-                return known
-            known = _read_only_files.get(found)
-            if known is not None and known.is_open() and not make:
-                return known
-        fd, is_writable = _unidentified.pop(path, -1), True
-        if fd < 0:
-            fd, is_writable = (_open_or_create(path, mode), True) if make else _open_existing(path)
-        try:
-            identity = _identity(os.fstat(fd))
-        except OSError:
-            _unidentified[path] = fd
-            raise
-        if is_writable:
-            return _register(path, fd, identity)
-        file = _read_only_files[identity] = LockFile(path, fd, identity)
-        return file
+    collect_garbage()
+    try:
+        with _registry_guard:
+            _close_retired()
+            return _find_or_open(path, mode, make=make)
+    finally:
+        _close_unused()
 
 
-def _identity(stat: os.stat_result) -> tuple[int, int]:
-    return stat.st_dev, stat.st_ino
+def _find_or_open(path: str, mode: int, *, make: bool) -> LockFile:
+    with contextlib.suppress(FileNotFoundError):
+        found = identity_of(os.stat(path, follow_symlinks=False))
+        known = _open_files.get(found)
+        if known is not None and known.is_open():
+            _by_path[path] = known
+            return known
+        known = _read_only_files.get(found)
+        if known is not None and known.is_open() and not make:
+            return known
+    fd, is_writable = _unidentified.pop(path, -1), True
+    if fd < 0:
+        fd, is_writable = (_open_or_create(path, mode), True) if make else _open_existing(path)
+    try:
+        identity = identity_of(os.fstat(fd))
+    except OSError:
+        _unidentified[path] = fd
+        raise
+    if is_writable:
+        return _register(path, fd, identity)
+    file = _read_only_files[identity] = LockFile(path, is_writable=False)
+    file.turn_to(fd, identity)
+    return file
 
 
-def _register(path: str, fd: int, identity: tuple[int, int]) -> LockFile:
+def _register(path: str, fd: int, identity: Identity) -> LockFile:
     known = _open_files.get(identity)
     if known is not None and known.is_open():
-        # It was put in place of another file after it was looked for. This second descriptor stays open, since closing
-        # it would drop the locks of the first.
+        # It was put in place of another file after it was looked for.
+        second = Descriptor()
+        second.turn_to(fd, identity)
+        known.keep([second])
         return known
     superseded = _by_path.get(path)
     if known is not None:
         file = known
-        file.move_to(fd, identity)
+        file.turn_to(fd, identity)
     elif superseded is not None and superseded.is_deleted():
         file = superseded
-        _open_files.pop(file.identity or identity, None)
-        file.move_to(fd, identity)
+        _open_files.pop(superseded.identity or identity, None)
+        file.turn_to(fd, identity)
     else:
-        file = LockFile(path, fd, identity)
+        file = LockFile(path)
+        file.turn_to(fd, identity)
     _open_files[identity] = _by_path[path] = file
     return file
 
@@ -200,7 +235,39 @@ def _register(path: str, fd: int, identity: tuple[int, int]) -> LockFile:
 def detached_lock_file(path: str) -> LockFile:
     """The stand-in for a lock file that cannot be opened: its ranges exclude the threads of this process."""
     with _registry_guard:
-        return _detached_files.setdefault(path, LockFile(path, -1, None))
+        return _detached_files.setdefault(path, LockFile(path))
+
+
+def keep_foreign(file: LockFile) -> None:
+    """Never close a file that turned out to be somebody else's."""
+    _foreign.add(file)
+
+
+def _retire(descriptors: list[Descriptor]) -> None:
+    _retired.append(descriptors)
+    _close_unused()
+
+
+def _close_unused() -> None:
+    """Close what nobody uses any more, unless another thread is about to, or this one is in the guard."""
+    while _retired and _registry_guard.acquire(blocking=False):
+        try:
+            _close_retired()
+        finally:
+            _registry_guard.release()
+
+
+def _close_retired() -> None:
+    while _retired:
+        descriptors = _retired.popleft()
+        identity = descriptors[0].identity
+        # Opened again between the end of the first object and the note of it.
+        successor = None if identity is None else _open_files.get(identity)
+        if successor is not None:
+            successor.keep(descriptors)
+        else:
+            for descriptor in descriptors:
+                descriptor.close()
 
 
 def _open_existing(path: str) -> tuple[int, bool]:
@@ -232,6 +299,7 @@ def _open_or_create(path: str, mode: int) -> int:
 def _reset_after_fork() -> None:
     global _registry_guard  # noqa: PLW0603 - a thread of the parent may hold the old one for ever
     _registry_guard = threading.Lock()
+    _held.clear()
     for file in [*_open_files.values(), *_detached_files.values()]:
         file.reset_after_fork()
 

@@ -1,16 +1,70 @@
 """
-The head of the lock file: whose file it is, and of which version. And which start of the machine this is.
+The layout of the lock file; whose file it is; how it is made, and mended.
+
+Little-endian:
+
+=========  =========================================================================================
+offset     content
+=========  =========================================================================================
+0          magic ``dogpilfs``, format version (u32), CRC-32 of these two (u32)
+16         the shard that eviction visits next (u32)
+24         the start of the machine that the records belong to (u64)
+32         until when values are invalidated: hard, soft (f64, seconds since the epoch; 1: never were)
+64         bytes that guard: the making of the file, eviction, the statistics, the stamps of invalidation
+512        the statistics: see statistics.py
+4096       the record of each of the 256 shards, 8 bytes: blocks of 4096 bytes (u32), entries (u32)
+6144       a byte for each shard: 1, if it has been counted, so that its record can be believed
+2**61      a byte for each process that writes, locked as long as it lives
+2**62      the mutexes of the keys, a byte each
+=========  =========================================================================================
+
+Crash. A lost or damaged lock file is made anew with no shard counted. After a restart of the machine no record is
+believed either, where the kernel tells of a restart: a power cut may have kept entries whose bytes were never written
+here. A lost file takes the stamps of invalidation with it, so a file that is made beside values says that all of them
+are invalidated.
+
+Limits. A file that this module did not write, and one of another version, is left as it is: it cannot be used.
 """
 
 from __future__ import annotations
 
 import errno
+import os
 import struct
+from collections.abc import Callable
 from zlib import crc32
+
+from dogpile_filesystem.layout import SHARDS, VALUES
 
 _MAGIC, _VERSION = b"dogpilfs", 1
 _HEADER = struct.Struct("<8sI")
 _CHECKSUM = struct.Struct("<I")
+
+CURSOR = struct.Struct("<I")
+CURSOR_AT = 16
+_START = struct.Struct("<Q")
+_START_AT = 24
+STAMPS = struct.Struct("<dd")
+STAMPS_AT = 32
+#: A stamp that was never set. Not 0, which is what an empty file says, or one that was made a moment ago.
+NEVER = 1.0
+#: Bytes whose locks guard something: see the users of each.
+MAKE_AT, EVICT_AT, STATISTICS_GUARD_AT, STAMPS_GUARD_AT = 64, 65, 66, 67
+STATISTICS_AT = 512
+RECORDS_AT = 4096
+RECORD = struct.Struct("<II")
+RECORDS = struct.Struct("<" + "II" * SHARDS)
+BLOCKS = struct.Struct("<" + "I4x" * SHARDS)
+COUNTED_AT = RECORDS_AT + RECORDS.size
+LENGTH = COUNTED_AT + SHARDS
+#: The greatest number of blocks that a record can tell: 16 TiB of them.
+MOST = (1 << 32) - 1
+PROCESSES_AT = 1 << 61
+_KEYS_AT = 1 << 62
+
+
+class Foreign(OSError):
+    """A lock file that belongs to another program, or to a later version of this one."""
 
 
 def _head(version: int) -> bytes:
@@ -18,18 +72,83 @@ def _head(version: int) -> bytes:
     return header + _CHECKSUM.pack(crc32(header))
 
 
-#: What a lock file of this version begins with.
+#: The first bytes of a lock file of this version.
 HEAD = _head(_VERSION)
 
 
-def refuse_foreign(data: bytes, length: int, whole: int, path: str) -> None:
+def key_offset(digest: str) -> int:
+    """The mutex byte of the key with this hexadecimal digest, of which it takes 62 bits."""
+    return _KEYS_AT + (int(digest[:16], 16) >> 2)
+
+
+def process_offset(process: str) -> int:
+    """The byte that a process of this name, 16 hexadecimal digits, keeps locked."""
+    return PROCESSES_AT + (int(process, 16) >> 4)
+
+
+def make(fd: int, path: str, clock: Callable[[], float]) -> None:
+    """
+    Make a new, lost or damaged lock file what it should be. The caller holds :data:`MAKE_AT`.
+
+    :param clock: seconds since the epoch, as dogpile takes them for the age of values.
+    :raises OSError: it cannot be read or written, or EPROTO: it is no lock file of this version.
+    """
+    data = os.pread(fd, LENGTH, 0)
+    start = _START.pack(start_of_machine())
+    is_ours = data.startswith(HEAD)
+    is_of_this_start = is_ours and data[_START_AT:STAMPS_AT] == start
+    stamps = data[STAMPS_AT : STAMPS_AT + STAMPS.size]
+    if not is_ours:
+        _refuse_foreign(data, os.fstat(fd).st_size, path)
+        data = bytes(LENGTH)
+    if not is_ours or not are_stamps(stamps):
+        # Where there are no values, the first may be older than the file that is made for it.
+        is_lost = os.path.exists(os.path.join(os.path.dirname(path), VALUES))
+        stamps = STAMPS.pack(clock() if is_lost else NEVER, NEVER)
+    elif is_of_this_start:
+        return
+    if not is_of_this_start:
+        write(fd, bytes(SHARDS), COUNTED_AT)
+        write(fd, data[RECORDS_AT:COUNTED_AT].ljust(RECORDS.size, b"\0"), RECORDS_AT)
+    # The head last: after a crash in between, the next process starts over.
+    write(fd, HEAD + bytes(_START_AT - len(HEAD)) + start + stamps, 0)
+
+
+def refuse_unmade(fd: int, path: str) -> None:
+    """
+    Raise for a lock file that has no head, for a process that must not write one.
+
+    :raises OSError: it cannot be read, or EPROTO: it has none.
+    """
+    data = os.pread(fd, LENGTH, 0)
+    if not data.startswith(HEAD):
+        _refuse_foreign(data, os.fstat(fd).st_size, path)
+        msg = "the lock file is damaged, or just being made: the next value stored mends it"
+        raise OSError(errno.EPROTO, msg, path)
+
+
+def is_made(fd: int) -> bool:
+    """Whether nobody has overwritten the head, or the stamps of invalidation."""
+    try:
+        data = os.pread(fd, STAMPS_AT + STAMPS.size, 0)
+    except OSError:
+        return False
+    return data.startswith(HEAD) and are_stamps(data[STAMPS_AT:])
+
+
+def are_stamps(data: bytes) -> bool:
+    """Whether these bytes are two stamps of invalidation."""
+    return len(data) == STAMPS.size and all(stamp >= NEVER for stamp in STAMPS.unpack(data))  # NaN is not, either.
+
+
+def _refuse_foreign(data: bytes, length: int, path: str) -> None:
     """
     Raise for a file that this version must not write to.
 
-    Ours, although it begins otherwise, is what was damaged: of the right length, cut off, or emptied.
+    A file that begins otherwise is ours all the same if it was damaged: it has the right length, was cut off, or was
+    emptied.
 
     :param length: of the file in bytes.
-    :param whole: of one of this version.
     :raises OSError: EPROTO, with what to do.
     """
     begin = data[: len(HEAD)]
@@ -37,12 +156,12 @@ def refuse_foreign(data: bytes, length: int, whole: int, path: str) -> None:
         _, version = _HEADER.unpack_from(begin)
         if begin == _head(version) and version != _VERSION:
             what = f"was made by a version with format {version}, this one has {_VERSION}: use another base_dir"
-            raise OSError(errno.EPROTO, f"the lock file {what}", path)
-    # Records without a header are ours: a thread that has the ledger of a deleted file was faster than _make.
-    is_ours = begin.startswith(_MAGIC) or _MAGIC.startswith(begin) or length == whole or not begin.strip(b"\0")
+            raise Foreign(errno.EPROTO, f"the lock file {what}", path)
+    # Records without a header are ours: a thread that had the ledger of a deleted file was faster than `make`.
+    is_ours = begin.startswith(_MAGIC) or _MAGIC.startswith(begin) or length == LENGTH or not begin.strip(b"\0")
     if not is_ours:
         what = "is no lock file of this cache: point base_dir at a directory of its own"
-        raise OSError(errno.EPROTO, what, path)
+        raise Foreign(errno.EPROTO, what, path)
 
 
 def start_of_machine() -> int:
@@ -52,3 +171,14 @@ def start_of_machine() -> int:
             return int(file.read(16).replace(b"-", b""), 16)
     except (OSError, ValueError):
         return 0
+
+
+def write(fd: int, data: bytes, offset: int) -> None:
+    """
+    Write all of ``data``.
+
+    :raises OSError: it cannot be written.
+    """
+    written = os.pwrite(fd, data, offset)
+    while written < len(data):
+        written += os.pwrite(fd, data[written:], offset + written)

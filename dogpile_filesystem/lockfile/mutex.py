@@ -70,7 +70,7 @@ class KeyMutex:
             return self._acquire(wait=False)
         waited = not self._acquire(wait=False)
         obtained = not waited or self._wait()
-        self._statistics.second_looks[threading.get_ident()] = self._offset, waited
+        self._statistics.expect_second_look(self._offset, waited=waited)
         return obtained
 
     def _wait(self) -> bool:
@@ -110,7 +110,7 @@ class KeyMutex:
         Give the mutex back. Harmless for a thread that gave up waiting for it, and if nobody holds it.
         """
         thread = threading.get_ident()
-        self._statistics.second_looks.pop(thread, None)
+        self._statistics.forget_second_look()
         if thread in self._without:
             self._without.discard(thread)
             return
@@ -121,12 +121,7 @@ class KeyMutex:
 
     def locked(self) -> bool:
         """Whether anybody holds the mutex, here or in another process. Takes nothing."""
-        file = self._current_file()
-        lock = file.borrow(self._offset, 1)
-        try:
-            return lock.is_held()
-        finally:
-            file.give_back(lock)
+        return self._current_file().borrow(self._offset, 1).is_held()
 
     def _current_file(self, *, deleted: bool = False) -> LockFile:
         try:

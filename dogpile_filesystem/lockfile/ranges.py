@@ -39,6 +39,7 @@ from typing import Protocol
 import fasteners
 
 from dogpile_filesystem.failures import Failures
+from dogpile_filesystem.lockfile.descriptor import Descriptor
 
 # How long a waiter pauses between two tries, in seconds: from the first, growing by it, to the second.
 _DELAY, _MAX_DELAY = 0.0005, 0.05
@@ -63,16 +64,32 @@ def _pause(seconds: float) -> None:
     time.sleep(seconds * random.uniform(0.5, 1.5))  # noqa: S311 - spreads waiters, keeps no secret
 
 
+def try_to_lock(fd: int, length: int, offset: int) -> bool:
+    """
+    Lock a range for this process; False: another one has it.
+
+    :raises OSError: the filesystem refuses to lock.
+    """
+    try:
+        lockf(fd, _TRY, length, offset)
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EACCES):  # Busy; EACCES is what SMB says.
+            return False
+        raise
+    return True
+
+
 class OpenFile(Protocol):
     """
     What a range is of.
 
-    :ivar fd: the descriptor; -1: the file cannot be opened, and ranges exclude only the threads of this process.
+    :ivar descriptor: its number is -1 if the file cannot be opened: then ranges exclude only the threads of this
+     process.
     :ivar failures: where trouble is reported.
     """
 
     path: str
-    fd: int
+    descriptor: Descriptor
     moves: int
     failures: Failures
 
@@ -93,10 +110,9 @@ class RangeLock:
 
     def __init__(self, file: OpenFile, offset: int, length: int) -> None:
         self.file = file
+        self._descriptor = file.descriptor
         self.offset = offset
         self.length = length
-        #: How many borrowers there are. Guarded by the lock file's guard.
-        self.users = 0
         self._resigned_until = 0.0
         #: Whether a thread of this process holds the range. Written only by the thread that holds `_threads`.
         self.owned = False
@@ -137,38 +153,24 @@ class RangeLock:
         if not self.owned:
             return
         self.owned = False
-        fd = self.file.fd
         try:
-            if fd >= 0:
-                lockf(fd, LOCK_UN, self.length, self.offset)
-        except OSError:
-            self._unlock_again()
+            if self._descriptor.fd >= 0:
+                lockf(self._descriptor.fd, LOCK_UN, self.length, self.offset)
+        except OSError as error:
+            self._unlock_again(error)
         finally:
             self._threads.release()
 
-    def _unlock_again(self) -> None:
+    def _unlock_again(self, error: OSError) -> None:
         try:
-            lockf(self.file.fd, LOCK_UN, self.length, self.offset)
-        except OSError as error:
+            lockf(self._descriptor.fd, LOCK_UN, self.length, self.offset)
+        except OSError:
             # The range stays locked until this process ends; nobody here could do better.
             self.file.failures.report_error(error, "cannot unlock a range of the lock file")
 
     def __enter__(self) -> None:
-        # What acquire does, written out: four calls less on the way of every value stored.
-        if self._threads.acquire(blocking=False):
-            moves = self.file.moves
-            try:
-                lockf(self.file.fd, _TRY, self.length, self.offset)
-            except OSError:
-                self._threads.release()
-            except BaseException:
-                self._threads.release()
-                raise
-            else:
-                self.owned = True
-                if self.file.moves != moves:
-                    self.lock_again()
-                return
+        if self.acquire(wait=False):
+            return
         patience = self.PATIENCE if time.monotonic() >= self._resigned_until else self.BRIEFLY
         if not self.acquire(timeout=patience):
             self._resigned_until = time.monotonic() + self.RESIGNATION
@@ -177,14 +179,7 @@ class RangeLock:
         self._resigned_until = 0.0
 
     def __exit__(self, *_: object) -> None:
-        # As release, but this thread is known to hold the lock.
-        self.owned = False
-        try:
-            lockf(self.file.fd, LOCK_UN, self.length, self.offset)
-        except OSError:
-            self._unlock_again()
-        finally:
-            self._threads.release()
+        self.release()
 
     def is_held(self, *, otherwise: bool = False) -> bool:
         """
@@ -194,14 +189,14 @@ class RangeLock:
         """
         if self._threads.locked():
             return True
-        if self.file.fd < 0:
+        if self._descriptor.fd < 0:
             return otherwise
         if _LINUX:
             query = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, self.offset, self.length, 0)
         else:
             query = _FLOCK.pack(self.offset, self.length, 0, fcntl.F_WRLCK, os.SEEK_SET, 0)
         try:
-            answer = _FLOCK.unpack(fcntl.fcntl(self.file.fd, fcntl.F_GETLK, query))
+            answer = _FLOCK.unpack(fcntl.fcntl(self._descriptor.fd, fcntl.F_GETLK, query))
         except OSError:
             return otherwise
         return bool(answer[0 if _LINUX else 3] != fcntl.F_UNLCK)
@@ -217,26 +212,18 @@ class RangeLock:
         return self._threads.acquire(timeout=-1 if timeout is None else timeout)
 
     def _try(self) -> bool:
-        if self.file.fd < 0:
-            return True
-        try:
-            lockf(self.file.fd, _TRY, self.length, self.offset)
-        except OSError as error:
-            if error.errno in (errno.EAGAIN, errno.EACCES):  # Busy; EACCES is what SMB says.
-                return False
-            raise
-        return True
+        return self._descriptor.fd < 0 or try_to_lock(self._descriptor.fd, self.length, self.offset)
 
     def lock_again(self) -> None:
         """Lock in a new lock file what this process held in the deleted one, if nobody else was faster."""
         if self.owned:
             with contextlib.suppress(OSError):
-                lockf(self.file.fd, _TRY, self.length, self.offset)
+                lockf(self._descriptor.fd, _TRY, self.length, self.offset)
             # Given back meanwhile: unless the next holder is there, who will unlock it.
             if not self.owned and self._threads.acquire(blocking=False):
                 try:
                     with contextlib.suppress(OSError):
-                        lockf(self.file.fd, LOCK_UN, self.length, self.offset)
+                        lockf(self._descriptor.fd, LOCK_UN, self.length, self.offset)
                 finally:
                     self._threads.release()
 
@@ -244,7 +231,7 @@ class RangeLock:
         if give_up_at is None and not _is_cooperative():
             # The kernel wakes the waiter the moment the range is free.
             try:
-                lockf(self.file.fd, LOCK_EX, self.length, self.offset)
+                lockf(self._descriptor.fd, LOCK_EX, self.length, self.offset)
             except OSError as error:
                 # Linux says EBADF when the descriptor was turned to another file meanwhile.
                 if error.errno not in (errno.EDEADLK, errno.EBADF):
@@ -257,7 +244,9 @@ class RangeLock:
 
 class _Waiter(fasteners.InterProcessLock):
     """
-    fasteners' loop of tries, growing pauses and a timeout, around a range instead of a file of its own.
+    A loop of tries with growing pauses and a timeout: that of fasteners, around a range instead of a file of its own.
+
+    fasteners wraps an error of a try in a ThreadError, and opens a file before its loop; both is undone here.
     """
 
     def __init__(self, path: str, attempt: Callable[[], bool]) -> None:

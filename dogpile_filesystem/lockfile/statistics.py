@@ -20,8 +20,8 @@ arguments.
 Concurrency. A counter is incremented without any lock. Where threads run without the GIL, one of two increments in the
 same moment is lost. The block is changed under :attr:`.Ledger.statistics`.
 
-Crash. A killed process loses what it counted in its last three seconds (see later.py). With a lost or damaged lock file
-the totals start anew.
+Crash. A killed process loses what it counted in its last three seconds (see flusher.py). The totals start anew with a
+lost or damaged lock file.
 
 Limits. Where the lock file cannot be written, a process keeps what it counted, and adds it when that is possible again.
 """
@@ -40,9 +40,10 @@ from typing import Any, NamedTuple
 from zlib import crc32
 
 from dogpile_filesystem.failures import DAMAGED, LOCK_TIMEOUT, NO_ROOM, TOO_LARGE, Failures
-from dogpile_filesystem.flusher import later
-from dogpile_filesystem.lockfile.ledger import Bound, Ledger, key_offset
-from dogpile_filesystem.store.entry import FILE, VALUE
+from dogpile_filesystem.flusher import flusher
+from dogpile_filesystem.layout import FILE, VALUE
+from dogpile_filesystem.lockfile.format import key_offset
+from dogpile_filesystem.lockfile.ledger import Bound, Ledger
 
 #: Counted by :class:`Statistics` itself. Those behind are counted by :class:`.Failures`.
 _COUNTED = (
@@ -174,8 +175,9 @@ class Statistics:
     :param expiration: seconds after which its entries expire, by their kind; None: never.
     :param find_ledger: the ledger, or None if there is none: none is made for statistics. Raises OSError if there is
      one that cannot be used.
-    :ivar second_looks: by thread, the mutex that it has got, so that it is about to look again, by its offset; and
-     whether it waited.
+    :param clock: seconds since the epoch.
+    :ivar second_looks: for each thread that has just acquired a creation mutex, and so will look up its key once more:
+     the mutex's offset, and whether the thread waited. Read it only to see whether it is empty.
     """
 
     def __init__(
@@ -184,11 +186,13 @@ class Statistics:
         bound: Bound = _UNBOUNDED,
         expiration: Mapping[int, float | None] = MappingProxyType({}),
         find_ledger: Callable[[], Ledger | None] = lambda: None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._failures = failures
         self._bound = bound
         self._expiration = expiration
         self._find_ledger = find_ledger
+        self._clock = clock
         self.second_looks: dict[int, tuple[int, bool]] = {}
         self._start_anew()
 
@@ -205,6 +209,19 @@ class Statistics:
         self.second_looks.clear()
         self._failures.counts.clear()
 
+    def expect_second_look(self, offset: int, *, waited: bool) -> None:
+        """
+        Say that this thread has acquired a creation mutex, and so will look up its key once more.
+
+        :param offset: of the mutex.
+        :param waited: whether it had to wait for another creator.
+        """
+        self.second_looks[threading.get_ident()] = offset, waited
+
+    def forget_second_look(self) -> None:
+        """Say that this thread has given its creation mutex back."""
+        self.second_looks.pop(threading.get_ident(), None)
+
     def count_hit(self, digest: str) -> None:
         """Count a hit, unless it is a second look."""
         waited = self._take_second_look(digest)
@@ -217,15 +234,15 @@ class Statistics:
         """Count what was stored, with the bytes charged for it."""
         self.stores += 1
         self.stored_bytes += size
-        later.start()
+        flusher.start()
 
     def count_miss(self, digest: str, *, expired: bool = False) -> None:
         """Count a miss, unless it is a second look."""
         if not self.second_looks or self._take_second_look(digest) is None:
             self.misses += 1
             self.expired += expired
-        if later.timer is None:
-            later.start()
+        if flusher.timer is None:
+            flusher.start()
 
     def _take_second_look(self, digest: str) -> bool | None:
         """Whether this thread waited, if this is its second look; None: it is not."""
@@ -269,7 +286,7 @@ class Statistics:
     def _add(self, ledger: Ledger) -> None:
         # Under the lock: of two threads that flush, the second finds nothing left to add.
         numbers = self._numbers()
-        since, settings, totals = _read(ledger) or (time.time(), _NO_SETTINGS, _NO_TOTALS)
+        since, settings, totals = _read(ledger) or (self._clock(), _NO_SETTINGS, _NO_TOTALS)
         totals = [
             min(max(0, total + number - added), _MOST)
             for total, number, added in zip(totals, numbers, self._added, strict=True)

@@ -1,3 +1,47 @@
 """
-A cache seen from outside, entry by entry.
+A cache seen from outside, entry by entry: checked, listed, and cleaned of many entries at once.
+
+May import: store, lockfile, layout, failures. Others import what they use from here, not from the modules below.
 """
+
+from dogpile_filesystem.maintenance.bulk import (
+    Removed,
+    Select,
+    any_of,
+    least_recent,
+    remove_entries,
+    remove_entry,
+    remove_matching,
+    selected,
+    shrink,
+    total,
+    unused_since,
+    with_prefix,
+)
+from dogpile_filesystem.maintenance.cache import Cache, is_cache
+from dogpile_filesystem.maintenance.check import Report, check, check_cache
+from dogpile_filesystem.maintenance.inventory import Description, describe, entries, find
+
+__all__ = [
+    "Cache",
+    "Description",
+    "Removed",
+    "Report",
+    "Select",
+    "any_of",
+    "check",
+    "check_cache",
+    "describe",
+    "entries",
+    "find",
+    "is_cache",
+    "least_recent",
+    "remove_entries",
+    "remove_entry",
+    "remove_matching",
+    "selected",
+    "shrink",
+    "total",
+    "unused_since",
+    "with_prefix",
+]

@@ -1,34 +1,32 @@
 """
 The removal of many entries at once: which of them, and how.
 
-Concurrency. A removal finds the entries of a shard without a lock. Then it locks the shard once, and looks at each of
-them again: one that has changed since is put to the same test as before. So no entry goes that was used meanwhile, if
-it was to go for not being used.
+Concurrency. A removal finds the entries of a shard without a lock. Then it locks the shard once, and looks at each
+entry again: an entry that has changed since is put to the same test as before. So an entry that was selected because
+nobody used it, and is used in the meantime, stays.
 
-Crash. What a removal takes off the ledger, it takes off after the files of the shard have gone: who is killed leaves
-the ledger too high, until the next visit to the shard.
+Crash. A removal corrects the ledger after it has deleted the files of a shard. If the process is killed in between, the
+ledger stays too high until the next visit to the shard.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import itertools
 import os
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import NamedTuple
 
-from dogpile_filesystem.lockfile.ledger import SHARDS, Ledger, charge
-from dogpile_filesystem.maintenance.inventory import candidates, content_of, contents_of, read_head
-from dogpile_filesystem.store import entry
-from dogpile_filesystem.store.entry import FILE, VALUE, Damaged
-from dogpile_filesystem.store.files import unlink_quietly
-from dogpile_filesystem.store.visit import Listing
+from dogpile_filesystem.layout import FILE, SHARDS, VALUE, entry_name, shard_path
+from dogpile_filesystem.lockfile import Ledger
+from dogpile_filesystem.maintenance.inventory import entries
+from dogpile_filesystem.store import Damaged, Listing, Shard, Shards, Store, read_head
 
-#: Rounds of a removal by last use, after which applications have stored or used more in the meantime than has gone.
+#: Rounds after which a removal by last use gives up, because applications store faster than it removes.
 _ROUNDS = 10
 
-#: Whether an entry is to go: by its file's name, what ``stat`` says, and the descriptor of its shard.
+#: Whether to remove an entry, by the name of its file, its ``stat`` result, and the descriptor of its shard. It gives
+#: the same answer each time it is asked about the same state of an entry.
 Select = Callable[[str, os.stat_result, int], bool]
 
 
@@ -36,9 +34,9 @@ class Removed(NamedTuple):
     """
     What a removal did.
 
-    :ivar entries: how many have gone.
+    :ivar entries: the number of entries removed.
     :ivar size: the bytes that were charged for them.
-    :ivar failed: entries that could not be removed, and shards that could not be listed.
+    :ivar failed: the number of entries that could not be removed, and of shards that could not be listed.
     """
 
     entries: int = 0
@@ -47,7 +45,7 @@ class Removed(NamedTuple):
 
     def plus(self, other: Removed) -> Removed:
         """Both together."""
-        return Removed(*map(sum, zip(self, other, strict=True)))
+        return Removed(self.entries + other.entries, self.size + other.size, self.failed + other.failed)
 
 
 def total(removals: Iterable[Removed]) -> Removed:
@@ -55,16 +53,16 @@ def total(removals: Iterable[Removed]) -> Removed:
     return functools.reduce(Removed.plus, removals, Removed())
 
 
-# Which entries go
+# Which entries are removed
 
 
-def with_prefix(prefix: bytes, kinds: Container[int] = (VALUE, FILE)) -> Select:
+def with_prefix(prefix: bytes, kinds: Collection[int] = (VALUE, FILE)) -> Select:
     """The entries whose key begins with a prefix."""
 
     def select(name: str, _found: os.stat_result, fd: int) -> bool:
         try:
             head, _ = read_head(name, fd)
-        except (Damaged, OSError):  # Whose it was nobody knows; or it has gone.
+        except (Damaged, OSError):  # Its key is unknown, or it was removed.
             return False
         return head.kind in kinds and head.key.startswith(prefix)
 
@@ -73,97 +71,117 @@ def with_prefix(prefix: bytes, kinds: Container[int] = (VALUE, FILE)) -> Select:
 
 def unused_since(ns: int) -> Select:
     """
-    The entries that were used before an instant.
+    The entries whose last use was before an instant.
 
     :param ns: nanoseconds since the epoch.
     """
     return lambda _name, found, _fd: found.st_mtime_ns < ns
 
 
-def least_recent(values_dir: str, size: int) -> Select:
+def least_recent(shards: Shards, size: int) -> Select:
     """
-    The entries that were used longest ago, just so many that they take ``size`` bytes, or all.
+    The entries that were used longest ago: as few as together take ``size`` bytes, or all of them.
 
     :raises OSError: a shard cannot be listed.
     """
-    uses = sorted((candidate.used_ns, candidate.size) for candidate in candidates(values_dir))
-    ends = itertools.accumulate(taken for _, taken in uses)
-    number = next((number for number, end in enumerate(ends, 1) if end >= size), len(uses))
-    if size <= 0 or not number:
-        return lambda _name, _found, _fd: False
-    last_ns = uses[number - 1][0]
-    # On a filesystem that knows whole seconds only, many have one time.
-    ties = iter(range(sum(used_ns == last_ns for used_ns, _ in uses[:number])))
+    chosen: list[tuple[int, str]] = []
+    taken = 0
+    for used_ns, name, charged in sorted((each.used_ns, each.name, each.size) for each in entries(shards)):
+        if taken >= size:
+            break
+        chosen.append((used_ns, name))
+        taken += charged
+    last_ns = chosen[-1][0] if chosen else 0
+    # Many entries have the same last use on a filesystem that keeps whole seconds: of these, the names decide.
+    last = {name for used_ns, name in chosen if used_ns == last_ns}
 
-    def select(_name: str, found: os.stat_result, _fd: int) -> bool:
-        return found.st_mtime_ns < last_ns or (found.st_mtime_ns == last_ns and next(ties, None) is not None)
+    def select(name: str, found: os.stat_result, _fd: int) -> bool:
+        return bool(chosen) and (found.st_mtime_ns < last_ns or (found.st_mtime_ns == last_ns and name in last))
 
     return select
 
 
 def any_of(*selects: Select) -> Select:
-    """The entries that at least one selects."""
+    """The entries that at least one of the tests selects."""
     return lambda name, found, fd: any(select(name, found, fd) for select in selects)
 
 
 # Removing
 
 
-def selected(values_dir: str, select: Select, on_shard: Callable[[int], object] = lambda _: None) -> Removed:
+def selected(shards: Shards, select: Select, on_shard: Callable[[int], object] = lambda _: None) -> Removed:
     """
     What :func:`remove_entries` would remove. Changes nothing.
 
+    :param on_shard: called with each shard as it finishes.
     :raises OSError: a shard cannot be listed.
     """
     found = Removed()
-    for shard in range(SHARDS):
-        with Listing(values_dir, shard) as listing:
+    for number in range(SHARDS):
+        with shards.list(number) as listing:
             names = _select(listing, select)
-            contents = contents_of(listing)
-        sizes = (charge(seen.st_size) + contents.get(name, ("", 0))[1] for name, seen in names.items())
-        found = found.plus(Removed(len(names), sum(sizes)))
-        on_shard(shard)
+            sizes = [seen.size for seen in listing.seen() if seen.name in names]
+        found = found.plus(Removed(len(sizes), sum(sizes)))
+        on_shard(number)
     return found
 
 
 def remove_entries(
-    ledger: Ledger, values_dir: str, select: Select, on_shard: Callable[[int], object] = lambda _: None
+    ledger: Ledger, shards: Shards, select: Select, on_shard: Callable[[int], object] = lambda _: None
 ) -> Removed:
     """
     Remove all entries that are selected, and take them off the ledger.
 
-    :param on_shard: is told each shard that is done.
+    :param on_shard: called with each shard as it finishes.
     :raises OSError: the ledger cannot be locked or written.
     """
     removed = Removed()
-    for shard in range(SHARDS):
-        removed = removed.plus(_remove_in_shard(ledger, values_dir, shard, select))
-        on_shard(shard)
+    for number in range(SHARDS):
+        removed = removed.plus(_remove_in_shard(ledger, shards, number, select))
+        on_shard(number)
     return removed
 
 
-def matching(values_dir: str, select: Select) -> Iterator[str]:
-    """The paths of the entries that are selected, in the shards that can be listed."""
-    for shard in range(SHARDS):
-        with contextlib.suppress(OSError), Listing(values_dir, shard) as listing:
-            for name in _select(listing, select):
-                yield f"{values_dir}/{shard:02x}/{name}"
+def remove_matching(store: Store, prefix: bytes, kinds: Collection[int] = (VALUE, FILE)) -> int:
+    """
+    Remove all entries of a store whose keys begin with a prefix. It looks at each entry, so the time is in proportion
+    to the number of all entries: about 10 us each.
+
+    Concurrency. An entry that is being written in the meantime may stay.
+
+    Limits. Never fails. If the ledger cannot be used, entries are removed without it; an entry that cannot be removed
+    is a miss in this process from then on.
+
+    :param kinds: the kinds to remove.
+    :return: the number of entries removed; at least that many, if the filesystem failed.
+    """
+    select = with_prefix(prefix, kinds)
+    removed, is_done = Removed(), False
+    try:
+        removed = remove_entries(store.directory.ledger(fresh=True), store.shards, select)
+        is_done = not removed.failed
+    except OSError as error:
+        store.failures.report_error(error, "cannot remove the entries of a prefix with the ledger updated")
+    if is_done:
+        return removed.entries
+    return removed.entries + sum(map(store.remover.remove_anyhow, _matching(store.shards, select)))
 
 
-def remove_entry(ledger: Ledger, values_dir: str, kind: int, key: bytes) -> Removed:
+def remove_entry(ledger: Ledger, shards: Shards, kind: int, key: bytes) -> Removed:
     """
     Remove the entry of a key, and take it off the ledger.
 
     :raises OSError: the ledger cannot be locked or written.
     """
-    digest = entry.digest(kind, key)
-    return _remove_in_shard(ledger, values_dir, int(digest[:2], 16), lambda name, _found, _fd: name == digest)
+    where = entry_name(kind, key)
+    return _remove_in_shard(ledger, shards, int(where[:2], 16), lambda name, _found, _fd: name == where)
 
 
-def shrink(ledger: Ledger, values_dir: str, size: int, on_shard: Callable[[int], object] = lambda _: None) -> Removed:
+def shrink(ledger: Ledger, shards: Shards, size: int, on_shard: Callable[[int], object] = lambda _: None) -> Removed:
     """
-    Remove what was used longest ago, until the ledger says that at most ``size`` bytes are left.
+    Remove the entries that were used longest ago, until the ledger says that at most ``size`` bytes are left.
 
+    :param on_shard: called with each shard as it finishes, in each round from the first.
     :raises OSError: a shard cannot be listed, or the ledger not be locked or written.
     """
     removed = Removed()
@@ -171,20 +189,28 @@ def shrink(ledger: Ledger, values_dir: str, size: int, on_shard: Callable[[int],
         excess = ledger.usage().size - size
         if excess <= 0:
             break
-        gone = remove_entries(ledger, values_dir, least_recent(values_dir, excess), on_shard)
+        gone = remove_entries(ledger, shards, least_recent(shards, excess), on_shard)
         removed = removed.plus(gone)
         if not gone.entries:
             break
     return removed
 
 
+def _matching(shards: Shards, select: Select) -> Iterator[str]:
+    """The paths, below ``base_dir``, of the entries that are selected, in the shards that can be listed."""
+    for number in range(SHARDS):
+        with contextlib.suppress(OSError), shards.list(number) as listing:
+            for name in _select(listing, select):
+                yield f"{shard_path(number)}/{name}"
+
+
 def _select(listing: Listing, select: Select) -> dict[str, os.stat_result]:
     return {name: found for name, found in listing.entries.items() if select(name, found, listing.fd)}
 
 
-def _remove_in_shard(ledger: Ledger, values_dir: str, shard: int, select: Select) -> Removed:
+def _remove_in_shard(ledger: Ledger, shards: Shards, number: int, select: Select) -> Removed:
     try:
-        listing = Listing(values_dir, shard)
+        listing = shards.list(number)
     except OSError:
         return Removed(failed=1)
     with listing:
@@ -192,33 +218,19 @@ def _remove_in_shard(ledger: Ledger, values_dir: str, shard: int, select: Select
         if not names:
             return Removed()
         try:
-            with ledger.shard(shard):
-                return _remove_selected(ledger, shard, names, select, listing.fd)
-        except TimeoutError:  # Held by a process that does not go on.
+            with shards.locked(ledger, number, listing) as shard:
+                return total(_remove_one(shard, name, seen, select, listing.fd) for name, seen in names.items())
+        except TimeoutError:  # Held by a process that was stopped.
             return Removed(failed=len(names))
 
 
-def _remove_selected(ledger: Ledger, shard: int, names: dict[str, os.stat_result], select: Select, fd: int) -> Removed:
-    removed = Removed()
-    try:
-        for name, seen in names.items():
-            removed = removed.plus(_remove_one(name, seen, select, fd))
-    finally:  # Also if somebody interrupts it.
-        ledger.add(shard, -removed.size, -removed.entries)
-    return removed
-
-
-def _remove_one(name: str, seen: os.stat_result, select: Select, fd: int) -> Removed:
+def _remove_one(shard: Shard, name: str, seen: os.stat_result, select: Select, fd: int) -> Removed:
     try:
         found = os.stat(name, dir_fd=fd, follow_symlinks=False)
         if found.st_mtime_ns != seen.st_mtime_ns and not select(name, found, fd):
             return Removed()
-        content, size = content_of(name, fd)
-        os.unlink(name, dir_fd=fd)
+        return Removed(1, shard.remove(name))
     except FileNotFoundError:
         return Removed()
     except OSError:
         return Removed(failed=1)
-    if content and not unlink_quietly(content, fd):
-        size = 0  # It stays on the disk, and in the ledger, until a visit can remove it.
-    return Removed(1, charge(found.st_size) + size)

@@ -1,3 +1,38 @@
 """
-One bounded directory of entries.
+One bounded directory of entries, shared by threads and processes. It knows no dogpile, no fsspec and no tools.
+
+May import: lockfile, layout, failures, flusher.
 """
+
+from dogpile_filesystem.store.access import Access, Refused
+from dogpile_filesystem.store.directory import Directory
+from dogpile_filesystem.store.entry import Content, Damaged, Head, signing_key
+from dogpile_filesystem.store.files import READ_FLAGS
+from dogpile_filesystem.store.listing import Listing, Seen, see
+from dogpile_filesystem.store.reading import Reader, State, StoredFile, content_of, read_head
+from dogpile_filesystem.store.shard import Shard, Shards
+from dogpile_filesystem.store.store import Store
+from dogpile_filesystem.store.visit import Visitor
+
+__all__ = [
+    "READ_FLAGS",
+    "Access",
+    "Content",
+    "Damaged",
+    "Directory",
+    "Head",
+    "Listing",
+    "Reader",
+    "Refused",
+    "Seen",
+    "Shard",
+    "Shards",
+    "State",
+    "Store",
+    "StoredFile",
+    "Visitor",
+    "content_of",
+    "read_head",
+    "see",
+    "signing_key",
+]

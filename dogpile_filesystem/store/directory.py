@@ -1,55 +1,48 @@
 """
-A cache directory: where things lie in it, and its lock file and ledger, which somebody may delete at any time.
+Which directory is used: opened, checked, and its lock file and ledger, all of which somebody may delete at any time.
 
-::
+Address. ``base_dir`` is held open, and everything in it is addressed by its descriptor and a name below it (layout.py):
+values, contents, look-ups, writes, removals, last uses. If someone moves ``base_dir`` away and puts another directory
+in its place, nothing is read from the new one until it has passed its check (see access.py). Whether the path still
+leads to the open directory is looked at before every use, but not twice within 50 ms.
 
-    base_dir/
-      CACHEDIR.TAG             tells backup programs to skip the directory
-      lock                     ledger and locks: see ledger.py
-      values/00 ... values/ff/ 256 shards, by the first byte of the key's digest
-        <digest>               an entry: see entry.py
-        <digest>.<unique>      the content of an entry that is a file: nothing but the user's bytes
-        .<unique>-<size>-<entries>.tmp
-                               being written; so many bytes and entries are reserved for it
-      values.<unique>/         what was cleared, until its files are gone
-
-Deletion. ``base_dir`` is held open, and entries are read from what is open: who puts another directory in its place,
-after somebody deleted it, is not read from before that one passed its check (see access.py). Whether the path still
-leads to it is looked at before every use, but not twice within 50 ms.
-
-Limits. A symbolic link in the place of ``values`` or a shard is not followed. One that is put there while the
-directory is in use is noticed at once by what deletes, and by others after a second.
+Limits. A symbolic link in the place of ``values`` or a shard is not followed. One that is put there while the directory
+is in use is noticed at once by removals of many entries, and by everything else after a second.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import stat
 import time
 import weakref
-from typing import ClassVar
+from collections.abc import Callable
 
-from dogpile_filesystem.failures import Failures
-from dogpile_filesystem.lockfile.file import LockFile, open_lock_file
-from dogpile_filesystem.lockfile.ledger import Ledger, key_offset
-from dogpile_filesystem.lockfile.mutex import KeyMutex
-from dogpile_filesystem.lockfile.statistics import Statistics
-from dogpile_filesystem.store import entry
+from dogpile_filesystem.layout import LOCK, TAG, TAG_NAME, VALUES, shard_path
+from dogpile_filesystem.lockfile import (
+    TRUST,
+    Current,
+    Descriptor,
+    Fresh,
+    Ledger,
+    LockFile,
+    collect_garbage,
+    identity_of,
+    open_lock_file,
+)
 from dogpile_filesystem.store.access import Access, Refused
 from dogpile_filesystem.store.files import CREATE_FLAGS, DIRECTORY_FLAGS, filesystem_type, write_all
-from dogpile_filesystem.store.reservation import Place
 
-#: Seconds for which what was looked at is taken to be as it was. On ext4, each look at the lock file makes the next
-#: write to it 4 us dearer: a tenth of storing a value.
-_TRUST = 0.05
-#: Seconds for which a shard is taken not to be a symbolic link.
-_CHECK_TRUST = 1.0
+#: Seconds for which a shard is trusted not to be a symbolic link.
+_LINK_TRUST = 1.0
 #: Deletions in the course of opening the lock file, after which it is taken for one that cannot be opened.
 _DELETIONS = 10
 
-#: What CACHEDIR.TAG says: see https://bford.info/cachedir/
-TAG = b"Signature: 8a477f597d28d172789f06886806bc55\n# A cache of dogpile_filesystem. It may be deleted at any time.\n"
+
+# Of a directory that is not there, or refused.
+_NONE = Descriptor()
 
 
 class Directory:
@@ -57,63 +50,73 @@ class Directory:
     The cache directory at ``base_dir``. What is missing in it is made when it is needed.
 
     :param access: modes of what is made, and which directories are refused.
-    :ivar fd: the directory, opened; -1: it is not there, or refused.
-    :ivar values_dir: the directory of the shards.
+    :param clock: seconds since the epoch.
     :ivar checked: shards that are known not to be symbolic links.
     :ivar loses_content: whether its filesystem may keep the length of a file and lose what was in it. After a power
      cut, ext4 did so with one content in 50 that were written while the journal committed, and each was a hole; xfs,
      and ext4 without delayed allocation, did not. Elsewhere holes say nothing: ZFS makes them of zeros.
-    :ivar looked_until: time on the monotonic clock until which who reads need not look again.
+    :ivar fresh: until when a reader trusts that the directory at the path is still the one that is open.
     """
 
-    def __init__(self, base_dir: str, access: Access) -> None:
+    def __init__(self, base_dir: str, access: Access, clock: Callable[[], float] = time.time) -> None:
         self.base_dir = base_dir
         self.access = access
-        self.values_dir = os.path.join(base_dir, "values")
-        self.fd = -1
         self.loses_content = False
         self.checked: set[str] = set()
-        # The descriptor, kept under one number for good, and what it leads to.
-        self._opened = _Opened()
-        self._lock_path = os.path.join(base_dir, "lock")
-        self._ledger: Ledger | None = None
-        self.looked_until = 0.0
-        self._trusted_until = self._checked_until = 0.0
-        weakref.finalize(self, self._opened.close)
+        # The descriptor, kept under one number for good; and the one to be used: none, or that.
+        self._opened = Descriptor()
+        self._usable = _NONE
+        self.fresh = Fresh(TRUST)
+        self._links_fresh = Fresh(_LINK_TRUST)
+        self.lock_path = os.path.join(base_dir, LOCK)
+        self._current = Current(self.lock_path, clock)
+        self._clock = clock
+        # A thread that uses the descriptor has a reference to this object. So nobody uses it any more.
+        weakref.finalize(self, self._opened.close).atexit = False
         _instances.add(self)
 
-    def place(self, kind: int, key: bytes) -> Place:
-        """Where the entry of a key lies."""
-        digest = entry.digest(kind, key)
-        directory = f"{self.values_dir}/{digest[:2]}"
-        return Place(kind, key, digest, directory, f"{directory}/{digest}", int(digest[:2], 16))
+    @classmethod
+    def shared(cls, base_dir: str, access: Access, clock: Callable[[], float] = time.time) -> Directory:
+        """
+        The one that all stores with these arguments share, in this process. Its descriptors are closed when the last
+        of them is gone.
+        """
+        key = base_dir, access, clock
+        directory = _shared.get(key)
+        if directory is None:
+            # Two threads may make one at once. Then each has its own, which does no harm.
+            directory = _shared[key] = cls(base_dir, access, clock)
+        return directory
 
-    def mutex(
-        self, kind: int, key: bytes, lock_timeout: float | None, failures: Failures, statistics: Statistics
-    ) -> KeyMutex:
-        """The creation mutex of a key."""
-        offset = key_offset(entry.digest(kind, key))
-        return KeyMutex(self._lock_path, self._open_lock_file, offset, lock_timeout, failures, statistics)
+    def finder(self) -> Callable[[], Directory]:
+        """
+        A function that finds this directory, or makes it anew after its end: for what outlives the stores on it, and
+        must not keep its descriptors open meanwhile.
+        """
+        return functools.partial(Directory.shared, self.base_dir, self.access, self._clock)
 
-    def ledger(self, *, look: bool = False) -> Ledger:
+    @property
+    def fd(self) -> int:
+        """The directory, opened; -1: it is not there, or refused."""
+        return self._usable.fd
+
+    def ledger(self, *, fresh: bool = False) -> Ledger:
         """
         The ledger, opened again if its file is no longer the one at its path.
 
-        :param look: whether to look even if it was the current one within the last 50 ms.
+        :param fresh: whether to look even if it was the current one within the last 50 ms.
         :raises OSError: it cannot be opened, made or locked, or the directory is refused.
         """
-        ledger = self._ledger
+        current = self._current
         now = time.monotonic()
-        if ledger is not None and now < self._trusted_until and not look:
-            return ledger
-        if look:
+        if now < current.fresh.until and current.ledger is not None and not fresh:
+            return current.ledger
+        if fresh:
             self.checked.clear()
         self.look(make=True)
-        if ledger is None or not ledger.is_at(self._lock_path):
-            ledger = self._ledger = Ledger.open(self._lock_path, self.access.file_mode)
-        self._trusted_until = now + _TRUST
+        self.fresh.renew(now)
         self._forget_checks(now)
-        return ledger
+        return current.open(self.access.file_mode)
 
     def find_ledger(self) -> Ledger | None:
         """
@@ -122,7 +125,7 @@ class Directory:
         :raises OSError: it cannot be used.
         """
         try:
-            os.stat(self._lock_path, follow_symlinks=False)
+            os.stat(self.lock_path, follow_symlinks=False)
         except FileNotFoundError:
             return None
         return self.ledger()
@@ -144,35 +147,53 @@ class Directory:
                     raise
                 self._make_base()
                 found = os.stat(self.base_dir)
-            self.access.check(self.base_dir, found)
-            if not self._opened.is_the_same(found):
-                self._opened.turn_to(self.base_dir, self.access)
+            self.access.verify(self.base_dir, found)
+            if not self._opened.leads_to(found):
+                self._turn_to_path()
                 self.loses_content = filesystem_type(found.st_dev) == "ext4"
                 self.checked.clear()
         except (Refused, FileNotFoundError, NotADirectoryError):
-            self.fd = -1  # What is open may still be there, under another name.
+            self._usable = _NONE  # What is open may still be there, under another name.
+            self._current.fresh.drop()
             raise
-        self.fd = self._opened.fd
+        self._usable = self._opened
 
-    def look_again(self) -> None:
-        """As :meth:`look`, for who reads: whatever is wrong, others will report."""
+    def _turn_to_path(self) -> None:
+        collect_garbage()
+        fd = os.open(self.base_dir, DIRECTORY_FLAGS)
+        try:
+            found = os.fstat(fd)
+            self.access.verify(self.base_dir, found)
+        except BaseException:
+            os.close(fd)
+            raise
+        self._opened.turn_to(fd, identity_of(found))
+
+    def reopen_if_replaced(self) -> None:
+        """Like :meth:`look`, for readers: errors are ignored here, because the write path reports them."""
         now = time.monotonic()
-        self.looked_until = now + _TRUST
+        self.fresh.renew(now)
         self._forget_checks(now)
         with contextlib.suppress(OSError):
             self.look()
 
+    def reopen_if_stale(self) -> None:
+        """As :meth:`reopen_if_replaced`, but not twice within 50 ms."""
+        if self.fresh.is_stale(time.monotonic()):
+            self.reopen_if_replaced()
+
     def distrust(self) -> None:
         """Look again before the next use."""
-        self._trusted_until = self.looked_until = 0.0
+        self._current.fresh.drop()
+        self.fresh.drop()
         self._forget_checks(time.monotonic())
 
     def _forget_checks(self, now: float) -> None:
-        if now >= self._checked_until:
-            self._checked_until = now + _CHECK_TRUST
+        if self._links_fresh.is_stale(now):
+            self._links_fresh.renew(now)
             self.checked.clear()
 
-    def check(self, shard: str) -> None:
+    def refuse_link(self, shard: str) -> None:
         """
         Make sure that a shard is no symbolic link.
 
@@ -181,104 +202,78 @@ class Directory:
         """
         if shard in self.checked:
             return
-        for name in ("values", f"values/{shard}"):
+        for name in (VALUES, f"{VALUES}/{shard}"):
             if stat.S_ISLNK(os.stat(name, dir_fd=self.fd, follow_symlinks=False).st_mode):
                 msg = f"a symbolic link inside a cache is not followed: remove {self.base_dir}/{name}"
                 raise Refused(msg)
         self.checked.add(shard)
 
-    def make(self, shard: str | None = None) -> None:
+    def make(self, shard: int) -> None:
         """
         Make the directories that are missing, and the directory of a shard.
 
         :raises OSError: they cannot be made.
         """
-        self.distrust()  # Who deleted them may have deleted the lock file too.
+        self.distrust()  # Whoever deleted them may have deleted the lock file too.
         self.look(make=True)
-        for directory in (self.values_dir, shard):
-            if directory is not None:
-                with contextlib.suppress(FileExistsError):
-                    self.access.make_directory(directory)
+        for name in (VALUES, shard_path(shard)):
+            with contextlib.suppress(FileExistsError):
+                self.access.make_directory(name, self.fd)
+
+    def create(self, path: str) -> int:
+        """
+        Make a file, and open it for reading and writing.
+
+        :param path: below ``base_dir``.
+        :return: its descriptor.
+        :raises OSError: it cannot be made, or is there.
+        """
+        return self.access.create(path, self.fd)
+
+    def has(self, path: str) -> bool:
+        """Whether there is a file at a path below ``base_dir``."""
+        try:
+            os.stat(path, dir_fd=self.fd, follow_symlinks=False)
+        except OSError:
+            return False
+        return True
 
     def _make_base(self) -> None:
         os.makedirs(os.path.dirname(self.base_dir), exist_ok=True)
         with contextlib.suppress(FileExistsError):
             self.access.make_directory(self.base_dir)
         with contextlib.suppress(FileExistsError):
-            fd = os.open(os.path.join(self.base_dir, "CACHEDIR.TAG"), CREATE_FLAGS, 0o644)
+            fd = os.open(os.path.join(self.base_dir, TAG_NAME), CREATE_FLAGS, 0o644)
             try:
                 write_all(fd, [TAG])
             finally:
                 os.close(fd)
 
-    def _open_lock_file(self, look: bool) -> LockFile:
+    def open_lock_file(self, fresh: bool) -> LockFile:
+        """
+        The lock file, for locking: also one that cannot be written.
+
+        :param fresh: whether to look for it even if that was done within the last 50 ms.
+        :raises OSError: it cannot be opened or made, or the directory is refused.
+        """
         for _ in range(_DELETIONS):
             # Somebody may be deleting the directory in this moment.
             with contextlib.suppress(FileNotFoundError):
-                return self._open_lock_file_once(look=look)
-            look = True
-        return self._open_lock_file_once(look=look)
+                return self._open_lock_file_once(fresh=fresh)
+            fresh = True
+        return self._open_lock_file_once(fresh=fresh)
 
-    def _open_lock_file_once(self, *, look: bool) -> LockFile:
+    def _open_lock_file_once(self, *, fresh: bool) -> LockFile:
         try:
-            return self.ledger(look=look).file
+            return self.ledger(fresh=fresh).file
         except (Refused, FileNotFoundError):
             raise
         except OSError:  # Perhaps it cannot be written, the disk being full. Its ranges can be locked all the same.
-            return open_lock_file(self._lock_path, self.access.file_mode)
+            return open_lock_file(self.lock_path, self.access.file_mode)
 
 
-class _Opened:
-    """
-    The descriptor of a directory. It keeps its number when it is turned to another directory, so that no thread ever
-    uses a number that leads to something else.
-    """
-
-    # Whose a number is now. Who becomes a daemon closes all descriptors, and the numbers are given out again.
-    _owners: ClassVar[dict[int, object]] = {}
-
-    def __init__(self) -> None:
-        self.fd = -1
-        self._identity: tuple[int, int] | None = None
-        self._token = object()
-
-    def is_the_same(self, found: os.stat_result) -> bool:
-        return self._identity == (found.st_dev, found.st_ino) and self._is_open()
-
-    def turn_to(self, path: str, access: Access) -> None:
-        fd = os.open(path, DIRECTORY_FLAGS)
-        try:
-            found = os.fstat(fd)
-            access.check(path, found)
-        except BaseException:
-            os.close(fd)
-            raise
-        if fd != self.fd and self._is_open():
-            os.dup2(fd, self.fd, inheritable=False)
-            os.close(fd)
-        else:
-            # Two threads may come here at once. Then one descriptor stays open, unused.
-            self.fd = fd
-            self._owners[fd] = self._token
-        self._identity = found.st_dev, found.st_ino
-
-    def close(self) -> None:
-        if self._is_open():
-            with contextlib.suppress(OSError):
-                os.close(self.fd)
-            self._owners.pop(self.fd, None)
-            self._identity = None
-
-    def _is_open(self) -> bool:
-        if self._owners.get(self.fd) is not self._token:
-            return False
-        try:
-            found = os.fstat(self.fd)
-        except OSError:
-            return False
-        return (found.st_dev, found.st_ino) == self._identity
-
-
+# Those of stores, by their arguments.
+_shared: weakref.WeakValueDictionary[tuple[str, Access, Callable[[], float]], Directory] = weakref.WeakValueDictionary()
 _instances: weakref.WeakSet[Directory] = weakref.WeakSet()
 
 

@@ -38,6 +38,8 @@ from hashlib import blake2b
 from typing import NamedTuple
 from zlib import crc32
 
+from dogpile_filesystem.layout import KINDS
+
 _MAGIC, _VERSION = b"\x89DFS", 1
 _HEADER = struct.Struct("<4sIBBHIQQ")
 _CHECKED = struct.Struct("<BBHIQQ")
@@ -47,13 +49,6 @@ _CONTENT = struct.Struct("<QQHB")
 _SIGNED = 1
 _MAC_SIZE = 32
 _MAC_PURPOSE, _KEY_PURPOSE = b"dogpile entry", b"dogpile key"
-
-
-#: Kinds of entries: a value, or a file. Plain numbers, since an enum's hash and comparison cost a tenth of a hit.
-VALUE, FILE = 1, 2
-_KIND_NAMES = {VALUE: "value", FILE: "file"}
-# Before the key, so that a value and a file under the same key are two entries.
-_PREFIXES = (b"", b"v", b"f")
 
 
 class Damaged(ValueError):
@@ -91,7 +86,7 @@ class Head(NamedTuple):
             msg = f"{len(data)} bytes are too few"
             raise Damaged(msg)
         magic, _, version, kind, flags, key_length, length, created_ns = _HEADER.unpack_from(data)
-        if magic != _MAGIC or version != _VERSION or kind not in _KIND_NAMES:
+        if magic != _MAGIC or version != _VERSION or kind not in KINDS:
             msg = f"no entry of format {_VERSION}"
             raise Damaged(msg)
         is_signed = bool(flags & _SIGNED)
@@ -173,14 +168,6 @@ class Content(NamedTuple):
         return cls(name, length, position, bool(is_dense), payload[_CONTENT.size + size :])
 
 
-def digest(kind: int, key: bytes) -> str:
-    """
-    The name of a key's entry: 32 hexadecimal digits, BLAKE2b of the key. A value and a file under the same key are two
-    entries.
-    """
-    return blake2b(_PREFIXES[kind] + key, digest_size=16).hexdigest()
-
-
 def signing_key(secret: bytes) -> bytes:
     """The key for signing that is made of a secret of any length: 64 bytes, the most that BLAKE2b takes."""
     return blake2b(secret, person=_KEY_PURPOSE).digest()
@@ -212,7 +199,7 @@ def decode(kind: int, key: bytes, data: Data, signing_keys: Sequence[bytes] = ()
     """
     found_kind, found_key, payload, created_ns = inspect(data, signing_keys)
     if found_kind != kind:
-        msg = f"it is a {_KIND_NAMES[found_kind]}"
+        msg = f"it is a {KINDS[found_kind]}"
         raise Damaged(msg)
     if found_key != key:
         raise OtherKey(found_key)
@@ -233,7 +220,7 @@ def inspect(data: Data, signing_keys: Sequence[bytes] = ()) -> tuple[int, bytes,
     except struct.error as error:
         msg = f"{len(first)} bytes are too few"
         raise Damaged(msg) from error
-    if magic != _MAGIC or version != _VERSION or kind not in _KIND_NAMES:
+    if magic != _MAGIC or version != _VERSION or kind not in KINDS:
         msg = f"no entry of format {_VERSION}"
         raise Damaged(msg)
     key_at = _HEADER.size + _MAC_SIZE if flags & _SIGNED else _HEADER.size

@@ -1,43 +1,152 @@
 """
-Which entries go.
+Making room: whether there is any, and which entries are evicted for it.
 
-When a reservation takes the total past a bound, entries go until it fits again. Which ones is decided by looking at a
-sample: shards are visited in turn, by all processes together, until some hundred entries were seen. Since a shard is
-picked by a hash, each is a uniform sample of all keys.
+When a reservation takes the total past a bound, entries are evicted until it fits again. A sample decides which ones:
+all processes together visit shards in turn, until some hundred entries were seen. Since a hash picks the shard, each
+shard is a uniform sample of all keys.
 
 - Up to :data:`EXACT` entries the sample is everything, and the order of eviction is exactly that of the last uses.
 - Beyond, the older three fifths of each sample are up for eviction. The hit ratio stays within half a percentage point
   of exact LRU: on a Zipf trace it was 0.22 points below, with two thirds 0.37, with half 0.27 (benchmarks, job trace).
 
-What is up for eviction is kept, oldest first, and used up by one eviction after the other, so that a visit is paid for
-once. Each entry is looked at again before it goes: if it was used meanwhile, it stays. So the kept candidates remain
-in exact order, however old they are: what was used or written since is younger than all of them.
+The candidates are kept, oldest first, and used up by one eviction after the other, so that a visit is paid for once.
+Each entry is looked at again before it is evicted: if it was used meanwhile, it stays. So the candidates remain in
+exact order, however old they are: an entry used or written since is younger than all of them.
 
-An eviction takes a tenth of the entries, :data:`BATCH` at most, even if less would do: this spreads the price of
+An eviction removes a tenth of the entries, :data:`BATCH` at most, even if fewer would do: this spreads the price of
 evicting at all.
 
-Concurrency. One process evicts at a time. A writer that does not fit waits for it. Who reads an entry that goes has it
+Concurrency. One process evicts at a time. A writer that does not fit waits for it. A reader of an evicted entry has it
 open, and is not disturbed.
 
-Limits. A use that another process has not written yet (see recency.py) does not count.
+Limits. A use that another process has not written yet (see recency.py) does not count. ``min_free_space`` is looked at
+before a value is written, and again before it is published unless it is small: several processes that write at one
+moment may go below it for that moment.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable
 
-from dogpile_filesystem.lockfile.ledger import SHARDS, Bound, Ledger, Usage
-from dogpile_filesystem.lockfile.statistics import Statistics
-from dogpile_filesystem.store.files import open_below
-from dogpile_filesystem.store.visit import Candidate, Visitor, remove_unused
+from dogpile_filesystem.layout import SHARDS, Place
+from dogpile_filesystem.lockfile import Bound, Ledger, Statistics, Usage
+from dogpile_filesystem.store.directory import Directory
+from dogpile_filesystem.store.listing import Seen
+from dogpile_filesystem.store.recency import Recency, flush_all
+from dogpile_filesystem.store.shard import Shards
+from dogpile_filesystem.store.visit import Visitor
 
-#: Up to so many entries, the order of eviction is exact: 1,000, and those that are being written.
+#: Number of entries up to which the order of eviction is exact: 1,000, and those that are being written.
 EXACT = 1024
-#: So many entries are a sample.
+#: Number of entries in a sample.
 SAMPLE = 500
-#: So many entries at most go although fewer would do.
+#: At most this many entries are evicted at a time although fewer would do.
 BATCH = 64
+#: Seconds to wait before trying to evict again on a disk that is full of other people's files.
+_RESIGNATION = 1.0
+
+
+class NoRoom(Exception):
+    """No room can be made: the entries that are left are being written, or cannot be removed."""
+
+
+class NotCounted(NoRoom):
+    """The ledger was lost, and has not been counted again: nobody knows how much room there is."""
+
+
+class Room:
+    """
+    Room in one cache directory, for what this process writes.
+
+    :param bound: what the cache may take.
+    :param min_free_space: bytes that are to stay free on the filesystem; None: any.
+    """
+
+    def __init__(
+        self,
+        directory: Directory,
+        bound: Bound,
+        min_free_space: int | None,
+        visitor: Visitor,
+        evictor: Evictor,
+        recency: Recency,
+    ) -> None:
+        self.bound = bound
+        self._directory = directory
+        self._min_free_space = min_free_space
+        self._visitor = visitor
+        self._evictor = evictor
+        self._recency = recency
+        self._resigned_until = 0.0
+
+    def fits(self, ledger: Ledger, size: int) -> bool:
+        """
+        Whether everything that is reserved is within the bound, and ``size`` bytes can be written.
+
+        :raises OSError: the ledger cannot be read.
+        """
+        return ledger.holds(self.bound) and self._is_free(size)
+
+    def make(self, ledger: Ledger, place: Place, size: int) -> None:
+        """
+        Evict what is over the bound, and until ``size`` bytes can be written.
+
+        :param place: of the entry that is being written. One that it replaces is evicted last.
+        :raises NoRoom: no room can be made.
+        :raises OSError: the ledger cannot be read, written or locked.
+        """
+        if self.fits(ledger, size):
+            return
+        if not ledger.is_complete():
+            if not self._visitor.count(ledger) and self.bound != (None, None):
+                raise NotCounted
+            if self.fits(ledger, size):
+                return
+        # No reader shall miss the entry that is being replaced until the new one is there.
+        self._recency.note(place.path)
+        flush_all()
+        if self._min_free_space is not None:
+            usage = ledger.usage()
+            if self.bound.holds(usage) and not self._is_attainable(size, usage):
+                raise NoRoom
+        if not self._evictor.evict(ledger, lambda usage: self.bound.holds(usage) and self._is_free(size)):
+            self._resign()
+            raise NoRoom
+
+    def free(self, size: int) -> None:
+        """
+        Evict for ``size`` bytes that the disk had no space for.
+
+        :raises OSError: the ledger cannot be read, written or locked.
+        """
+        ledger = self._directory.ledger()
+        usage = ledger.usage()
+        if not self._is_attainable(size, usage):
+            return
+        flush_all()
+        most = usage.size - size
+        if not self._evictor.evict(ledger, lambda usage: usage.size <= most):
+            self._resign()
+
+    def _is_free(self, size: int) -> bool:
+        """Whether ``size`` bytes can be written."""
+        return self._min_free_space is None or self._free_space() - size >= self._min_free_space
+
+    def _free_space(self) -> int:
+        found = os.fstatvfs(self._directory.fd)
+        return found.f_bavail * found.f_frsize
+
+    def _is_attainable(self, size: int, usage: Usage) -> bool:
+        """Whether ``size`` bytes could be written if all entries were gone: else none of them need be evicted."""
+        if time.monotonic() < self._resigned_until:
+            return False
+        return self._free_space() + usage.size - size >= (self._min_free_space or 0)
+
+    def _resign(self) -> None:
+        # Else each value would have all shards visited, for as long as the disk is full of other things.
+        self._resigned_until = time.monotonic() + _RESIGNATION
 
 
 class Evictor:
@@ -45,45 +154,52 @@ class Evictor:
     Eviction in one cache directory, as this process does it.
 
     :param bound: what the cache may take.
-    :param visitor: visits the shards.
     :param statistics: where evictions are counted.
     """
 
-    def __init__(self, bound: Bound, visitor: Visitor, statistics: Statistics) -> None:
+    def __init__(self, shards: Shards, bound: Bound, visitor: Visitor, statistics: Statistics) -> None:
+        self._shards = shards
         self._bound = bound
         self._visitor = visitor
         self._statistics = statistics
-        # Candidates, the oldest last. Used and filled only under the ledger's eviction lock.
-        self._candidates: list[Candidate] = []
+        # The oldest last. Used and filled only under the ledger's eviction lock.
+        self._candidates: list[Seen] = []
 
-    def make_room(self, ledger: Ledger, goal: Callable[[Usage], bool]) -> bool:
+    def evict(self, ledger: Ledger, goal: Callable[[Usage], bool]) -> bool:
         """
         Evict until there is room.
 
         :param goal: whether a usage leaves enough.
-        :return: False: it cannot be reached, since what is left is being written, or cannot be removed.
+        :return: False: it cannot be reached, since the entries that are left are being written, or cannot be removed.
         :raises OSError: the ledger cannot be read, written or locked.
         """
         with ledger.eviction:
             usage = ledger.usage()
-            if goal(usage):  # Who held the lock before made room enough.
+            if goal(usage):  # The process that held the lock before made room enough.
                 return True
             self._visit_implausible(ledger, usage)
-            # Each shard twice: first for the older part of what is there, then, for a value that takes most of the
-            # cache, for all of it.
-            visits = iter(range(2 * SHARDS))
-            while not self._evict_batch(ledger, goal):
-                if not self._find_candidates(ledger, visits):
-                    return False
-                if goal(ledger.usage()):  # The ledger was too high, and has been corrected.
-                    return True
-            return True
+            if self._evict_batch(ledger, goal):
+                return True
+            # The first round takes the older part of each sample. The second takes everything, for a value that needs
+            # most of the cache.
+            return self._evict_round(ledger, goal, everything=False) or self._evict_round(ledger, goal, everything=True)
+
+    def _evict_round(self, ledger: Ledger, goal: Callable[[Usage], bool], *, everything: bool) -> bool:
+        """Visit each shard once, and evict what the visits find; whether the goal is reached."""
+        left = SHARDS
+        while left:
+            left -= self._find_candidates(ledger, left, everything=everything)
+            if goal(ledger.usage()):  # The ledger was too high, and has been corrected.
+                return True
+            if self._evict_batch(ledger, goal):
+                return True
+        return False
 
     def _visit_implausible(self, ledger: Ledger, usage: Usage) -> None:
-        """Count again what a damaged ledger has wrong, before others have to go for it."""
+        """Count again what a damaged ledger has wrong, before other entries are evicted for it."""
         if self._bound.size is not None and usage.size > 2 * self._bound.size:
-            for shard in ledger.implausible(self._bound.size):
-                self._visitor.visit_patiently(ledger, shard)
+            for number in ledger.implausible(self._bound.size):
+                self._visitor.visit_patiently(ledger, number)
 
     def _evict_batch(self, ledger: Ledger, goal: Callable[[Usage], bool]) -> bool:
         """Evict kept candidates; whether the goal is reached then."""
@@ -99,40 +215,38 @@ class Evictor:
 
     def _evict_in_shard(self, ledger: Ledger, usage: Usage, is_enough: Callable[[Usage], bool]) -> Usage:
         """Evict the oldest candidate, and those of its shard that follow; what is left then."""
-        shard = self._candidates[-1].shard
+        number = self._candidates[-1].shard
         before = usage
-        with ledger.shard(shard):
+        with self._shards.locked(ledger, number) as shard:
             try:
-                fd = open_below(self._visitor.values_dir, f"{shard:02x}")
-            except OSError:  # Somebody deleted the shard. Whoever visits it next corrects its record.
-                self._candidates = [candidate for candidate in self._candidates if candidate.shard != shard]
+                shard.open()
+            except OSError:  # Somebody deleted the shard. The next visit corrects its record.
+                self._candidates = [seen for seen in self._candidates if seen.shard != number]
                 return usage
-            try:
-                while self._candidates and self._candidates[-1].shard == shard and not is_enough(usage):
-                    freed = remove_unused(self._candidates.pop(), fd)
-                    if freed is not None:
-                        usage = Usage(usage.size - freed, usage.entries - 1, usage.counted)
-            finally:
-                os.close(fd)
-            ledger.add(shard, usage.size - before.size, usage.entries - before.entries)
+            while self._candidates and self._candidates[-1].shard == number and not is_enough(usage):
+                freed = shard.remove_unused(self._candidates.pop())
+                if freed is not None:
+                    usage = Usage(usage.size - freed, usage.entries - 1, usage.counted)
         self._statistics.evictions += before.entries - usage.entries
         self._statistics.evicted_bytes += before.size - usage.size
         return usage
 
-    def _find_candidates(self, ledger: Ledger, visits: Iterator[int]) -> bool:
-        """Visit shards for a new sample; False: none are left to visit."""
-        seen: list[Candidate] = []
-        everything = ledger.usage().entries <= EXACT
+    def _find_candidates(self, ledger: Ledger, most: int, *, everything: bool) -> int:
+        """
+        Visit shards for a new sample.
+
+        :param most: how many shards to visit at most.
+        :param everything: whether all entries that are seen become candidates.
+        :return: how many shards were visited.
+        """
+        seen: list[Seen] = []
+        is_small = ledger.usage().entries <= EXACT
         first = ledger.next_shard()
         visited = 0
-        second_round = False
-        for number in visits:
+        while visited < most and (is_small or len(seen) < SAMPLE):
             seen += self._visitor.visit_patiently(ledger, (first + visited) % SHARDS)
             visited += 1
-            second_round = number >= SHARDS
-            if visited == SHARDS or (len(seen) >= SAMPLE and not everything):
-                break
         ledger.set_next_shard((first + visited) % SHARDS)
         seen.sort(reverse=True)
-        self._candidates = seen if visited == SHARDS or second_round else seen[len(seen) * 2 // 5 :]
-        return bool(visited)
+        self._candidates = seen if everything or visited == SHARDS else seen[len(seen) * 2 // 5 :]
+        return visited

@@ -21,7 +21,7 @@ DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _READ_SIZE = 1 << 16
 
 
-class Reader(io.BufferedReader):
+class ContentFile(io.BufferedReader):
     """
     A stored file, opened for one reader, who closes it.
 
@@ -32,17 +32,19 @@ class Reader(io.BufferedReader):
         self.close()
 
 
-def open_reader(path: str) -> Reader:
+def open_content_file(path: str, dir_fd: int, base_dir: str) -> ContentFile:
     """
     Open a file for a reader.
 
+    :param path: below ``dir_fd``.
+    :param base_dir: the path of that directory, for the name that the file tells.
     :raises OSError: it is missing, or cannot be opened.
     """
-    return Reader(io.FileIO(path, "rb", opener=_open_to_read))
 
+    def open_below_fd(_path: str, _flags: int) -> int:
+        return os.open(path, READ_FLAGS, dir_fd=dir_fd)
 
-def _open_to_read(path: str, _flags: int) -> int:
-    return os.open(path, READ_FLAGS)
+    return ContentFile(io.FileIO(f"{base_dir}/{path}", "rb", opener=open_below_fd))
 
 
 def read_file(path: str, dir_fd: int | None = None) -> entry.Data:
@@ -135,13 +137,14 @@ def unlink_quietly(path: str, dir_fd: int | None = None) -> bool:
     return True
 
 
-def open_below(directory: str, name: str) -> int:
+def open_below(path: str, dir_fd: int) -> int:
     """
-    Open a directory by its name in another one. Neither may be a symbolic link.
+    Open a directory by a path of two names below another one. Neither may be a symbolic link.
 
     :raises OSError: it is missing, no directory, or a symbolic link.
     """
-    parent = os.open(directory, DIRECTORY_FLAGS | os.O_NOFOLLOW)
+    parent_name, name = os.path.split(path)
+    parent = os.open(parent_name, DIRECTORY_FLAGS | os.O_NOFOLLOW, dir_fd=dir_fd)
     try:
         return os.open(name, DIRECTORY_FLAGS | os.O_NOFOLLOW, dir_fd=parent)
     finally:

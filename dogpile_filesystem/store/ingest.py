@@ -17,8 +17,8 @@ import stat
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from dogpile_filesystem.store.access import Access
-from dogpile_filesystem.store.files import Reader, has_holes
+from dogpile_filesystem.store.directory import Directory
+from dogpile_filesystem.store.files import ContentFile, has_holes
 
 _ADVICE = "pass a binary file that can be read and seeked, such as open(path, 'rb') or tempfile.TemporaryFile()"
 _BUFFER = 1 << 20
@@ -30,7 +30,7 @@ class NotCopied(OSError):
     """The source gave fewer bytes than it said it had."""
 
 
-class Source:
+class ExternalFile:
     """
     A binary file that is to be stored.
 
@@ -48,7 +48,7 @@ class Source:
 
     def __init__(self, file: BinaryIO, *, movable: bool) -> None:
         self._file = file
-        self._moved_to: str | None = None
+        self._moved_to: tuple[str, int] | None = None
         self._found: os.stat_result | None = None
         self._copied = False
         self.position = _check(file)
@@ -66,11 +66,11 @@ class Source:
                 file.seek(0, os.SEEK_END)
                 self.length = file.tell()
 
-    def take_in(self, target: str, access: Access) -> None:
+    def take_in(self, target: str, directory: Directory) -> None:
         """
         Move the file to ``target``, or copy it there.
 
-        :param access: the mode that it gets.
+        :param target: a path below the directory.
         :raises OSError: it can be neither moved nor copied, or turns out shorter than it was.
         """
         if self.path is not None and self._fd is not None:
@@ -78,16 +78,16 @@ class Source:
                 if _movable_path(self._file, self._fd) != self.path:
                     raise FileNotFoundError(errno.ENOENT, "another file has its name by now", self.path)
                 self._found = os.fstat(self._fd)
-                access.take_over(self._fd, target)
-                os.rename(self.path, target)
+                directory.access.take_over(self._fd, target, directory.fd)
+                os.rename(self.path, target, dst_dir_fd=directory.fd)
             except OSError:  # It lies on another filesystem, belongs to somebody else, or may not be renamed.
                 self._copied = True
                 self._restore()
             else:
-                self._moved_to = target
+                self._moved_to = target, directory.fd
                 self._finish(self._fd)
                 return
-        fd = access.create(target)
+        fd = directory.create(target)
         try:
             self._copy(fd)
         finally:
@@ -98,14 +98,15 @@ class Source:
         if self._moved_to is None or self.path is None:
             return
         self._restore()
+        moved_to, dir_fd = self._moved_to
         with contextlib.suppress(OSError):
             try:
-                os.link(self._moved_to, self.path)  # Not over what may have that name by now.
+                os.link(moved_to, self.path, src_dir_fd=dir_fd)  # Not over what may have that name by now.
             except FileExistsError:
                 pass
             except OSError:  # A filesystem without links.
                 if not os.path.lexists(self.path):
-                    os.rename(self._moved_to, self.path)
+                    os.rename(moved_to, self.path, src_dir_fd=dir_fd)
 
     def _restore(self) -> None:
         """Give the file its mode and group again."""
@@ -196,7 +197,7 @@ def _descriptor(file: BinaryIO) -> int | None:
     # tempfile's wrapper has the file proper as `file`. A GzipFile has a descriptor too, but of other bytes, and so may
     # have any class that is derived from these.
     inner = file.file if type(file).__module__ == "tempfile" and hasattr(file, "file") else file
-    if type(inner) not in (io.FileIO, io.BufferedReader, io.BufferedWriter, io.BufferedRandom, Reader):
+    if type(inner) not in (io.FileIO, io.BufferedReader, io.BufferedWriter, io.BufferedRandom, ContentFile):
         return None
     if type(getattr(inner, "raw", inner)) is not io.FileIO:
         return None
@@ -206,8 +207,8 @@ def _descriptor(file: BinaryIO) -> int | None:
 def _movable_path(file: BinaryIO, fd: int) -> str | None:
     """The path of the file, if to rename it is to move this very file and nobody deletes it later."""
     name = getattr(file, "name", None)
-    # A Reader is an entry's content already, and stays that.
-    if not isinstance(name, str | bytes) or isinstance(file, Reader) or _deletes_its_name(file):
+    # A ContentFile is an entry's content already, and stays that.
+    if not isinstance(name, str | bytes) or isinstance(file, ContentFile) or _deletes_its_name(file):
         return None
     name = os.fsdecode(name)
     try:

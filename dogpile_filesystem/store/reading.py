@@ -1,22 +1,37 @@
 """
-Stored entries, read with all checks: the file that an entry stands for, opened, and whether an entry is whole.
+Stored entries, read with all checks: which content an entry has, that content opened, and whether the entry is whole.
 
-Limits. The content of a file is checked for its length, and for holes where the filesystem makes them of what it lost.
+An entry is addressed by the descriptor of a directory that passed its check, and a name below it, never by an absolute
+path: a directory that comes to lie at the path flusher is not read.
+
+Limits. The content of a file is checked for its length, and for holes where the filesystem makes them of lost data; not
+for its bytes.
 """
 
 from __future__ import annotations
 
+import enum
 import errno
 import os
 import stat
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from dogpile_filesystem.layout import FILE, Place, charge, entry_name, kind_of
 from dogpile_filesystem.store import entry
 from dogpile_filesystem.store.directory import Directory
-from dogpile_filesystem.store.entry import FILE
-from dogpile_filesystem.store.files import Reader, has_holes, open_reader, read_file_to_its_end
-from dogpile_filesystem.store.reservation import Place
+from dogpile_filesystem.store.entry import Content, Damaged, Head
+from dogpile_filesystem.store.files import (
+    READ_FLAGS,
+    ContentFile,
+    has_holes,
+    open_content_file,
+    read_file,
+    read_file_to_its_end,
+)
+
+#: The first read of an entry's head asks for this many bytes: most keys lie in them.
+_HEAD_SIZE = 4096
 
 
 class StoredFile(NamedTuple):
@@ -27,15 +42,23 @@ class StoredFile(NamedTuple):
     :ivar metadata: the bytes that it was stored with.
     """
 
-    file: Reader
+    file: ContentFile
     metadata: bytes
 
 
-class Inspector:
-    """
-    Looks at the entries of a directory.
+class State(enum.Enum):
+    """What a look at an entry finds. WHOLE is also an entry that is gone by now."""
 
-    :param signing_keys: one of which has to have signed an entry; none: it need not be signed.
+    WHOLE = enum.auto()
+    DAMAGED = enum.auto()
+    UNREADABLE = enum.auto()
+
+
+class Reader:
+    """
+    Reads the entries of a directory.
+
+    :param signing_keys: an entry has to be signed with one of them; none: it need not be signed.
     """
 
     def __init__(self, directory: Directory, signing_keys: Sequence[bytes]) -> None:
@@ -51,7 +74,7 @@ class Inspector:
         :raises FileNotFoundError: the entry or its content is missing.
         :raises OSError: it cannot be read.
         """
-        data = read_file_to_its_end(place.path)
+        data = read_file_to_its_end(place.path, self._directory.fd)
         payload, _ = entry.decode(place.kind, place.key, data, self._signing_keys)
         return self.open_content(place, payload)
 
@@ -61,41 +84,138 @@ class Inspector:
 
         :raises OSError: as :meth:`open_file`.
         """
-        content = entry.Content.unpack(payload, place.digest)
+        content = Content.unpack(payload, place.name)
+        directory = self._directory
+        path = f"{os.path.dirname(place.path)}/{content.name}"
         try:
-            file = open_reader(f"{place.directory}/{content.name}")
+            file = open_content_file(path, directory.fd, directory.base_dir)
         except OSError as error:
             if is_no_file(error):
-                raise entry.Damaged(str(error)) from error
+                raise Damaged(str(error)) from error
             raise
-        found = os.fstat(file.fileno())
-        if not stat.S_ISREG(found.st_mode) or found.st_size != content.length:
+        try:
+            self._check_content(content, file.fileno())
+        except BaseException:
             file.close()
-            msg = f"the content is no file of {content.length} bytes"
-            raise entry.Damaged(msg)
-        if content.is_dense and self._directory.loses_content and has_holes(file.fileno(), content.length):
-            file.close()
-            msg = "the content has holes where something was written"
-            raise entry.Damaged(msg)
+            raise
         file.seek(content.position)
         return StoredFile(file, content.metadata)
 
-    def is_whole(self, place: Place) -> bool:
-        """Whether an entry, be it of another key, passes the checks. Yes, where that cannot be found out."""
+    def _check_content(self, content: Content, fd: int) -> None:
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode) or found.st_size != content.length:
+            msg = f"the content is no file of {content.length} bytes"
+            raise Damaged(msg)
+        if content.is_dense and self._directory.loses_content and has_holes(fd, content.length):
+            msg = "the content has holes where something was written"
+            raise Damaged(msg)
+
+    def state(self, name: str, dir_fd: int, prefix: str = "") -> State:
+        """
+        Put an entry, whatever its key, to the checks of a read.
+
+        :param prefix: what stands before its name in its path below ``dir_fd``.
+        """
         try:
-            if place.kind == FILE:
-                self.open_file(place).file.close()
-            else:
-                entry.decode(place.kind, place.key, read_file_to_its_end(place.path), self._signing_keys)
-        except (entry.Damaged, FileNotFoundError):
-            return False
-        except entry.OtherKey:
-            return True
+            kind, key, payload = self._inspect(prefix + name, dir_fd)
+            if entry_name(kind, key) != name:
+                return State.DAMAGED
+            if kind == FILE:
+                self._check_content_of(name, payload, dir_fd, prefix)
+        except Damaged:
+            return State.DAMAGED
+        except FileNotFoundError:  # Either the entry is gone, or its content.
+            return State.DAMAGED if _exists(prefix + name, dir_fd) else State.WHOLE
         except OSError as error:
-            return not is_no_file(error)
-        return True
+            return State.DAMAGED if is_no_file(error) else State.UNREADABLE
+        return State.WHOLE
+
+    def _inspect(self, path: str, dir_fd: int) -> tuple[int, bytes, bytes]:
+        try:
+            return entry.inspect(read_file(path, dir_fd), self._signing_keys)[:3]
+        except Damaged:  # Perhaps the filesystem handed out less than there is.
+            return entry.inspect(read_file_to_its_end(path, dir_fd), self._signing_keys)[:3]
+
+    def _check_content_of(self, name: str, payload: bytes, dir_fd: int, prefix: str) -> None:
+        content = Content.unpack(payload, name)
+        fd = os.open(prefix + content.name, READ_FLAGS, dir_fd=dir_fd)
+        try:
+            self._check_content(content, fd)
+        finally:
+            os.close(fd)
 
 
 def is_no_file(error: OSError) -> bool:
     """Whether something else than a file lies where an entry or a content should."""
     return error.errno in (errno.EISDIR, errno.ELOOP)
+
+
+def _exists(path: str, dir_fd: int) -> bool:
+    try:
+        os.stat(path, dir_fd=dir_fd, follow_symlinks=False)
+    except OSError:
+        return False
+    return True
+
+
+def content_of(name: str, dir_fd: int, prefix: str = "") -> tuple[str, int]:
+    """
+    The name of the content that an entry says it has, and what is charged for it; empty and 0: none, or none that can
+    be found. Nothing is checked.
+
+    :param prefix: what stands before both names in their paths below ``dir_fd``.
+    :raises OSError: the entry cannot be read.
+    """
+    kind = kind_of(name)
+    if kind is not None and not kind.has_content:
+        return "", 0
+    try:
+        head, payload = read_head(prefix + name, dir_fd)
+        if head.kind != FILE:
+            return "", 0
+        content = Content.unpack(payload, name).name
+        return content, charge(os.stat(prefix + content, dir_fd=dir_fd, follow_symlinks=False).st_size)
+    except (Damaged, FileNotFoundError):
+        return "", 0
+
+
+def refers_to(name: str, content: str, dir_fd: int) -> bool:
+    """Whether an entry says that its content has this name. An entry that cannot be read may say so."""
+    try:
+        return content_of(name, dir_fd)[0] == content
+    except OSError:
+        return True
+
+
+def read_head(path: str, dir_fd: int, most: int = 0) -> tuple[Head, bytes]:
+    """
+    The head of an entry, and the beginning of its payload: of an entry that has a content, all of it.
+
+    :param most: how many bytes of a value's payload to read.
+    :raises Damaged: it is no entry of this version.
+    :raises OSError: it cannot be read.
+    """
+    fd = os.open(path, READ_FLAGS, dir_fd=dir_fd)
+    try:
+        data = os.read(fd, _HEAD_SIZE)
+        head = Head.unpack(data)
+        end = head.payload_at + (head.length if head.kind == FILE else min(most, head.length))
+        if end > len(data):
+            data = _read_until(fd, end)
+            head = Head.unpack(data)
+    finally:
+        os.close(fd)
+    return head, data[head.payload_at : end]
+
+
+def _read_until(fd: int, end: int) -> bytes:
+    if end > os.fstat(fd).st_size:  # The length in a damaged header must not be allocated.
+        raise Damaged("it was cut off")
+    chunks: list[bytes] = []
+    at = 0
+    while at < end:
+        chunks.append(os.pread(fd, end - at, at))
+        at += len(chunks[-1])
+        if not chunks[-1]:
+            raise Damaged("it was cut off")
+    return b"".join(chunks)

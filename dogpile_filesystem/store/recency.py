@@ -3,7 +3,7 @@ Uses of entries: noted in memory, written to the files' ``mtime`` a little later
 
 A hit must not cost a write. So :meth:`Recency.note` only remembers the time, and :meth:`Recency.flush` writes what has
 gathered: before this process evicts, when :data:`LIMIT` uses are pending, some seconds after the first of them (see
-later.py), and at exit. An entry used a thousand times in between costs one ``utime``.
+flusher.py), and at exit. An entry used a thousand times in between costs one ``utime``.
 
 Limits. Where times cannot be set, as on a filesystem mounted read-only, uses do not count. Filesystems with whole
 seconds keep the order only to the second. A use of what another user owns gets the time at which it is written.
@@ -14,7 +14,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from dogpile_filesystem.flusher import later
+from dogpile_filesystem.flusher import flusher
+from dogpile_filesystem.store.directory import Directory
 
 #: So many pending uses are written by the hit that makes them so many.
 LIMIT = 500
@@ -24,19 +25,19 @@ class Recency:
     """
     The pending uses of one cache directory.
 
+    :param find_directory: finds the cache directory, which is not to be kept open for what is pending.
     :param clock: seconds since the epoch.
-    :param on_flush: called whenever pending uses are written.
     """
 
-    def __init__(self, clock: Callable[[], float], on_flush: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, find_directory: Callable[[], Directory], clock: Callable[[], float]) -> None:
+        self._find_directory = find_directory
         self._clock = clock
-        self._on_flush = on_flush
         self._last_stamp = 0
         self._pending: dict[str, int] = {}
 
     def stamp(self) -> int:
         """
-        Now in nanoseconds, later than every stamp before: within a process the order of uses is exact.
+        Now in nanoseconds, flusher than every stamp before: within a process the order of uses is exact.
         """
         # Two threads may get one stamp. Then the order of their uses was never defined.
         stamp = int(self._clock() * 1e9)
@@ -54,8 +55,8 @@ class Recency:
         self._last_stamp = stamp
         pending = self._pending
         pending[path] = stamp
-        if later.timer is None:
-            later.start()
+        if flusher.timer is None:
+            flusher.start()
         if len(pending) >= LIMIT:
             self.flush()
 
@@ -70,14 +71,16 @@ class Recency:
     def flush(self) -> bool:
         """Write what is pending. Never fails; what cannot be written is forgotten."""
         pending = self._pending
-        if pending:
-            self._on_flush()
+        if not pending:
+            return True
+        directory = self._find_directory()
+        directory.reopen_if_stale()
         for _ in range(len(pending)):
             try:
                 path, stamp = pending.popitem()
             except KeyError:  # Another thread flushes too.
                 break
-            _set_last_use(path, stamp)
+            _set_last_use(path, stamp, directory.fd)
         return True
 
     def reset_in_child(self) -> None:
@@ -85,20 +88,20 @@ class Recency:
         self._pending = {}
 
 
-def _set_last_use(path: str, stamp: int) -> None:
+def _set_last_use(path: str, stamp: int, dir_fd: int) -> None:
     try:
-        # Never backwards: another process may have written the entry anew, or used it later.
-        if os.stat(path, follow_symlinks=False).st_mtime_ns >= stamp:
+        # Never backwards: another process may have written the entry anew, or used it flusher.
+        if os.stat(path, dir_fd=dir_fd, follow_symlinks=False).st_mtime_ns >= stamp:
             return
         try:
-            os.utime(path, ns=(stamp, stamp), follow_symlinks=False)
+            os.utime(path, ns=(stamp, stamp), dir_fd=dir_fd, follow_symlinks=False)
         except PermissionError:
             # Only the owner may set a time; whoever may write the file may set it to now.
-            os.utime(path, follow_symlinks=False)
+            os.utime(path, dir_fd=dir_fd, follow_symlinks=False)
     except OSError:  # Gone, or not to be changed: then this use does not count.
         pass
 
 
 def flush_all() -> None:
     """Write the pending uses of all directories. Two stores may be on the same one."""
-    later.flush(Recency)
+    flusher.flush(Recency)

@@ -1,25 +1,26 @@
 """
 Removing one entry: because somebody wants it gone, because it could not be replaced, or because it is damaged.
 
-Limits. On a filesystem mounted read-only, say, what should go cannot be removed. This process remembers it, up to
-10,000 of them, and does not read it any more; another one may.
+Limits. On a filesystem mounted read-only, say, an entry that is to be removed stays. This process remembers up to
+10,000 such entries, and does not read them any more; another process may.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable
 from typing import ClassVar
 
 from dogpile_filesystem.failures import DAMAGED, Failures
+from dogpile_filesystem.layout import Place
 from dogpile_filesystem.store.directory import Directory
-from dogpile_filesystem.store.files import open_below, remove_tree, unlink_quietly
+from dogpile_filesystem.store.files import remove_tree
+from dogpile_filesystem.store.reading import Reader, State
 from dogpile_filesystem.store.recency import Recency
-from dogpile_filesystem.store.reservation import Place
+from dogpile_filesystem.store.shard import Shards
 from dogpile_filesystem.store.visit import Visitor
 
-#: So many entries that should have gone, and could not be removed, are remembered.
+#: Number of entries that could not be removed and are remembered at most.
 _STALE_LIMIT = 10_000
 
 
@@ -27,92 +28,102 @@ class Remover:
     """
     Removes entries of a directory.
 
-    :cvar stale: entries that should have gone but could not be removed, by their paths, with their inodes; 0: not even
-     that could be found out. For all stores of this process.
+    :cvar stale: entries that should be gone but could not be removed, by directory and path, with their inodes; 0: not
+     even that could be found out. For all stores of this process.
     """
 
-    stale: ClassVar[dict[str, int]] = {}
+    stale: ClassVar[dict[tuple[str, str], int]] = {}
 
-    def __init__(self, directory: Directory, visitor: Visitor, recency: Recency, failures: Failures) -> None:
+    def __init__(
+        self,
+        directory: Directory,
+        shards: Shards,
+        visitor: Visitor,
+        reader: Reader,
+        recency: Recency,
+        failures: Failures,
+    ) -> None:
         self._directory = directory
+        self._shards = shards
         self._visitor = visitor
+        self._reader = reader
         self._recency = recency
         self._failures = failures
 
     def remove(self, place: Place) -> bool:
         """Remove an entry; whether that was done."""
+        directory = self._directory
         try:
-            os.stat(place.path, follow_symlinks=False)  # Nothing to lock for, mostly.
+            # At once, not after 50 ms: a removal that misses a new directory would leave a stale value there.
+            directory.look()
+            os.stat(place.path, dir_fd=directory.fd, follow_symlinks=False)  # Mostly there is nothing to lock for.
             self._recency.forget(place.path)
-            ledger = self._directory.ledger()
-            self._directory.check(place.digest[:2])
-            with ledger.shard(place.shard):
-                size, content = place.look_up() or (0, "")
-                os.unlink(place.path)
-                if content and not unlink_quietly(f"{place.directory}/{content}"):
-                    size = 0  # The ledger stays too high until a visit can remove the content.
-                ledger.add(place.shard, -size, -1)
+            ledger = directory.ledger()
+            directory.refuse_link(place.name[:2])
+            with self._shards.locked(ledger, place.shard) as shard:
+                shard.remove(place.name)
         except FileNotFoundError:
-            self._directory.distrust()  # What is open may have been moved away.
+            directory.distrust()  # The directory that is open may have been moved away.
             return False
         except OSError as error:
-            self._failures.report_error(error, "cannot remove an entry by the book")
+            self._failures.report_error(error, "cannot remove an entry with the ledger updated")
             return self.remove_anyhow(place.path)
         return True
 
     def remove_anyhow(self, path: str) -> bool:
         """
-        Remove an entry without the ledger: better one that is too high until the next visit than a stale value. One
-        that cannot be removed is not read any more.
+        Remove an entry without the ledger: better a ledger that is too high until the next visit than a stale value. An
+        entry that cannot be removed is not read any more.
 
+        :param path: of the entry, below ``base_dir``.
         :return: whether it was removed.
         """
+        directory = self._directory
         try:
-            self._directory.check(os.path.basename(path)[:2])
-            os.unlink(path)
+            directory.refuse_link(os.path.basename(path)[:2])
+            os.unlink(path, dir_fd=directory.fd)
         except FileNotFoundError:
             return False
         except OSError:
             if len(self.stale) >= _STALE_LIMIT:
                 with contextlib.suppress(RuntimeError):  # Another thread adds one.
                     self.stale.pop(next(iter(self.stale)), None)
-            self.stale[path] = _inode(path)
+            self.stale[directory.base_dir, path] = self._inode(path)
             return False
         return True
+
+    def forget(self, place: Place) -> None:
+        """Say that an entry has been written anew."""
+        self.stale.pop((self._directory.base_dir, place.path), None)
 
     def is_stale(self, path: str) -> bool:
-        """Whether what was read at a path a moment ago should have gone."""
-        stale = self.stale.get(path)
+        """Whether an entry that was read a moment ago should be gone."""
+        known = self._directory.base_dir, path
+        stale = self.stale.get(known)
         if stale is None:
             return False
-        if stale not in (0, _inode(path)):
+        if stale not in (0, self._inode(path)):
             # Another process has written a new one: perhaps since this one was read.
-            self.stale.pop(path, None)
+            self.stale.pop(known, None)
         return True
 
-    def remove_damaged(self, place: Place, damage: object, is_whole: Callable[[Place], bool]) -> None:
-        """
-        Remove an entry that did not pass its checks, if it still does not.
+    def _inode(self, path: str) -> int:
+        try:
+            return os.stat(path, dir_fd=self._directory.fd, follow_symlinks=False).st_ino
+        except OSError:
+            return 0
 
-        :param is_whole: whether it passes them now.
-        """
-        self._failures.report(DAMAGED, "removed a damaged entry, %s: %s", place.path, damage)
+    def remove_damaged(self, place: Place, damage: object) -> None:
+        """Remove an entry that did not pass its checks, if it still does not."""
+        where = f"{self._directory.base_dir}/{place.path}"
+        self._failures.report(DAMAGED, "removed a damaged entry, %s: %s", where, damage)
         with contextlib.suppress(OSError):
             ledger = self._directory.ledger()
-            with ledger.shard(place.shard):
-                if is_whole(place):
+            self._directory.refuse_link(place.name[:2])
+            with self._shards.locked(ledger, place.shard) as shard:
+                fd = shard.list().fd
+                if self._reader.state(place.name, fd) is State.WHOLE:
                     return
-                fd = open_below(self._directory.values_dir, place.digest[:2])
-                try:
-                    remove_tree(place.digest, fd)
-                finally:
-                    os.close(fd)
-            # What it was charged nobody knows any more: count anew.
+                remove_tree(place.name, fd)  # It may be a directory.
+            # Nobody knows any more what it was charged, and which content it had.
             self._visitor.visit(ledger, place.shard)
-
-
-def _inode(path: str) -> int:
-    try:
-        return os.stat(path, follow_symlinks=False).st_ino
-    except OSError:
-        return 0

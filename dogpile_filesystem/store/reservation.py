@@ -1,231 +1,168 @@
 """
 How an entry gets in: its place is reserved, it is written, it is published.
 
-A value on its way has these states:
+An entry on its way has these states, each reached by one method of :class:`Reservation`:
 
-1. *reserved*: its bytes are in the ledger, and its temporary file exists, empty. Both are made under the shard's lock,
-   so that whoever counts the shard finds either none or both.
-2. *written*: the temporary file is complete. Nobody else reads it.
-3. *published*: renamed to its final name, under the shard's lock, in which the bytes of the entry it replaced are
-   taken off the ledger. Or *cancelled*: the file removed, the bytes given back.
+1. *reserved* (:meth:`~Reservation.begin`): its bytes are in the ledger, and its temporary file exists, empty. Both are
+   made under the shard's lock, so that a count of the shard finds either none or both.
+2. *written* (:meth:`~Reservation.write`): the temporary file is complete. Nobody else reads it.
+3. *published* (:meth:`~Reservation.publish`): renamed to its final name under the shard's lock, in which the bytes of
+   the entry it replaced are taken off the ledger. Or *discarded* (:meth:`~Reservation.discard`): the files removed, the
+   bytes given back.
+
+A ``with`` block discards what was not published.
 
 Concurrency. The rename alone decides what a reader gets; the lock only keeps the ledger right.
 
-Crash. Whoever is killed leaves at most a temporary file, or a content without an entry, and a ledger too high. The next
-visit to the shard (see eviction.py) mends all three: it sees by :meth:`.Ledger.is_alive` whose temporary files nobody
-will finish.
+Crash. A killed process leaves at most a temporary file, or a content without an entry, and a ledger too high. The next
+visit to the shard (see visit.py) mends all three.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from typing import NamedTuple
 
-from dogpile_filesystem.lockfile.ledger import Ledger, charge
-from dogpile_filesystem.store import entry
-from dogpile_filesystem.store.access import Access
-from dogpile_filesystem.store.files import read_file_to_its_end, unlink_quietly, write_all
-
-TEMPORARY_SUFFIX = ".tmp"
-
-
-class Place(NamedTuple):
-    """
-    Where the entry of a key lies.
-
-    :ivar kind: of the entry.
-    :ivar digest: of the key: the entry's name.
-    :ivar directory: of the shard.
-    :ivar path: of the entry.
-    """
-
-    kind: int
-    key: bytes
-    digest: str
-    directory: str
-    path: str
-    shard: int
-
-    def look_up(self) -> tuple[int, str] | None:
-        """
-        What the entry is charged, and the name of its content; None: there is no entry.
-
-        :raises OSError: it cannot be looked at.
-        """
-        try:
-            size = charge(os.stat(self.path, follow_symlinks=False).st_size)
-        except FileNotFoundError:
-            return None
-        if self.kind == entry.VALUE:
-            return size, ""
-        try:
-            data = read_file_to_its_end(self.path)
-            name = entry.Content.unpack(entry.decode(self.kind, self.key, data)[0], self.digest).name
-            return size + charge(os.stat(f"{self.directory}/{name}").st_size), name
-        except (entry.Damaged, entry.OtherKey, FileNotFoundError):
-            return size, ""  # A content that is left behind is counted and removed by the next visit.
-
-
-class _Unique:
-    """
-    Names that no other process uses: a random number of the process and a count.
-
-    :ivar process: the first 16 characters of all of them.
-    :ivar unfinished: those under which this process is writing something.
-    """
-
-    def __init__(self) -> None:
-        self.renew()
-
-    def renew(self) -> None:
-        """Start anew, in a child that must not go on with its parent's names."""
-        self.process = os.urandom(8).hex()
-        self.unfinished: set[str] = set()
-        self._count = iter(range(1 << 62))
-
-    def __call__(self) -> str:
-        return f"{self.process}{next(self._count):x}"
-
-    def is_left_over(self, unique_part: str, ledger: Ledger) -> bool:
-        """Whether nobody will finish what is being written under a name: its process has ended, or forgot it."""
-        process = unique_part[:16]
-        if process == self.process:
-            return unique_part not in self.unfinished
-        return not ledger.is_alive(process)
-
-
-#: A part of a name that is used once.
-unique = _Unique()
-os.register_at_fork(after_in_child=unique.renew)
-
-
-def temporary_name(unique_part: str, size: int, entries: int) -> str:
-    """
-    The name of a temporary file, behind its directory. It tells a visit what is reserved: bytes, and 0 or 1 entries.
-    """
-    return f"/.{unique_part}-{size:x}-{entries}{TEMPORARY_SUFFIX}"
-
-
-def parse_temporary(name: str) -> tuple[str, int, int] | None:
-    """
-    The unique part of the name of a temporary file, and the bytes and entries reserved for it; None: it is not ours.
-    """
-    try:
-        unique_part, size, entries = name[1 : -len(TEMPORARY_SUFFIX)].split("-")
-        int(unique_part[:16], 16)
-        return unique_part, int(size, 16), int(entries)
-    except ValueError:
-        return None
+from dogpile_filesystem.layout import Place, content_name, shard_path, temporary_name
+from dogpile_filesystem.lockfile import Ledger, presence
+from dogpile_filesystem.store.files import unlink_quietly, write_all
+from dogpile_filesystem.store.shard import Shard, Shards
 
 
 class Reservation:
     """
-    An entry on its way. The shard has to be locked while it is made, and for all methods but :meth:`write`.
+    An entry on its way.
 
-    :param access: the modes of files.
-    :param size: the bytes charged for the entry, and for its content if it is a file.
-    :param entries: 1; or 0 if it is to replace an entry that is there.
-    :raises FileNotFoundError: the shard's directory is missing.
-    :raises OSError: nothing can be written.
+    :param shards: one of them is where it is to lie.
+    :param unique_part: of the names of its temporary file and its content.
+    :param size: the bytes charged for the entry, and for its content if it has one.
     """
 
-    __slots__ = ("_entries", "_fd", "_ledger", "_place", "_record", "_size", "_temporary", "_unique")
+    __slots__ = (
+        "_directory",
+        "_entries",
+        "_fd",
+        "_ledger",
+        "_name",
+        "_place",
+        "_shards",
+        "_size",
+        "_unique",
+        "is_pending",
+        "is_written",
+    )
 
-    def __init__(self, ledger: Ledger, access: Access, place: Place, unique_part: str, size: int, entries: int) -> None:
+    def __init__(self, shards: Shards, ledger: Ledger, place: Place, unique_part: str, size: int) -> None:
+        self._directory = shards.directory
+        self._shards = shards
         self._ledger = ledger
         self._place = place
         self._unique = unique_part
         self._size = size
-        self._entries = entries
-        self._temporary = place.directory + temporary_name(unique_part, size, entries)
-        ledger.live_as(unique.process)
-        self._record = ledger.add(place.shard, size, entries)
-        unique.unfinished.add(unique_part)
-        try:
-            #: The temporary file, open for writing; -1: closed.
-            self._fd = access.create(self._temporary)
-        except BaseException:
-            unique.unfinished.discard(unique_part)
-            ledger.add(place.shard, -size, -entries)
-            raise
+        self._entries = 1
+        self._name = ""
+        #: The temporary file, open for writing; -1: closed, or not yet made.
+        self._fd = -1
+        #: Whether there is something to discard; and whether the temporary file is complete.
+        self.is_pending = self.is_written = False
+
+    def __enter__(self) -> Reservation:  # noqa: PYI034 - Self came with Python 3.11
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.is_pending:
+            self.discard()
 
     @property
     def content_path(self) -> str:
-        """Where the content goes, if the entry is a file. It is taken back with the entry."""
-        return f"{self._place.path}.{self._unique}"
+        """Where the content is to lie, below ``base_dir``. It is removed with the reservation."""
+        return f"{shard_path(self._place.shard)}/{content_name(self._place.name, self._unique)}"
+
+    @property
+    def _path(self) -> str:
+        return f"{shard_path(self._place.shard)}/{self._name}"
+
+    def begin(self, shard: Shard, *, replaces: bool) -> None:
+        """
+        Reserve.
+
+        :param replaces: whether the entry is to replace one that is there, so that no further entry is reserved.
+        :raises FileNotFoundError: the shard's directory is missing.
+        :raises OSError: nothing can be written.
+        """
+        self._entries = 0 if replaces else 1
+        self._name = temporary_name(self._unique, self._size, self._entries)
+        presence.show(self._ledger.file)
+        shard.reserve(self._size, self._entries)
+        presence.unfinished.add(self._unique)
+        try:
+            self._fd = self._directory.create(self._path)
+        except BaseException:
+            presence.unfinished.discard(self._unique)
+            shard.give_back(self._size, self._entries)
+            raise
+        self.is_pending = True
 
     def write(self, parts: list[bytes], stamp: int) -> None:
         """
         Write the entry, last used at ``stamp``.
 
+        :param stamp: nanoseconds since the epoch.
         :raises OSError: it cannot be written.
         """
         write_all(self._fd, parts)
         os.utime(self._fd, ns=(stamp, stamp))
         self._close()
+        self.is_written = True
 
-    def publish(self, *, still_locked: bool = False) -> bool:
+    def publish(self, shard: Shard) -> bool:
         """
         Put the entry in its place.
 
-        :param still_locked: whether the shard has been locked since the reservation was made.
-        :return: False: not yet. The entry to be replaced has gone meanwhile, so that this is one more, and room for it
+        :return: False: not yet. The entry to be replaced is gone meanwhile, so that this is one more, and room for it
          has to be made first.
         :raises OSError: it cannot be renamed: the directory was deleted.
         """
-        replaced = self._place.look_up()
-        if replaced is None and not self._entries:
-            self._become_one_more()
+        if not shard.publish(self._name, self._place.name, is_new=bool(self._entries)):
+            self._become_one_more(shard)
             return False
-        os.rename(self._temporary, self._place.path)
-        unique.unfinished.discard(self._unique)
-        if replaced is not None:
-            size, content = replaced
-            if content and not unlink_quietly(f"{self._place.directory}/{content}"):
-                size = 0  # The ledger stays too high until a visit can remove the content.
-            record = self._record if still_locked else None
-            self._ledger.add(self._place.shard, -size, -self._entries, record)
+        self._let_go()
         return True
 
-    def cancel(self) -> bool:
-        """
-        Take back the reservation, and whatever was written for it.
+    def _become_one_more(self, shard: Shard) -> None:
+        shard.reserve(0, 1)
+        self._entries = 1
+        renamed = temporary_name(self._unique, self._size, 1)
+        shard.rename(self._name, renamed)
+        self._name = renamed
 
-        :return: False: something could not be removed, or whoever deleted the directory took it with it, so that the
-         shard has to be counted anew.
-        :raises OSError: the ledger cannot be written.
-        """
+    def discard(self) -> None:
+        """Take back the reservation, and whatever was written for it. Never fails."""
         self._let_go()
-        try:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(self.content_path)
-            os.unlink(self._temporary)
-        except OSError:
-            return False
-        self._ledger.add(self._place.shard, -self._size, -self._entries)
-        return True
-
-    def abandon(self) -> None:
-        """
-        Remove whatever was written, without the lock, where :meth:`cancel` cannot be done. The ledger stays too high,
-        until a visit finds nothing there, or what could not be removed either.
-        """
-        self._let_go()
-        unlink_quietly(self.content_path)
-        unlink_quietly(self._temporary)
-
-    def _let_go(self) -> None:
-        unique.unfinished.discard(self._unique)
         with contextlib.suppress(OSError):
             self._close()
+        try:
+            with self._shards.locked(self._ledger, self._place.shard) as shard:
+                self._discard_locked(shard)
+        except OSError:
+            # The ledger stays too high, until a visit finds nothing there, or what could not be removed either.
+            unlink_quietly(self.content_path, self._directory.fd)
+            unlink_quietly(self._path, self._directory.fd)
 
-    def _become_one_more(self) -> None:
-        self._ledger.add(self._place.shard, 0, 1)
-        self._entries = 1
-        renamed = self._place.directory + temporary_name(self._unique, self._size, 1)
-        os.rename(self._temporary, renamed)
-        self._temporary = renamed
+    def _discard_locked(self, shard: Shard) -> None:
+        try:
+            with contextlib.suppress(FileNotFoundError):  # Mostly there is none.
+                shard.unlink(content_name(self._place.name, self._unique))
+            shard.unlink(self._name)
+        except OSError:
+            # It could not be removed; or someone deleted it, and a visit may have counted the shard since.
+            shard.recount()
+        else:
+            shard.give_back(self._size, self._entries)
+
+    def _let_go(self) -> None:
+        self.is_pending = False
+        presence.unfinished.discard(self._unique)
 
     def _close(self) -> None:
         fd, self._fd = self._fd, -1

@@ -1,15 +1,15 @@
 """
-A size-bounded store of values and files under one directory, shared by threads and processes.
+The face of the package: a size-bounded store of values and files under one directory, shared by threads and processes.
 
 Concurrency. A reader takes no lock: it opens, reads and checks an entry, and gets it as it was written, or nothing. The
 rename alone decides which; locks only keep the ledger right.
 
-Crash. What a killed process leaves is mended by the next visit to its shard (see visit.py). After a power cut an
-entry may be empty or torn under its final name: it does not pass its checks, and is a miss.
+Crash. The next visit to a shard mends what a killed process left there (see visit.py). After a power cut an entry may
+be empty or torn under its final name: it does not pass its checks, and is a miss.
 
-Limits. Nothing here raises for trouble with the filesystem: a read is then a miss, a value is not kept, and what it
-should have replaced is removed, so that nobody gets something stale. Where it cannot be removed, this process does not
-read it. Directories and the lock file are not counted.
+Limits. Nothing here raises for trouble with the filesystem: a read is then a miss, a value is not kept, and the entry
+that it should have replaced is removed, so that no reader gets something stale. An entry that cannot be removed is not
+read by this process any more. Directories and the lock file are not counted.
 """
 
 from __future__ import annotations
@@ -21,27 +21,33 @@ from collections.abc import Callable, Sequence
 from typing import BinaryIO
 
 from dogpile_filesystem.failures import NO_ROOM, TOO_LARGE, Failures
-from dogpile_filesystem.flusher import later
-from dogpile_filesystem.lockfile.ledger import SHARDS, Bound, Usage, charge
-from dogpile_filesystem.lockfile.mutex import KeyMutex
-from dogpile_filesystem.lockfile.statistics import Recorded, Statistics, Stats, recorded
-from dogpile_filesystem.maintenance.bulk import Removed, matching, remove_entries, with_prefix
-from dogpile_filesystem.maintenance.check import Report, check
+from dogpile_filesystem.flusher import flusher
+from dogpile_filesystem.layout import CLEARED_PREFIX, FILE, SHARDS, VALUE, VALUES, Place, entry_name, place
+from dogpile_filesystem.lockfile import (
+    Bound,
+    KeyMutex,
+    Recorded,
+    Statistics,
+    Stats,
+    Usage,
+    key_offset,
+    presence,
+    recorded,
+)
 from dogpile_filesystem.store import entry
 from dogpile_filesystem.store.access import Access
 from dogpile_filesystem.store.directory import Directory
-from dogpile_filesystem.store.entry import FILE, VALUE
-from dogpile_filesystem.store.eviction import Evictor
+from dogpile_filesystem.store.eviction import Evictor, NoRoom, Room
 from dogpile_filesystem.store.files import read_file, read_file_to_its_end
-from dogpile_filesystem.store.ingest import Source
-from dogpile_filesystem.store.reading import Inspector, StoredFile, is_no_file
+from dogpile_filesystem.store.ingest import ExternalFile
+from dogpile_filesystem.store.reading import Reader, StoredFile, is_no_file
 from dogpile_filesystem.store.recency import Recency, flush_all
 from dogpile_filesystem.store.removal import Remover
-from dogpile_filesystem.store.reservation import Place, unique
-from dogpile_filesystem.store.visit import CLEARED_PREFIX, Visitor
-from dogpile_filesystem.store.writing import FULL, Incoming, NoRoom, TooLarge, Writer
+from dogpile_filesystem.store.shard import Shards
+from dogpile_filesystem.store.visit import Visitor
+from dogpile_filesystem.store.writing import FULL, Incoming, TooLarge, Writer
 
-#: A content may be replaced between reading its entry and opening it, so the entry is read again, so often at most.
+#: How many times to re-read an entry whose content file was replaced before it could be opened.
 _TRIES = 5
 
 
@@ -77,30 +83,26 @@ class Store:
     ) -> None:
         self.base_dir = base_dir
         self.failures = Failures(base_dir)
-        self._directory = Directory(base_dir, access or Access())
+        self.directory = Directory.shared(base_dir, access or Access(), clock)
+        # What is pending is written once more after the end of the store, whose descriptors are closed by then.
+        find = self.directory.finder()
         self._bound = Bound(cache_size, max_entries)
         self._expiration_ns = None if expiration_time is None else int(expiration_time * 1e9)
-        self._signing_keys = tuple(signing_keys)
+        self.signing_keys = tuple(signing_keys)
         self._signing_key = signing_keys[0] if signing_keys else None
         self._clock = clock
-        self._recency = Recency(clock, self._directory.distrust)
-        self._visitor = Visitor(base_dir, expiration_time, clock, self.failures)
+        self._recency = Recency(find, clock)
+        self.shards = Shards(self.directory, clock)
         expiration = dict.fromkeys(kinds, expiration_time)
-        self._statistics = Statistics(self.failures, self._bound, expiration, self._directory.find_ledger)
-        self._evictor = Evictor(self._bound, self._visitor, self._statistics)
-        self._writer = Writer(
-            self._directory,
-            self._bound,
-            min_free_space,
-            self._visitor,
-            self._evictor,
-            self._recency,
-            self.failures,
-        )
-        self._inspector = Inspector(self._directory, self._signing_keys)
-        self._remover = Remover(self._directory, self._visitor, self._recency, self.failures)
-        self._stale = self._remover.stale
-        later.add(self, self._recency, self._statistics)
+        self.visitor = Visitor(self.shards, expiration, clock, self.failures)
+        self._statistics = Statistics(self.failures, self._bound, expiration, lambda: find().find_ledger(), clock)
+        self._evictor = Evictor(self.shards, self._bound, self.visitor, self._statistics)
+        self._room = Room(self.directory, self._bound, min_free_space, self.visitor, self._evictor, self._recency)
+        self._writer = Writer(self.directory, self.shards, self._room, self.failures)
+        self.reader = Reader(self.directory, self.signing_keys)
+        self.remover = Remover(self.directory, self.shards, self.visitor, self.reader, self._recency, self.failures)
+        self._stale = self.remover.stale
+        flusher.add(self, self._recency, self._statistics)
 
     def open(self) -> None:
         """
@@ -109,48 +111,48 @@ class Store:
         :raises Refused: others may write to it.
         :raises OSError: it cannot be opened or made.
         """
-        self._directory.look(make=True)
+        self.directory.look(make=True)
 
     # Reading
 
     def get(self, key: bytes, kind: int = VALUE) -> bytes | None:
         """The value under a key, or the payload of its entry of another kind; None: a miss."""
-        directory = self._directory
-        if time.monotonic() >= directory.looked_until:
-            directory.look_again()
-            later.start()
-        digest = entry.digest(kind, key)
-        shard = digest[:2]
-        path = f"{directory.values_dir}/{shard}/{digest}"
+        directory = self.directory
+        if time.monotonic() >= directory.fresh.until:
+            directory.reopen_if_replaced()
+            flusher.start()
+        name = entry_name(kind, key)
+        shard = name[:2]
+        path = f"values/{shard}/{name}"
         try:
             if shard not in directory.checked:
-                directory.check(shard)
-            data = read_file(f"values/{shard}/{digest}", directory.fd)
+                directory.refuse_link(shard)
+            data = read_file(path, directory.fd)
             # As decode, which is a call more on the way of every hit.
-            found_kind, found_key, payload, created_ns = entry.inspect(data, self._signing_keys)
+            found_kind, found_key, payload, created_ns = entry.inspect(data, self.signing_keys)
         except FileNotFoundError:
-            self._statistics.count_miss(digest)
+            self._statistics.count_miss(name)
             self._sweep()
             return None
         except (entry.Damaged, OSError) as trouble:
-            found = self._get_in_spite_of(trouble, directory.place(kind, key))
+            found = self._get_in_spite_of(trouble, place(kind, key))
             if found is None:
-                self._statistics.count_miss(digest)
+                self._statistics.count_miss(name)
                 return None
             found_kind, found_key, payload, created_ns = found
         # The first: two keys with one digest.
-        if found_key != key or found_kind != kind or (self._stale and self._remover.is_stale(path)):
-            self._statistics.count_miss(digest)
+        if found_key != key or found_kind != kind or (self._stale and self.remover.is_stale(path)):
+            self._statistics.count_miss(name)
             return None
         if self._expiration_ns is not None:
             self._sweep()
             if self._clock() * 1e9 - created_ns > self._expiration_ns:
-                self._statistics.count_miss(digest, expired=True)
+                self._statistics.count_miss(name, expired=True)
                 return None
         if kind != VALUE:
             pass  # It is no hit before the content is there.
         elif self._statistics.second_looks:
-            self._statistics.count_hit(digest)
+            self._statistics.count_hit(name)
         else:
             self._statistics.hits += 1  # A call less on the way of every hit.
         self._recency.note(path)
@@ -161,54 +163,54 @@ class Store:
         try:
             if isinstance(trouble, OSError) and not is_no_file(trouble):
                 # Perhaps the directory was not open, or its descriptor was closed by who became a daemon.
-                self._directory.look()
-                self._directory.check(place.digest[:2])
-            data = read_file_to_its_end(f"values/{place.digest[:2]}/{place.digest}", self._directory.fd)
-            return entry.inspect(data, self._signing_keys)
+                self.directory.look()
+                self.directory.refuse_link(place.name[:2])
+            data = read_file_to_its_end(place.path, self.directory.fd)
+            return entry.inspect(data, self.signing_keys)
         except FileNotFoundError:
             pass
         except entry.Damaged as damage:
-            self._remover.remove_damaged(place, damage, self._inspector.is_whole)
+            self.remover.remove_damaged(place, damage)
         except OSError as error:
             if is_no_file(error):
-                self._remover.remove_damaged(place, error, self._inspector.is_whole)
+                self.remover.remove_damaged(place, error)
             else:
                 self.failures.report_error(error, "cannot read an entry")
         return None
 
     def get_file(self, key: bytes) -> StoredFile | None:
         """The file under a key; None: a miss."""
-        place = self._directory.place(FILE, key)
+        where = place(FILE, key)
         for _ in range(_TRIES):
             payload = self.get(key, FILE)
             if payload is None:
                 return None
             try:
-                found = self._inspector.open_content(place, payload)
+                found = self.reader.open_content(where, payload)
             except FileNotFoundError:
                 continue  # Replaced or evicted just now.
             except (entry.Damaged, OSError) as trouble:
-                return self._miss_file(place, trouble)
-            self._statistics.count_hit(place.digest)
+                return self._miss_file(where, trouble)
+            self._statistics.count_hit(where.name)
             return found
-        return self._get_file_locked(place)
+        return self._get_file_locked(where)
 
     def _get_file_locked(self, place: Place) -> StoredFile | None:
         """Read a file while nobody can replace it: if even so its content is gone, it is gone for good."""
         try:
-            with self._directory.ledger().shard(place.shard):
-                found = self._inspector.open_file(place)
+            with self.shards.locked(self.directory.ledger(), place.shard):
+                found = self.reader.open_file(place)
         except (entry.Damaged, entry.OtherKey, OSError) as trouble:
             return self._miss_file(place, trouble)
-        self._statistics.count_hit(place.digest)
+        self._statistics.count_hit(place.name)
         return found
 
     def _miss_file(self, place: Place, trouble: Exception) -> StoredFile | None:
         if isinstance(trouble, FileNotFoundError | entry.Damaged):
-            self._remover.remove_damaged(place, trouble, self._inspector.is_whole)
+            self.remover.remove_damaged(place, trouble)
         elif isinstance(trouble, OSError):
             self.failures.report_error(trouble, "cannot read a content")
-        self._statistics.count_miss(place.digest)
+        self._statistics.count_miss(place.name)
         return None
 
     # Writing
@@ -219,10 +221,7 @@ class Store:
 
         :return: whether it is kept. If not, nothing is left under the key.
         """
-        stamp = self._recency.stamp()
-        head = entry.head(VALUE, key, payload, stamp, self._signing_key)
-        size = charge(len(head) + len(payload))
-        return self._put(Incoming(self._directory.place(VALUE, key), unique(), [head, payload], stamp, size))
+        return self._put(Incoming.of_value(key, payload, self._recency.stamp(), self._signing_key))
 
     def put_file(self, key: bytes, file: BinaryIO, metadata: bytes = b"", *, movable: bool = False) -> bool:
         """
@@ -234,23 +233,16 @@ class Store:
         :raises TypeError: it is no binary file.
         :raises ValueError: it is closed, cannot seek or cannot be read.
         """
-        place = self._directory.place(FILE, key)
+        where = place(FILE, key)
         try:
-            source = Source(file, movable=movable)
+            external = ExternalFile(file, movable=movable)
         except OSError as error:
             self.failures.report_error(error, "a file was not stored")
-            self._remover.remove(place)
+            self.remover.remove(where)
             return False
-        stamp = self._recency.stamp()
-        unique_part = unique()
-        name = f"{place.digest}.{unique_part}"
-        content = entry.Content(name, source.length, source.position, source.is_dense, metadata)
-        payload = content.pack()
-        head = entry.head(FILE, key, payload, stamp, self._signing_key)
-        size = charge(len(head) + len(payload)) + charge(source.length)
-        kept = self._put(Incoming(place, unique_part, [head, payload], stamp, size, source))
+        kept = self._put(Incoming.of_file(where, external, metadata, self._recency.stamp(), self._signing_key))
         if kept:
-            source.discard_copied()
+            external.discard_copied()
         return kept
 
     def _put(self, incoming: Incoming) -> bool:
@@ -268,40 +260,18 @@ class Store:
         else:
             self._statistics.count_store(incoming.size)
             self._recency.forget(place.path)
-            self._stale.pop(place.path, None)
+            self.remover.forget(place)
             self._sweep()
             return True
-        self._remover.remove(place)
-        later.start()  # To have told what went wrong.
+        self.remover.remove(place)
+        flusher.start()  # To have told what went wrong.
         return False
 
     # Removing
 
     def remove(self, key: bytes, kind: int = VALUE) -> bool:
         """Remove the entry under a key; whether there was one."""
-        return self._remover.remove(self._directory.place(kind, key))
-
-    def remove_matching(self, prefix: bytes, kinds: Sequence[int] = (VALUE, FILE)) -> int:
-        """
-        Remove all entries whose keys begin with a prefix. Each entry is looked at, so that it takes time in proportion
-        to their number: some 10 us each.
-
-        What is being written meanwhile may stay.
-
-        :param kinds: only of these.
-        :return: how many were removed; where the filesystem makes trouble, at least so many.
-        """
-        select = with_prefix(prefix, kinds)
-        values_dir = self._directory.values_dir
-        removed, is_done = Removed(), False
-        try:
-            removed = remove_entries(self._directory.ledger(look=True), values_dir, select)
-            is_done = not removed.failed
-        except OSError as error:
-            self.failures.report_error(error, "cannot remove a group by the book")
-        if is_done:
-            return removed.entries
-        return removed.entries + sum(map(self._remover.remove_anyhow, matching(values_dir, select)))
+        return self.remover.remove(place(kind, key))
 
     def clear(self) -> None:
         """
@@ -315,45 +285,37 @@ class Store:
             except OSError as error:
                 if error.errno not in FULL:
                     raise
-                self._writer.free(1)
+                self._room.free(1)
                 self._move_away()
-            self._visitor.visit_all(self._directory.ledger(look=True))
+            self.visitor.visit_all(self.directory.ledger(fresh=True))
         except OSError as error:
             self.failures.report_error(error, "cannot clear the cache")
 
     def _move_away(self) -> None:
         with contextlib.suppress(FileNotFoundError):
-            os.rename(self._directory.values_dir, f"{self.base_dir}/{CLEARED_PREFIX}{unique()}")
+            self.directory.reopen_if_stale()
+            fd = self.directory.fd
+            os.rename(VALUES, f"{CLEARED_PREFIX}{presence.unique()}", src_dir_fd=fd, dst_dir_fd=fd)
 
     def prune(self) -> None:
         """Remove what is expired, left over, and over the bound, now. Takes time in proportion to the entries."""
         try:
             flush_all()
-            ledger = self._directory.ledger(look=True)
-            self._visitor.visit_all(ledger)
-            self._evictor.make_room(ledger, self._bound.holds)
+            ledger = self.directory.ledger(fresh=True)
+            self.visitor.visit_all(ledger)
+            self._evictor.evict(ledger, self._bound.holds)
         except OSError as error:
             self.failures.report_error(error, "cannot prune the cache")
 
     def _sweep(self) -> None:
-        if self._expiration_ns is None or not self._visitor.is_sweep_due():
+        if self._expiration_ns is None or not self.visitor.is_sweep_due():
             return
         try:
-            self._visitor.sweep(self._directory.ledger())
+            self.visitor.sweep(self.directory.ledger())
         except OSError as error:
             self.failures.report_error(error, "cannot remove expired entries")
 
     # Besides
-
-    def check(self, *, repair: bool = False) -> Report:
-        """
-        Read everything, and say what is wrong. Takes time in proportion to the entries, and disturbs nobody.
-
-        :param repair: whether to mend it: damaged entries and what was left over go, and the ledger is counted anew.
-        :return: what was found, before it was mended.
-        :raises OSError: the directory or its ledger cannot be used.
-        """
-        return check(self._directory, self._visitor, self._signing_keys, repair=repair)
 
     def usage(self) -> Usage:
         """
@@ -361,7 +323,7 @@ class Store:
 
         :raises OSError: it cannot be read.
         """
-        return self._directory.ledger(look=True).usage()
+        return self.directory.ledger(fresh=True).usage()
 
     def stats(self) -> Stats:
         """What was done, and what is in it. Never fails, and makes nothing."""
@@ -369,7 +331,7 @@ class Store:
         process = self._statistics.counts()
         said, usage, is_available = Recorded(), Usage(0, 0, 0), True
         try:
-            ledger = self._directory.find_ledger()
+            ledger = self.directory.find_ledger()
             if ledger is not None:
                 said, usage = recorded(ledger), ledger.usage()
         except OSError as error:
@@ -394,4 +356,8 @@ class Store:
 
     def mutex(self, kind: int, key: bytes, lock_timeout: float | None = None) -> KeyMutex:
         """The creation mutex of a key."""
-        return self._directory.mutex(kind, key, lock_timeout, self.failures, self._statistics)
+        directory = self.directory
+        offset = key_offset(entry_name(kind, key))
+        return KeyMutex(
+            directory.lock_path, directory.open_lock_file, offset, lock_timeout, self.failures, self._statistics
+        )

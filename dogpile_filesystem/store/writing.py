@@ -1,15 +1,12 @@
 """
 How a value gets in, from the outside: room is made, it is reserved, written and published, and tried again where that
-may help. See reservation.py for the steps of one try.
+may help. See reservation.py for the states of one try.
 
 A value is tried again when the directory was deleted meanwhile; when there is no room beside what others are writing;
 and once when the disk or the quota is full, after entries were evicted for it.
 
-Concurrency. What is written in no time is written and published while the shard is locked. Everything else is written
-without any lock.
-
-Limits. ``min_free_space`` is looked at before a value is written, and again before it is published unless it is small:
-what several processes write in one moment may go below it for that moment.
+Concurrency. A value that takes no time to write is written and published under one lock of its shard. Everything else
+is written without any lock.
 """
 
 from __future__ import annotations
@@ -21,21 +18,20 @@ import time
 from typing import NamedTuple
 
 from dogpile_filesystem.failures import Failures
-from dogpile_filesystem.lockfile.ledger import Bound, Ledger, Usage
+from dogpile_filesystem.layout import FILE, VALUE, Place, charge, content_name, place
+from dogpile_filesystem.lockfile import Ledger, presence
+from dogpile_filesystem.store import entry
 from dogpile_filesystem.store.directory import Directory
-from dogpile_filesystem.store.eviction import Evictor
-from dogpile_filesystem.store.ingest import Source
-from dogpile_filesystem.store.recency import Recency, flush_all
-from dogpile_filesystem.store.reservation import Place, Reservation
-from dogpile_filesystem.store.visit import Visitor
+from dogpile_filesystem.store.eviction import NoRoom, NotCounted, Room
+from dogpile_filesystem.store.ingest import ExternalFile
+from dogpile_filesystem.store.reservation import Reservation
+from dogpile_filesystem.store.shard import Shards
 
 #: A value charged no more bytes than this is written while its shard is locked: 64 KiB take some 20 us.
 _SMALL = 1 << 16
 #: Seconds that a writer pauses at most before it tries again, since there was no room beside what others are writing;
 #: None: the last try.
 _PAUSES = (0.005, 0.02, 0.1, None)
-#: Seconds for which a disk that is full of other things is not looked at again for what could be evicted.
-_RESIGNATION = 1.0
 #: What the system says when a disk or a quota is full.
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -44,22 +40,15 @@ class TooLarge(Exception):
     """A value that alone is larger than the bound."""
 
 
-class NoRoom(Exception):
-    """No room can be made: what is there is being written, or cannot be removed."""
-
-
-class NotCounted(NoRoom):
-    """The ledger was lost, and has not been counted again: nobody knows how much room there is."""
-
-
 class Incoming(NamedTuple):
     """
     What is to be stored.
 
+    :ivar unique_part: of the names of its temporary file and its content.
     :ivar parts: of the entry's file.
     :ivar stamp: of its creation and last use, in nanoseconds.
     :ivar size: the bytes charged for it, its content included.
-    :ivar source: of its content, if it is a file.
+    :ivar file: the caller's, which becomes the content; None: it has no content.
     """
 
     place: Place
@@ -67,34 +56,37 @@ class Incoming(NamedTuple):
     parts: list[bytes]
     stamp: int
     size: int
-    source: Source | None = None
+    file: ExternalFile | None = None
+
+    @classmethod
+    def of_value(cls, key: bytes, payload: bytes, stamp: int, signing_key: bytes | None) -> Incoming:
+        """A value."""
+        head = entry.head(VALUE, key, payload, stamp, signing_key)
+        return cls(place(VALUE, key), presence.unique(), [head, payload], stamp, charge(len(head) + len(payload)))
+
+    @classmethod
+    def of_file(
+        cls, where: Place, file: ExternalFile, metadata: bytes, stamp: int, signing_key: bytes | None
+    ) -> Incoming:
+        """A file, with bytes of the caller's."""
+        unique_part = presence.unique()
+        name = content_name(where.name, unique_part)
+        payload = entry.Content(name, file.length, file.position, file.is_dense, metadata).pack()
+        head = entry.head(FILE, where.key, payload, stamp, signing_key)
+        size = charge(len(head) + len(payload)) + charge(file.length)
+        return cls(where, unique_part, [head, payload], stamp, size, file)
 
 
 class Writer:
     """
     Writes values into a directory.
-
-    :param min_free_space: bytes that are to stay free on the filesystem; None: none.
     """
 
-    def __init__(
-        self,
-        directory: Directory,
-        bound: Bound,
-        min_free_space: int | None,
-        visitor: Visitor,
-        evictor: Evictor,
-        recency: Recency,
-        failures: Failures,
-    ) -> None:
+    def __init__(self, directory: Directory, shards: Shards, room: Room, failures: Failures) -> None:
         self._directory = directory
-        self._bound = bound
-        self._min_free_space = min_free_space
-        self._visitor = visitor
-        self._evictor = evictor
-        self._recency = recency
+        self._shards = shards
+        self._room = room
         self._failures = failures
-        self._resigned_until = 0.0
 
     def write(self, incoming: Incoming) -> None:
         """
@@ -105,13 +97,14 @@ class Writer:
         :raises OSError: it cannot be written.
         """
         size = incoming.size
-        if self._bound.size is not None and size > self._bound.size:
+        most = self._room.bound.size
+        if most is not None and size > most:
             raise TooLarge
         is_missing = was_full = False
         for pause in _PAUSES:
             try:
                 if is_missing:
-                    self._directory.make(incoming.place.directory)
+                    self._directory.make(incoming.place.shard)
                     is_missing = False
                 return self._try(incoming)
             except FileNotFoundError:
@@ -120,7 +113,7 @@ class Writer:
                     raise
                 is_missing = True
             except NoRoom as trouble:
-                # What others are writing leaves none. Together they take too much: let some of them finish.
+                # Others are writing, and together they take too much: let some of them finish.
                 if pause is None or isinstance(trouble, NotCounted):
                     raise
                 time.sleep(random.uniform(0, pause))  # noqa: S311 - spreads writers, keeps no secret
@@ -128,122 +121,51 @@ class Writer:
                 if pause is None or was_full or error.errno not in FULL:
                     raise
                 was_full = True
-                self._failures.report_error(error, "entries were evicted, since a value could not be stored")
-                self.free(size)
+                self._failures.report_error(error, "evicted entries, because a value could not be stored")
+                self._room.free(size)
         raise AssertionError  # The last round returns or raises.
 
     def _try(self, incoming: Incoming) -> None:
-        """Reserve, write, publish; or cancel."""
-        place, unique_part, parts, stamp, size, source = incoming
+        """Reserve, write, publish; or discard."""
         ledger = self._directory.ledger()
-        self._directory.check(place.digest[:2])
-        shard = ledger.shard(place.shard)
-        reservation = None
-        published = False
-        try:
-            with shard:
-                # To replace an entry must not evict another one for the sake of `max_entries`.
-                entries = 0 if self._bound.entries is not None and os.path.exists(place.path) else 1
-                access = self._directory.access
-                reservation = Reservation(ledger, access, place, unique_part, size, entries)
-                # What is written in no time is not worth a second lock.
-                is_written = size <= _SMALL and source is None and self._fits(ledger, size)
-                if is_written:
-                    reservation.write(parts, stamp)
-                    published = reservation.publish(still_locked=True)
-            if not is_written:
-                self._make_room(ledger, place, size)
-                if source:
-                    source.take_in(reservation.content_path, access)
-                reservation.write(parts, stamp)
-                if self._directory.ledger() is not ledger:
-                    # It was deleted with its file, and the new one knows nothing of this reservation.
-                    raise FileNotFoundError(errno.ENOENT, "the lock file was deleted")
-            if not published:
-                self._publish(reservation, ledger, place)
-        except BaseException:
-            if source:
-                source.give_back()
-            if reservation is not None:
-                self._cancel(reservation, ledger, place)
-            raise
+        self._directory.refuse_link(incoming.place.name[:2])
+        with Reservation(self._shards, ledger, incoming.place, incoming.unique_part, incoming.size) as reservation:
+            try:
+                if not self._write_locked(incoming, ledger, reservation):
+                    self._write_unlocked(incoming, ledger, reservation)
+                    self._publish(incoming, ledger, reservation)
+            except BaseException:
+                if incoming.file:
+                    incoming.file.give_back()  # Before the reservation is discarded with its content.
+                raise
 
-    def _publish(self, reservation: Reservation, ledger: Ledger, place: Place) -> None:
+    def _write_locked(self, incoming: Incoming, ledger: Ledger, reservation: Reservation) -> bool:
+        """Reserve, and write and publish at once what is not worth a second lock; whether that was done."""
+        place, size = incoming.place, incoming.size
+        with self._shards.locked(ledger, place.shard) as shard:
+            # To replace an entry must not evict another one for the sake of `max_entries`.
+            replaces = self._room.bound.entries is not None and self._directory.has(place.path)
+            reservation.begin(shard, replaces=replaces)
+            if size > _SMALL or incoming.file is not None or not self._room.fits(ledger, size):
+                return False
+            reservation.write(incoming.parts, incoming.stamp)
+            return reservation.publish(shard)
+
+    def _write_unlocked(self, incoming: Incoming, ledger: Ledger, reservation: Reservation) -> None:
+        if reservation.is_written:
+            return
+        self._room.make(ledger, incoming.place, incoming.size)
+        if incoming.file:
+            incoming.file.take_in(reservation.content_path, self._directory)
+        reservation.write(incoming.parts, incoming.stamp)
+        if self._directory.ledger() is not ledger:
+            # It was deleted with its file, and the new one knows nothing of this reservation.
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "the lock file was deleted")
+
+    def _publish(self, incoming: Incoming, ledger: Ledger, reservation: Reservation) -> None:
         published = False
         while not published:
-            # Others may have written meanwhile; or the entry that was to be replaced has gone, and this is one more.
-            self._make_room(ledger, place, 0)
-            with ledger.shard(place.shard):
-                published = reservation.publish()
-
-    def _cancel(self, reservation: Reservation, ledger: Ledger, place: Place) -> None:
-        try:
-            with ledger.shard(place.shard):
-                cancelled = reservation.cancel()
-            if not cancelled:
-                self._visitor.visit(ledger, place.shard)
-        except OSError:
-            reservation.abandon()
-
-    def _fits(self, ledger: Ledger, size: int) -> bool:
-        return ledger.holds(self._bound) and self._is_free(size)
-
-    def _is_free(self, size: int) -> bool:
-        """Whether ``size`` bytes can be written."""
-        if self._min_free_space is None:
-            return True
-        return self._free_space() - size >= self._min_free_space
-
-    def _free_space(self) -> int:
-        found = os.statvfs(self._directory.base_dir)
-        return found.f_bavail * found.f_frsize
-
-    def _make_room(self, ledger: Ledger, place: Place, size: int) -> None:
-        """Evict what is over the bound, and until ``size`` bytes can be written."""
-        if self._fits(ledger, size):
-            return
-        if not ledger.is_complete():
-            if not self._visitor.count(ledger) and self._bound != (None, None):
-                raise NotCounted
-            if self._fits(ledger, size):
-                return
-
-        def fits(usage: Usage) -> bool:
-            return self._bound.holds(usage) and self._is_free(size)
-
-        # An entry that is being replaced goes last: nobody shall miss it until the new one is there.
-        self._recency.note(place.path)
-        flush_all()
-        if self._min_free_space is not None:
-            usage = ledger.usage()
-            if self._bound.holds(usage) and (self._has_resigned() or not self._is_attainable(size, usage)):
-                raise NoRoom
-        if not self._evictor.make_room(ledger, fits):
-            self._resign()
-            raise NoRoom
-
-    def free(self, size: int) -> None:
-        """
-        Evict for ``size`` bytes that the disk had no space for.
-
-        :raises OSError: the ledger cannot be read, written or locked.
-        """
-        ledger = self._directory.ledger()
-        usage = ledger.usage()
-        if self._has_resigned() or not self._is_attainable(size, usage):
-            return
-        flush_all()
-        most = usage.size - size
-        if not self._evictor.make_room(ledger, lambda usage: usage.size <= most):
-            self._resign()
-
-    def _is_attainable(self, size: int, usage: Usage) -> bool:
-        """Whether ``size`` bytes could be written if all entries were gone: else none of them need go."""
-        return self._free_space() + usage.size - size >= (self._min_free_space or 0)
-
-    def _has_resigned(self) -> bool:
-        return time.monotonic() < self._resigned_until
-
-    def _resign(self) -> None:
-        # Else each value would have all shards visited, for as long as the disk is full of other things.
-        self._resigned_until = time.monotonic() + _RESIGNATION
+            # Others may have written meanwhile; or the entry that was to be replaced is gone, and this is one more.
+            self._room.make(ledger, incoming.place, 0)
+            with self._shards.locked(ledger, incoming.place.shard) as shard:
+                published = reservation.publish(shard)

@@ -1,6 +1,5 @@
 """
-A Pyramid application with four uses of the cache, all of them configured in an INI file. ../README.md says how to start
-it.
+A Pyramid application with four uses of the cache, all configured in an INI file. ../README.md says how to start it.
 """
 
 from __future__ import annotations
@@ -15,12 +14,12 @@ from pyramid_app.caches import configure_caches
 
 
 def main(_global_config: dict[str, str], **settings: Any) -> Router:
-    """What ``use = call:pyramid_app:main`` in the INI file calls."""
+    """The application that ``use = call:pyramid_app:main`` in the INI file makes."""
     settings["scratch_dir"] = os.path.abspath(os.path.expanduser(settings["scratch_dir"]))
     configure_caches(settings)
     config = Configurator(settings=settings)
     config.add_route("index", "/")
-    # The arguments are checked: dogpile joins them with spaces to a key, so that free text from an address could make
+    # The arguments are checked: dogpile joins them with spaces to make the key, so free text from an address could make
     # the key of other arguments.
     config.add_route("article", r"/article/{section:books|films}/{number:\d+}")
     config.add_route("news", "/news")

@@ -1,5 +1,5 @@
 """
-The regions. They are made on import, so that they can decorate functions, and configured when the settings are known.
+The regions. They are made on import, because they decorate functions, and configured when the settings are known.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 def refresh_in_background(region: CacheRegion, key: str, creator: Callable[[], Any], mutex: CacheMutex) -> None:
-    """Create a value in a thread. Whoever asks for it meanwhile gets the old one."""
+    """Create a value in a thread. Until it is there, readers get the old one."""
 
     def refresh() -> None:
         try:
@@ -26,10 +26,10 @@ def refresh_in_background(region: CacheRegion, key: str, creator: Callable[[], A
         except Exception:
             logger.exception("cannot refresh %s", key)
         finally:
-            mutex.release()  # Else nobody would refresh it again as long as this process lives.
+            mutex.release()  # Otherwise the value could not be refreshed again until this process ends.
 
-    # A thread for each refresh: an executor made on import, in the master of a preloading server, would not work in a
-    # worker.
+    # A thread for each refresh: an executor that the master of a preloading server made on import would not work in
+    # its workers.
     threading.Thread(target=refresh, daemon=True).start()
 
 
@@ -42,6 +42,6 @@ REGIONS = {"pages": pages, "news": news, "reports": reports}
 def configure_caches(settings: Mapping[str, Any]) -> None:
     for name, region in REGIONS.items():
         region.configure_from_config(dict(settings), f"cache.{name}.")
-        # Without it, `region.invalidate()` would concern the worker that calls it, and no other. It cannot be named in
-        # the settings: unlike `configure`, `configure_from_config` does not take one.
+        # Without it, `region.invalidate()` would affect only the worker that calls it. The settings cannot name it:
+        # unlike `configure`, `configure_from_config` does not accept an invalidator.
         region.region_invalidator = FilesystemInvalidation(settings[f"cache.{name}.arguments.base_dir"])

@@ -1,5 +1,5 @@
 """
-What is slow, and so is cached. The sleeps stand for whatever takes long in a real application.
+The slow functions, whose results are cached. The sleeps stand for the slow parts of a real application.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ def report(year: int, scratch_dir: str) -> BinaryIO:
     """
     The sales of a year, as CSV.
 
-    :param scratch_dir: where the file is written. On the filesystem of the cache, so that it is moved in by renaming
-     it, and not in the directory of a region.
+    :param scratch_dir: the directory in which the file is written: on the filesystem of the cache, so that the file can
+     be moved in by renaming it, but outside the region's directory.
     """
 
     def create() -> BinaryIO:
@@ -64,6 +64,6 @@ def report(year: int, scratch_dir: str) -> BinaryIO:
         file.seek(0)
         return file
 
-    # Not a decorator: the key is made of the year alone.
+    # A decorator would make the key from both arguments, but only the year belongs in it.
     file: BinaryIO = reports.get_or_create(f"report {year}", create)
     return file

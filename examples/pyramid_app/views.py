@@ -53,25 +53,25 @@ def news_page(_request: Request) -> Response:
 def download(request: Request) -> Response:
     year, scratch_dir = request.matchdict["year"], request.registry.settings["scratch_dir"]
     file = report(int(year), scratch_dir)
-    if os.path.dirname(file.name) == scratch_dir:  # Created just now. If it was kept, it has another name already.
+    if os.path.dirname(file.name) == scratch_dir:  # Created just now. If the cache kept it, this name is gone.
         with contextlib.suppress(FileNotFoundError):
             os.unlink(file.name)
-    # Not a FileResponse, which takes a path and opens it: the path goes when the report is replaced or evicted, between
-    # the answer of the cache and that moment, or between the looks that FileResponse takes at its length and at its
-    # bytes. The file that is open stays as it is, and all that is said of it comes from there too.
+    # Not a FileResponse, which opens a path: the path disappears when the report is replaced or evicted. That can
+    # happen before FileResponse opens it, or between its look at the length and at the bytes. The open file stays as
+    # it is, and the headers are made from it too.
     status = os.fstat(file.fileno())
     response = Response(
         conditional_response=True,  # Answers Range, If-Range and If-None-Match.
         content_type="text/csv",
         content_disposition=f'attachment; filename="report-{year}.csv"',
         accept_ranges="bytes",
-        # No Last-Modified: it has whole seconds, in which there may be two versions, and a client that goes on with a
-        # broken download would join parts of both.
+        # No Last-Modified: it has whole seconds, in which there may be two versions, and a client that resumes a broken
+        # download would join parts of both.
         etag=f"{status.st_ino:x}-{status.st_mtime_ns:x}",
         cache_control="no-cache",
     )
     response.app_iter = request.environ.get("wsgi.file_wrapper", FileIter)(file, BLOCK_SIZE)
-    response.content_length = status.st_size  # After `app_iter`, which forgets it.
+    response.content_length = status.st_size  # After `app_iter`, whose setter clears it.
     return response
 
 
@@ -105,14 +105,14 @@ def admin(request: Request) -> Response:
 
 @view_config(route_name="invalidate")
 def invalidate(request: Request) -> HTTPSeeOther:
-    # Hard: nobody gets an old value any more. Soft: until there is a new one.
+    # Hard: readers no longer get old values. Soft: they get the old value until there is a new one.
     REGIONS[request.matchdict["name"]].invalidate(hard="soft" not in request.POST)
     return HTTPSeeOther(request.route_path("admin"))
 
 
 @view_config(route_name="remove")
 def remove(request: Request) -> HTTPSeeOther:
-    # What the keys of all articles of the section begin with.
+    # The prefix that the keys of all articles of the section share.
     prefix = pages.function_key_generator(None, article.original)(request.matchdict["section"], "")
     pages.backend.remove_matching(prefix=prefix)
     return HTTPSeeOther(request.route_path("admin"))

@@ -1,5 +1,5 @@
 """
-The demo: what it measures, what it leaves behind, and what it says.
+The demo: what it measures, what it leaves behind, and what it prints.
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from dogpile.cache import make_region
+from patience import PATIENCE
 
 from dogpile_filesystem import cli
-from dogpile_filesystem.cli import demo_job as demo
-from dogpile_filesystem.lockfile.ledger import BLOCK
+from dogpile_filesystem.cli import demo_job, demo_library
+from dogpile_filesystem.cli.demo_report import DemoReport, ModuleCounts
+from dogpile_filesystem.layout import BLOCK
 
 WORKERS = 4
 MODULES = 8
@@ -35,13 +37,13 @@ def kept(tmp_path_factory):
     The directory of one run, and its report.
     """
     directory = tmp_path_factory.mktemp("demo")
-    return directory, demo.run(str(directory), workers=WORKERS, limit=MODULES)
+    return directory, demo_job.run(str(directory), workers=WORKERS, limit=MODULES)
 
 
 @pytest.fixture
 def temporary(tmp_path):
     """
-    An empty directory in which the commands make their temporary ones.
+    An empty directory, in which the commands make their temporary directories.
     """
     directory = tmp_path / "temporary"
     directory.mkdir()
@@ -51,7 +53,7 @@ def temporary(tmp_path):
 @pytest.fixture
 def start(temporary):
     """
-    Starts the demo as a command, for 100 columns, in a session of its own, of which nobody survives the test.
+    Starts the demo as a command, for 100 columns, in a session of its own. No process of it survives the test.
     """
     started: list[int] = []
 
@@ -63,7 +65,7 @@ def start(temporary):
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
-            # A test run in the background of a shell ignores it, and so would the command.
+            # Tests that run in the background of a shell ignore SIGINT, and so would the command.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         started.append(process.pid)
@@ -78,12 +80,12 @@ def start(temporary):
 @pytest.fixture
 def command(start):
     """
-    Runs the demo as a command to its end, after which no process of it may be left.
+    Runs the demo as a command to its end. No process of it may be left then.
     """
 
     def run(*arguments: object) -> subprocess.CompletedProcess[str]:
         process = start(*arguments)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=PATIENCE)
         assert_nobody_left(process.pid)
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
@@ -92,7 +94,7 @@ def command(start):
 
 def assert_nobody_left(group: int) -> None:
     # The tracker of multiprocessing ends a moment after the program.
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE
     while running := members(group):
         assert time.monotonic() < deadline, running
         time.sleep(0.02)
@@ -106,7 +108,7 @@ def members(group: int) -> list[str]:
 
 def rows(output: str, title: str) -> dict[str, list[int]]:
     """
-    The numbers in the table under a title, by the name of the row; of "24 of 32" both.
+    The numbers in the table under a title, by the name of the row. "24 of 32" gives both numbers.
     """
     lines = output.splitlines()
     (at,) = (number for number, line in enumerate(lines) if title in line)
@@ -122,7 +124,7 @@ def rows(output: str, title: str) -> dict[str, list[int]]:
 
 def on_disk(base_dir: Path) -> tuple[int, int]:
     """
-    Bytes in whole blocks, and entries, of a cache: counted without its ledger.
+    The bytes in whole blocks, and the number of entries, of a cache, counted without its ledger.
     """
     files = [path for path in (base_dir / "values").rglob("*") if path.is_file()]
     return sum(-(-path.stat().st_size // BLOCK) * BLOCK for path in files), sum("." not in path.name for path in files)
@@ -133,7 +135,7 @@ def on_disk(base_dir: Path) -> tuple[int, int]:
 
 def test_each_value_is_created_exactly_once(kept):
     """
-    Over all workers, each value of the caches with room for everything is created once, and all calls get it.
+    In a cache with room for everything, one worker creates each value once, and all calls get it.
     """
     _, report = kept
     for job in (report.modules, report.archives):
@@ -155,7 +157,7 @@ def test_second_pass_creates_nothing(kept):
 
 def test_every_worker_goes_its_own_way(kept):
     """
-    In every pass each worker asks for all values, and no two of them in the same order.
+    In every pass, each worker asks for all values, and no two workers in the same order.
     """
     _, report = kept
     for job in report.jobs:
@@ -167,10 +169,10 @@ def test_every_worker_goes_its_own_way(kept):
 
 def test_results_are_those_of_the_modules(kept):
     """
-    Every worker gets, in every pass, what counting without any cache gives.
+    In every pass, every worker gets the same results as counting without a cache.
     """
     _, report = kept
-    expected = {path: demo.count(path) for path in report.modules.paths}
+    expected = {path: demo_library.count(path) for path in report.modules.paths}
     for job in (report.modules, report.scarce):
         assert all(share.results == expected for share in job.shares)
     assert report.found.functions == sum(counts.functions for counts in expected.values())
@@ -178,22 +180,22 @@ def test_results_are_those_of_the_modules(kept):
 
 def test_count(tmp_path):
     """
-    Functions of all kinds, classes, and each use of a name are counted.
+    All kinds of functions, classes, and each use of a name are counted.
     """
     path = tmp_path / "module.py"
     path.write_text("class A:\n def f(self): return x + x\n async def g(self): pass\ndef h(): y = 1\n")
-    assert demo.count(str(path)) == demo.Counts(functions=3, classes=1, names=3)
+    assert demo_library.count(str(path)) == ModuleCounts(functions=3, classes=1, names=3)
 
 
 def test_archives_are_identical_and_open(kept):
     """
-    What the raw cache keeps is, byte for byte, the archive of the package, which opens and has the package's modules.
+    The raw cache keeps the archive of each package, byte for byte; it opens and holds the package's modules.
     """
     directory, report = kept
     region = make_region().configure("paylogic.raw_filesystem", arguments={"base_dir": str(directory / "archives")})
     for package in map(Path, report.archives.paths):
         expected = io.BytesIO()
-        demo.write_archive(str(package), expected)
+        demo_library.write_archive(str(package), expected)
         with region.get(f"dogpile_filesystem.cli.demo_job:pack|{package}") as file:
             assert file.read() == expected.getvalue()
             file.seek(0)
@@ -204,7 +206,7 @@ def test_archives_are_identical_and_open(kept):
 
 def test_archives_are_moved_in(kept):
     """
-    Every archive in the cache is the very file that was made, and none is left where it was made.
+    Every archive in the cache is the very file that a worker made, and no file is left where it was made.
     """
     directory, report = kept
     made = {archive.inode for archive in report.archives.made.values()}
@@ -216,7 +218,7 @@ def test_archives_are_moved_in(kept):
 
 def test_disk_is_measured(kept):
     """
-    Of every cache, bytes and entries are those on the disk, and within the bound.
+    The reported bytes and entries of every cache are those on the disk, and within the bound.
     """
     directory, report = kept
     for job in report.jobs:
@@ -227,7 +229,7 @@ def test_disk_is_measured(kept):
 
 def test_evictions(kept):
     """
-    With a bound too small for everything, what was created and is not there any more has been evicted.
+    With a bound too small for everything, the entries that were created and are no longer there count as evicted.
     """
     directory, report = kept
     scarce = report.scarce
@@ -239,14 +241,14 @@ def test_evictions(kept):
 
 def test_all_is_well(kept):
     """
-    A run has no problems to tell.
+    A run reports no problems.
     """
     assert kept[1].problems == []
 
 
-def tampered(report: demo.Report, **changes: object) -> demo.Report:
+def tampered(report: DemoReport, **changes: object) -> DemoReport:
     """
-    A report in which one share of the first pass over the modules is another one.
+    A report in which one share of the first pass over the modules is changed.
     """
     job = report.modules
     first, *others = job.passes[0].shares
@@ -255,12 +257,12 @@ def tampered(report: demo.Report, **changes: object) -> demo.Report:
     return dataclasses.replace(report, modules=dataclasses.replace(job, passes=passes))
 
 
-def problems_in(report: demo.Report) -> list[demo.Report]:
+def problems_in(report: DemoReport) -> list[DemoReport]:
     modules = report.modules
     full = dataclasses.replace(modules.disk, bound=modules.disk.charged - 1)
     return [
         tampered(report, created=tuple(modules.made.items()) * 2),
-        tampered(report, results=dict.fromkeys(modules.paths, demo.Counts(-1, 0, 0))),
+        tampered(report, results=dict.fromkeys(modules.paths, ModuleCounts(-1, 0, 0))),
         tampered(report, failures=Counter(ENOSPC=1)),
         dataclasses.replace(report, modules=dataclasses.replace(modules, disk=full)),
     ]
@@ -269,9 +271,9 @@ def problems_in(report: demo.Report) -> list[demo.Report]:
 @pytest.mark.parametrize("number", range(4))
 def test_problems_are_told(kept, number):
     """
-    A value created twice, a result that differs, trouble with the disk and a bound exceeded are told, one line each.
+    A value created twice, a result that differs, a failure and an exceeded bound are each reported in a line.
     """
-    expected = ["more than once", f"{MODULES} results differ", "ENOSPC, 1 times", "more than the bound"][number]
+    expected = ["more than once", f"{MODULES} results differ", "ENOSPC, 1 time.", "more than the bound"][number]
     (problem,) = problems_in(kept[1])[number].problems
     assert problem.startswith("modules: ")
     assert expected in problem
@@ -282,7 +284,7 @@ def test_problems_are_told(kept, number):
 
 def test_command_keeps_base_dir(command, tmp_path, temporary):
     """
-    With --base-dir the command prints all five tables, keeps its caches there, and uses no other directory.
+    With --base-dir, the command prints all five tables, keeps its caches there, and uses no other directory.
     """
     base_dir = tmp_path / "base"
     done = command("--modules", MODULES, "--base-dir", base_dir)
@@ -307,7 +309,7 @@ def test_command_keeps_base_dir(command, tmp_path, temporary):
 
 def test_command_removes_its_directory(command, temporary):
     """
-    Without --base-dir the command works in a temporary directory, names it and removes it.
+    Without --base-dir, the command works in a temporary directory, names it and removes it.
     """
     done = command("--modules", 2, "--workers", 2)
     assert (done.returncode, done.stderr) == (0, "")
@@ -319,14 +321,14 @@ def test_command_removes_its_directory(command, temporary):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_interrupted_command_leaves_nothing(start, temporary, number):
     """
-    Ended in the middle by SIGTERM, or by Ctrl-C which all its processes get, it leaves no directory and no process.
+    A demo that SIGTERM or Ctrl-C ends in the middle leaves no directory and no process.
     """
     process = start()
     while not list(temporary.glob("dogpile-filesystem-*/modules/values/*")):
         assert process.poll() is None
         time.sleep(0.005)
     (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == {signal.SIGTERM: 128 + signal.SIGTERM, signal.SIGINT: 1}[number]
     assert "Removed" not in out
     assert "Traceback" not in err
@@ -344,13 +346,13 @@ def test_killed_command_leaves_no_process(start, temporary):
         time.sleep(0.005)
     assert len(members(process.pid)) > WORKERS
     process.kill()
-    process.communicate(timeout=60)
+    process.communicate(timeout=PATIENCE)
     assert_nobody_left(process.pid)
 
 
 def test_used_directory_is_refused(command, tmp_path):
     """
-    A directory that is not empty is refused, with a line that says so, and stays as it is.
+    A directory that is not empty is refused with a line that says so, and stays as it is.
     """
     base_dir = tmp_path / "base"
     base_dir.mkdir()
@@ -364,10 +366,10 @@ def test_used_directory_is_refused(command, tmp_path):
 
 def test_problems_fail_the_command(kept, monkeypatch, tmp_path):
     """
-    If anything is not as it must be, the command says so and its exit code is 1.
+    If something is wrong, the command says so and its exit code is 1.
     """
     report = problems_in(kept[1])[1]
-    monkeypatch.setattr(demo, "run", lambda *_, **__: report)
+    monkeypatch.setattr(demo_job, "run", lambda *_, **__: report)
     done = CliRunner().invoke(cli.main, ["demo", "--base-dir", str(tmp_path / "base")])
     assert done.exit_code == 1
     assert report.problems[0] in done.stdout
@@ -376,14 +378,14 @@ def test_problems_fail_the_command(kept, monkeypatch, tmp_path):
 @pytest.mark.parametrize("package", ["click", "rich"])
 def test_without_the_extra(package):
     """
-    Without one of the extra's packages there is one line, to stderr, that says how to install it, and exit code 1.
+    If a package of the extra is missing, one line on stderr says how to install the extra; the exit code is 1.
     """
     program = (
         "import runpy, sys; sys.modules[sys.argv.pop(1)] = None;"
         "runpy.run_module('dogpile_filesystem', run_name='__main__', alter_sys=True)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program, package, "demo"], capture_output=True, text=True, check=False, timeout=100
+        [sys.executable, "-c", program, package, "demo"], capture_output=True, text=True, check=False, timeout=PATIENCE
     )
     assert (done.returncode, done.stdout) == (1, "")
     (line,) = done.stderr.splitlines()
@@ -392,13 +394,15 @@ def test_without_the_extra(package):
 
 def test_another_missing_module_is_not_taken_for_the_extra():
     """
-    An import that fails for another reason shows its traceback, instead of the advice to install the extra.
+    An import that fails for another reason shows its traceback, not the advice to install the extra.
     """
     program = (
         "import sys; sys.modules['tarfile'] = None; sys.argv[1:] = ['demo'];"
         "from dogpile_filesystem.__main__ import main; main()"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=100)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=PATIENCE
+    )
     assert done.returncode == 1
     assert "ModuleNotFoundError" in done.stderr
     assert "pip install" not in done.stderr

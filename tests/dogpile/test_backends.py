@@ -18,6 +18,7 @@ from importlib import metadata
 import pytest
 from dogpile.cache import make_region
 from dogpile.cache.api import NO_VALUE, CachedValue
+from patience import PATIENCE
 
 from dogpile_filesystem import GenericFSBackend, RawFSBackend
 from dogpile_filesystem.backend import PICKLE_PROTOCOL
@@ -199,14 +200,14 @@ def test_background_refresh(base_dir, spawn):
 
     def create():
         created.set()
-        assert go_on.wait(10)
+        assert go_on.wait(PATIENCE)
         return "new"
 
     region = make_region(async_creation_runner=in_background)
     region.configure("paylogic.filesystem", expiration_time=3600, arguments={"base_dir": base_dir})
     region.backend.set_serialized("k", b'{"ct": 1, "v": 2}|' + pickle.dumps("old"))
     assert region.get_or_create("k", create) == "old"
-    assert created.wait(10)
+    assert created.wait(PATIENCE)
     process = spawn(
         """
         import sys
@@ -374,7 +375,7 @@ def test_remove_matching_in_spite_of_trouble(base_dir, harm, monkeypatch):
     for number in range(20):
         region.set(f"a{number}", "value")
     region.set("b", "value")
-    ledger = region.backend.store._directory.ledger()
+    ledger = region.backend.store.directory.ledger()
     if harm == "a foreign lock file":
         with open(f"{base_dir}/lock", "r+b") as file:
             file.write(b"something else " * 1000)

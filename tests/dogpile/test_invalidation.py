@@ -187,7 +187,7 @@ def test_lock_file_that_cannot_be_read(base_dir, make_regions, open_descriptors,
     assert one.get("old") is NO_VALUE
     knows = harm != "deleted"  # That it is gone means that all is invalidated.
     for _ in range(2):
-        one.region_invalidator._looked_until = fresh._looked_until = 0.0
+        one.region_invalidator._current.fresh.until = fresh._current.fresh.until = 0.0
         assert one.get("old") is NO_VALUE
         assert one.get("new") == ("value" if knows else NO_VALUE)
         assert fresh.is_invalidated(time.time())
@@ -210,11 +210,11 @@ def test_lock_file_made_anew(base_dir, make_regions, harm):
     else:
         os.unlink(f"{base_dir}/lock")
     for region in (one, other):
-        region.backend.store._directory.distrust()
+        region.backend.store.directory.distrust()
     other.set("first", "value")  # It is older than the lock file that it makes.
     other.set("new", "value")
     for region in (one, other):
-        region.region_invalidator._looked_until = 0.0
+        region.region_invalidator._current.fresh.drop()
         assert [region.get("old"), region.get("new")] == [NO_VALUE, "value"]
     assert not FilesystemInvalidation(base_dir).is_invalidated(time.time())
 
@@ -223,7 +223,7 @@ def test_clock_that_was_ahead(base_dir, make_regions):
     """What a clock invalidated that was far ahead is mended by the next invalidation."""
     one, other = make_regions()
     one.set("k", "old")
-    one.backend.store._directory.ledger().stamp(time.time() + 1e6, hard=True)
+    one.backend.store.directory.ledger().stamp(time.time() + 1e6, hard=True)
     assert other.get("k") is NO_VALUE
     other.set("k", "older")
     assert one.get("k") is NO_VALUE

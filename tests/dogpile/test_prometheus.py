@@ -1,20 +1,18 @@
 """
-The collector for prometheus_client: what a scrape says, in one process, in several, and in gunicorn; and the dashboard.
+The collector for prometheus_client: the answer to a scrape in one process, in several and in gunicorn; the dashboard.
 """
 
 from __future__ import annotations
 
 import json
 import re
-import textwrap
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from dogpile.cache import make_region
 from dogpile.cache.proxy import ProxyBackend
-from serving import Gunicorn, wait_for
+from scraping import samples
 
 pytest.importorskip("prometheus_client")
 
@@ -26,18 +24,6 @@ from prometheus_client.parser import text_string_to_metric_families as parse
 from dogpile_filesystem.prometheus import RegionCollector
 
 DASHBOARD = Path(__file__).parent.parent.parent / "examples" / "grafana-dashboard.json"
-
-
-def samples(exposition: str, region: str) -> dict[str, float]:
-    """The figures of one region, by the rest of their names; none may be there twice."""
-    found: dict[str, float] = {}
-    for family in parse(exposition):
-        for sample in family.samples:
-            if sample.labels.get("region") == region:
-                name = sample.name.removeprefix("dogpile_filesystem_") + sample.labels.get("cause", "")
-                assert name not in found
-                found[name] = sample.value
-    return found
 
 
 @pytest.fixture
@@ -56,7 +42,7 @@ def make(tmp_path):
 @pytest.fixture
 def scrape():
     """
-    What a server with some regions answers.
+    The answer of a server with some regions.
     """
 
     def scrape(**regions):
@@ -68,7 +54,7 @@ def scrape():
 
 
 def test_figures(make, scrape):
-    """A scrape says what was done with a region, and what is in it."""
+    """A scrape reports what was done with a region, and what is in it."""
     region = make(cache_size="40KiB", max_entries=10)
     for key in ("a", "b", "a", "a"):
         region.get_or_create(key, lambda: b"x" * 5000)
@@ -76,7 +62,7 @@ def test_figures(make, scrape):
     found = samples(scrape(pages=region), "pages")
     assert found.pop("counting_start_time_seconds") == pytest.approx(time.time(), abs=60)
     assert found == {
-        # a and b are made, each in two blocks of 4096; then a is read twice.
+        # a and b are stored, each in two blocks of 4096; then a is read twice.
         "hits_total": 2,
         "misses_total": 2,
         "expired_total": 0,
@@ -99,7 +85,7 @@ def test_figures(make, scrape):
 
 
 def test_failures(make, scrape, tmp_path):
-    """Trouble with the filesystem is labelled with its cause."""
+    """A failure of the filesystem is labelled with its cause."""
     region = make()
     region.set("a", 1)
     (tmp_path / "cache" / "values").rename(tmp_path / "values")
@@ -111,7 +97,7 @@ def test_failures(make, scrape, tmp_path):
 
 
 def test_unbounded(make, scrape):
-    """A bound that there is not is left out."""
+    """A bound that is not set is omitted."""
     region = make(cache_size=None)
     region.set("a", 1)
     found = samples(scrape(pages=region), "pages")
@@ -120,7 +106,7 @@ def test_unbounded(make, scrape):
 
 
 def test_lost_ledger(make, scrape, tmp_path):
-    """What is too low is left out until it is right: size and entries, and totals that are only this process's."""
+    """After the ledger was lost, figures that would be too low are omitted until they are right."""
     region = make()
     region.set("a", 1)
     before = samples(scrape(pages=region), "pages")
@@ -135,7 +121,7 @@ def test_lost_ledger(make, scrape, tmp_path):
 
 
 def test_shared_directory(make, scrape, tmp_path):
-    """Regions on one directory are exported once, under all their names, with what each of them did."""
+    """Regions on one directory are exported once, under all their names, with the sums of what they did."""
     (tmp_path / "link").symlink_to("cache")
     values, linked, other = make(), make("link"), make("other")
     files = make_region().configure("paylogic.raw_filesystem", arguments={"base_dir": str(tmp_path / "cache")})
@@ -164,7 +150,7 @@ def test_proxies(make, scrape):
 
 
 def test_configured_later(make, tmp_path):
-    """A region may be configured after its collector is registered; until then it is down, and no other."""
+    """A region may be configured after its collector is registered; until then it is down, and the others are up."""
     later, registry = make_region(), CollectorRegistry()
     registry.register(RegionCollector({"later": later, "now": make("now")}))
     exposition = generate_latest(registry).decode()
@@ -177,7 +163,7 @@ def test_configured_later(make, tmp_path):
 
 
 def test_other_backends(make, scrape):
-    """A backend without statistics is refused, with what to do; one that comes later is down, and no other."""
+    """A backend without statistics is refused with advice; if it is configured later, only its region is down."""
     other = make_region()
     registry = CollectorRegistry()
     registry.register(RegionCollector({"other": other, "pages": make()}))
@@ -190,7 +176,7 @@ def test_other_backends(make, scrape):
 
 
 def test_unreadable(make, scrape, tmp_path, caplog):
-    """A region whose lock file cannot be used is down and in the log, and no other."""
+    """A region whose lock file cannot be used is down and in the log; the others are up."""
     broken, whole = make("broken"), make("whole")
     (tmp_path / "broken" / "lock").write_bytes(b"not of this cache")
     exposition = scrape(broken=broken, whole=whole)
@@ -200,7 +186,7 @@ def test_unreadable(make, scrape, tmp_path, caplog):
 
 
 def test_registration(make, tmp_path):
-    """Registering looks at no region; a second collector in one registry is refused, as its figures would clash."""
+    """Registering looks at no region; a second collector in one registry is refused, since the figures would clash."""
     registry = CollectorRegistry()
     registry.register(RegionCollector({"pages": make(), "later": make_region()}))
     assert not (tmp_path / "cache" / "lock").exists()
@@ -210,7 +196,7 @@ def test_registration(make, tmp_path):
 
 
 def test_conventions(make):
-    """The exposition is valid, strictly parsed; counters end in _total, sizes and times in their base unit."""
+    """A strict parser accepts the exposition; counters end in _total, sizes and times in their base unit."""
     region, registry = make(), CollectorRegistry()
     region.set("a", 1)
     registry.register(RegionCollector({'"quoted"\n\\': region}))
@@ -246,7 +232,7 @@ WORKER = """
 
 
 def test_processes(spawn, base_dir):
-    """Each of several processes answers with the sums of what all of them did."""
+    """Every process answers with the sums over all processes."""
     processes = [spawn(WORKER, base_dir, number) for number in range(3)]
 
     def answer(process):
@@ -254,7 +240,7 @@ def test_processes(spawn, base_dir):
 
     for process in processes:
         answer(process)
-    for process in processes:  # All of them have added what they did.
+    for process in processes:  # By now, each process has added its counts.
         process.stdin.write("\n")
         process.stdin.flush()
     first, *others = [samples(answer(process), "pages") for process in processes]
@@ -262,100 +248,12 @@ def test_processes(spawn, base_dir):
     assert others == [first, first]
 
 
-APPLICATION = """
-    import os
-    from dogpile.cache import make_region
-    from dogpile_filesystem.prometheus import RegionCollector
-    from prometheus_client import REGISTRY, CollectorRegistry, Counter, make_wsgi_app, multiprocess
-
-    here = os.path.dirname(__file__)
-    pages = make_region().configure("paylogic.filesystem", arguments={"base_dir": f"{here}/pages"})
-    collector = RegionCollector({"pages": pages})
-    requests = Counter("requests", "Requests.")
-    if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
-        REGISTRY.register(collector)
-
-    @pages.cache_on_arguments()
-    def page(path):
-        return path
-
-    def metrics(environ, start_response):
-        registry = REGISTRY
-        if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
-            registry = CollectorRegistry()
-            multiprocess.MultiProcessCollector(registry)
-            registry.register(collector)
-        return make_wsgi_app(registry)(environ, start_response)
-
-    def application(environ, start_response):
-        worker = [("Worker", str(os.getpid()))]
-        if environ["PATH_INFO"] == "/metrics":
-            return metrics(environ, lambda status, headers: start_response(status, headers + worker))
-        requests.inc()
-        start_response("200 OK", worker)
-        return [page(environ["PATH_INFO"]).encode()]
-"""
-
-
-@pytest.fixture(params=[False, True], ids=["plain", "multiprocess"])
-def is_multiprocess(request):
-    """
-    Whether prometheus_client is in its multi-process mode.
-    """
-    return request.param
-
-
-@pytest.fixture
-def server(is_multiprocess, tmp_path):
-    """
-    A gunicorn with four workers.
-    """
-    pytest.importorskip("gunicorn")
-    (tmp_path / "application.py").write_text(textwrap.dedent(APPLICATION))
-    (tmp_path / "multiprocess").mkdir()
-    environment = {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path / "multiprocess")} if is_multiprocess else {}
-    running = Gunicorn(tmp_path, ["application:application"], workers=4, environment=environment)
-    yield running
-    running.quit()
-
-
-@pytest.mark.servers
-def test_gunicorn(server, is_multiprocess):
-    """Whichever worker answers, and however often, the totals of all workers are exported once and are the same."""
-    with ThreadPoolExecutor(8) as clients:
-
-        def ask_all_workers(path):
-            answers = []
-
-            def ask_more():
-                answers.extend(clients.map(server.request, [path] * 24))
-                return {int(answer.headers["Worker"]) for answer in answers} == server.workers()
-
-            wait_for(ask_more)
-            return [answer.body.decode() for answer in answers]
-
-        pages = [f"/{number}" for number in range(20)]
-        paths = [path for path in pages for _ in range(10)]
-        requests = len(paths) + len(ask_all_workers("/0"))
-        assert list(clients.map(server.get, paths)) == [path.encode() for path in paths]
-        ask_all_workers("/metrics")  # Each worker has added what it did.
-        expositions = ask_all_workers("/metrics")
-    first, *others = [samples(exposition, "pages") for exposition in expositions]
-    assert first["hits_total"] + first["misses_total"] == requests
-    assert first["stores_total"] == first["entries"] == len(pages)
-    assert all(other == first for other in others)
-    if is_multiprocess:
-        assert {exposition.count(f"\nrequests_total {requests}.0\n") for exposition in expositions} == {1}
-    assert server.stop() == 0
-    assert server.complaints() == []
-
-
 def test_dashboard(make, scrape):
-    """The dashboard shows every metric that is exported, and no other."""
+    """The dashboard shows exactly the metrics that are exported."""
     region = make(max_entries=10)
     region.set("a", 1)
     exported = {sample.name for family in parse(scrape(pages=region)) for sample in family.samples}
-    exported.add("dogpile_filesystem_failures_total")  # Without a figure, since nothing failed.
+    exported.add("dogpile_filesystem_failures_total")  # It has no figure, since nothing failed.
     dashboard = json.loads(DASHBOARD.read_text())
     expressions = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
     assert {name for expression in expressions for name in re.findall(r"dogpile_\w+", expression)} == exported
@@ -364,7 +262,7 @@ def test_dashboard(make, scrape):
 
 
 def test_dashboard_is_whole():
-    """Panels have numbers of their own and do not overlap; data source, instance and region can be chosen."""
+    """Panels have unique ids and do not overlap; the data source, the instance and the region can be chosen."""
     dashboard = json.loads(DASHBOARD.read_text())
     panels = dashboard["panels"]
     assert len({panel["id"] for panel in panels}) == len(panels)

@@ -8,8 +8,6 @@ import cases
 import crash_cases
 import pytest
 
-pytestmark = pytest.mark.faults
-
 
 @pytest.mark.parametrize("name", crash_cases.OPERATIONS)
 def test_kill_at_each_call(scratch, record_property, name):

@@ -14,17 +14,16 @@ import time
 
 import pytest
 from forked import Child
+from patience import PATIENCE
 
-from dogpile_filesystem.store.entry import VALUE
-
-pytestmark = pytest.mark.faults
+from dogpile_filesystem.layout import VALUE
 
 #: Reads orders, one a line, and answers each with a line: what the call of that name returns.
 WORKER = """
     import io, json, os, random, sys, threading, time
     from dogpile.cache import make_region
     from dogpile.cache.api import NO_VALUE
-    from dogpile_filesystem.store.entry import VALUE
+    from dogpile_filesystem.layout import VALUE
 
     base_dir, seed = sys.argv[1], int(sys.argv[2])
     arguments = {"base_dir": base_dir, "cache_size": "4MiB", "max_entries": 100}
@@ -138,7 +137,7 @@ def get_soon(worker, key):
     """
     What a worker gets. Nobody looks twice within 50 ms whether the directory is still the one that it has open.
     """
-    give_up_at = time.monotonic() + 1
+    give_up_at = time.monotonic() + PATIENCE
     while (found := worker.tell("get", key)) is None and time.monotonic() < give_up_at:
         pass
     return found
@@ -263,7 +262,7 @@ def test_deleted_while_a_thread_waits(make_store, base_dir, workers):
     delete(base_dir, "")
     other.tell("put", "key", "value")
     holder.tell("drop", "k")
-    waiting.join(20)
+    waiting.join(PATIENCE)
     assert not waiting.is_alive()
     assert other.tell("take", "k") is False
     mutex.release()

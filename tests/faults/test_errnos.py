@@ -17,10 +17,7 @@ from dogpile.cache import make_region
 
 from dogpile_filesystem.failures import INTERVAL, Failures
 
-pytestmark = [
-    pytest.mark.faults,
-    pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="counts descriptors in /proc"),
-]
+pytestmark = pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="counts descriptors in /proc")
 
 
 @pytest.fixture

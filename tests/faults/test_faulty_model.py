@@ -13,7 +13,6 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-import pytest
 from cases import scratch
 from forked import Forked
 from hypothesis import settings
@@ -23,9 +22,8 @@ from injection import Call, Faults, can_fail_with, fail, kill
 from kinds import read, write
 from ondisk import files, left_over, usage_on_disk
 
-from dogpile_filesystem.lockfile.ledger import BLOCK
-from dogpile_filesystem.store import entry
-from dogpile_filesystem.store.entry import FILE, VALUE
+from dogpile_filesystem import layout
+from dogpile_filesystem.layout import BLOCK, FILE, VALUE
 from dogpile_filesystem.store.store import Store
 
 CACHE_SIZE = 12 * BLOCK
@@ -37,7 +35,7 @@ OWNERS: list[Owner] = [
     *((VALUE, b"%d" % number) for number in range(5)),
     *((FILE, b"%d" % number) for number in range(4)),
 ]
-NAMES = {entry.digest(*owner): owner for owner in OWNERS}
+NAMES = {layout.entry_name(*owner): owner for owner in OWNERS}
 #: In the place of an errno: the process is killed.
 KILLED = 0
 ERRNOS = [errno.EIO, errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EMFILE, errno.ESTALE, errno.EINTR]
@@ -227,7 +225,7 @@ class FaultyMachine(RuleBasedStateMachine):
 
     @rule(name=st.sampled_from(["lock", "values", "values/*", ""]), owner=owners)
     def delete(self, name, owner):
-        shard = entry.digest(*owner)[:2]
+        shard = layout.entry_name(*owner)[:2]
         path = f"{self.base_dir}/{name.replace('*', shard)}"
         if name == "lock":
             with contextlib.suppress(FileNotFoundError):
@@ -278,5 +276,5 @@ class FaultyMachine(RuleBasedStateMachine):
             self.stack.close()
 
 
-TestFaultyStore = pytest.mark.faults(pytest.mark.timeout(400)(FaultyMachine.TestCase))
-TestFaultyStore.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
+TestFaultyStore = FaultyMachine.TestCase
+TestFaultyStore.settings = settings(max_examples=100, stateful_step_count=30)

@@ -15,10 +15,9 @@ from dogpile.cache import make_region
 from dogpile.cache.api import NO_VALUE
 from kinds import in_one_shard, read, write
 
+from dogpile_filesystem import layout
+from dogpile_filesystem.layout import FILE, VALUE
 from dogpile_filesystem.store import entry
-from dogpile_filesystem.store.entry import FILE, VALUE
-
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
 
 
 def neighbours() -> tuple[bytes, bytes]:
@@ -33,7 +32,7 @@ def paths(tmp_path):
     """
 
     def find(kind, key):
-        digest = entry.digest(kind, key)
+        digest = layout.entry_name(kind, key)
         directory = tmp_path / "cache" / "values" / digest[:2]
         return directory / digest, next(directory.glob(f"{digest}.*"), None)
 

@@ -15,8 +15,6 @@ import disks
 import pytest
 from ondisk import left_over
 
-pytestmark = pytest.mark.faults
-
 CUTS = 20
 CACHE_SIZE = 16 << 20
 
@@ -85,7 +83,7 @@ READER = """
                 check(key, "file", file.read())
     found["failures"] = store.failures.counts
     store.prune()
-    print(json.dumps({**found, "before": before, "after": store.usage(), "ok": store.check().ok}))
+    print(json.dumps({**found, "before": before, "after": store.usage(), "ok": check(store).ok}))
 """
 
 EXT4 = (64 << 20, "mkfs.ext4", "-q", "-F")

@@ -18,12 +18,12 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import injection
+import ondisk
 from forked import in_child
 from kinds import read, write
 from ondisk import difference, usage_on_disk
 
-from dogpile_filesystem.lockfile.ledger import BLOCK
-from dogpile_filesystem.store.entry import FILE, VALUE
+from dogpile_filesystem.layout import BLOCK, FILE, VALUE
 from dogpile_filesystem.store.store import Store
 
 #: Operations of more calls are killed only where a kill leaves something else than one call before.
@@ -97,7 +97,7 @@ def _prepare_expired(case: Case) -> None:
 
 def _prepare_damaged(case: Case) -> None:
     _fill(case.store(), _FILLED)
-    with open(case.store()._directory.place(*K).path, "r+b") as file:
+    with open(ondisk.path(case.store(), *K), "r+b") as file:
         file.truncate(1000)
 
 

@@ -26,7 +26,7 @@ from dogpile.cache import make_region
 from dogpile.cache.api import NO_VALUE
 from ondisk import difference, usage_on_disk
 
-from dogpile_filesystem.lockfile.ledger import BLOCK
+from dogpile_filesystem.layout import BLOCK
 
 #: What may last, and what else may come once. EDQUOT that lasts would be as ENOSPC, EACCES and ESTALE as EIO.
 _LASTING = [errno.ENOSPC, errno.EIO, errno.EROFS, errno.EMFILE, errno.EXDEV]

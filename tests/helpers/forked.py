@@ -15,10 +15,10 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection, Pipe
 from typing import Any, TypeVar
 
+from patience import PATIENCE
+
 T = TypeVar("T")
 
-#: Seconds after which a call is taken for one that hangs.
-PATIENCE = 30
 # The parent's ends of the pipes to all children. A child closes those it inherits, or none would see the parent end.
 _parents_ends: weakref.WeakSet[Connection] = weakref.WeakSet()
 

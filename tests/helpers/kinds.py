@@ -7,8 +7,8 @@ from __future__ import annotations
 import io
 import itertools
 
-from dogpile_filesystem.store import entry
-from dogpile_filesystem.store.entry import VALUE
+from dogpile_filesystem import layout
+from dogpile_filesystem.layout import VALUE
 
 #: As that of dogpile.cache: no letter follows the name of the content, which `ondisk` finds in an entry.
 METADATA = b'{"ct": 1}'
@@ -17,7 +17,7 @@ METADATA = b'{"ct": 1}'
 def in_one_shard(kind: int, name: bytes) -> tuple[int, bytes]:
     """Kind and key of an entry in shard 0: damage then meets its neighbours, and few directories have to be made."""
     keys = (b"%s %d" % (name, number) for number in itertools.count())
-    return kind, next(key for key in keys if entry.digest(kind, key).startswith("00"))
+    return kind, next(key for key in keys if layout.entry_name(kind, key).startswith("00"))
 
 
 def read(store, kind, key):

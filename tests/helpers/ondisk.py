@@ -8,7 +8,14 @@ import os
 import re
 from collections.abc import Iterator
 
-from dogpile_filesystem.lockfile.ledger import BLOCK, Usage
+from dogpile_filesystem.layout import BLOCK, place
+from dogpile_filesystem.lockfile import Usage
+from dogpile_filesystem.store import Store
+
+
+def path(store: Store, kind: int, key: bytes) -> str:
+    """The path of the entry of a key."""
+    return f"{store.base_dir}/{place(kind, key).path}"
 
 
 def files(base_dir: str) -> Iterator[str]:

@@ -20,6 +20,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+from patience import PATIENCE
+
 T = TypeVar("T")
 
 CONFIGURATION = """
@@ -46,7 +48,7 @@ def wait_for(look: Callable[[], T]) -> T:
     """
     What ``look`` returns, as soon as it is something.
     """
-    give_up_at = time.monotonic() + 20
+    give_up_at = time.monotonic() + PATIENCE
     while not (found := look()):
         assert time.monotonic() < give_up_at
         time.sleep(0.01)
@@ -105,7 +107,7 @@ class Gunicorn:
     ) -> Answer:
         """An answer, asked for again where the worker was killed under the request."""
         for _ in range(100):
-            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
             with contextlib.closing(connection), contextlib.suppress(ConnectionError, http.client.IncompleteRead):
                 connection.request(method, path, body, dict(headers or {}))
                 response = connection.getresponse()
@@ -153,13 +155,13 @@ class Gunicorn:
         """Stop it gracefully; its exit code. A worker that is just starting would not notice."""
         self.workers()
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(60)
+        return self.process.wait(PATIENCE)
 
     def quit(self) -> None:
         """Stop it now, if it still runs."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGQUIT)
-            self.process.wait(30)
+            self.process.wait(PATIENCE)
 
     def complaints(self) -> list[str]:
         """

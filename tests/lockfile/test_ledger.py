@@ -10,8 +10,11 @@ import zlib
 
 import pytest
 
-from dogpile_filesystem.lockfile import ledger as ledger_module
-from dogpile_filesystem.lockfile.ledger import BLOCK, SHARDS, Bound, Ledger, Usage, charge, key_offset
+from dogpile_filesystem.layout import BLOCK, SHARDS, charge
+from dogpile_filesystem.lockfile import format as format_module
+from dogpile_filesystem.lockfile.format import key_offset
+from dogpile_filesystem.lockfile.ledger import Bound, Ledger, Usage
+from dogpile_filesystem.lockfile.presence import is_alive
 
 
 @pytest.fixture
@@ -119,7 +122,7 @@ def test_machine_started_again(ledger, monkeypatch):
     """After a restart of the machine, no record is believed: a power cut may have lost what was added to it."""
     path = ledger.file.path
     assert Ledger.open(path).usage().counted == SHARDS
-    monkeypatch.setattr(ledger_module, "start_of_machine", lambda: 12345)
+    monkeypatch.setattr(format_module, "start_of_machine", lambda: 12345)
     with ledger.shard(3):
         ledger.add(3, BLOCK, 1)
     assert Ledger.open(path).usage() == Usage(BLOCK, 1, 0)
@@ -130,18 +133,20 @@ def test_who_lives(ledger, spawn):
     program = """
         import sys
         from dogpile_filesystem.lockfile.ledger import Ledger
+        from dogpile_filesystem.lockfile.presence import presence
         ledger = Ledger.open(sys.argv[1])
-        ledger.live_as("0123456789abcdef")
+        presence.name = "0123456789abcdef"
+        presence.show(ledger.file)
         print("lives", flush=True)
         sys.stdin.read()
     """
     process = spawn(program, ledger.file.path)
     assert process.stdout.readline() == "lives\n"
-    assert ledger.is_alive("0123456789abcdef")
-    assert not ledger.is_alive("1123456789abcdef")
+    assert is_alive("0123456789abcdef", ledger.file)
+    assert not is_alive("1123456789abcdef", ledger.file)
     process.kill()
     process.wait()
-    assert not ledger.is_alive("0123456789abcdef")
+    assert not is_alive("0123456789abcdef", ledger.file)
 
 
 def test_implausible(ledger):

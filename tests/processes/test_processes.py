@@ -13,12 +13,14 @@ import threading
 import pytest
 from dogpile.cache import make_region
 from forked import Child, Gate
+from patience import PATIENCE
 from workload import create_all
 
-from dogpile_filesystem.flusher import later
+from dogpile_filesystem import layout
+from dogpile_filesystem.flusher import flusher
+from dogpile_filesystem.layout import FILE, VALUE
 from dogpile_filesystem.lockfile import file as lockfile
-from dogpile_filesystem.store.entry import FILE, VALUE
-from dogpile_filesystem.store.reservation import unique
+from dogpile_filesystem.lockfile.presence import presence
 
 # What Python 3.12 and later say of a fork while there are threads. To do so is the subject here.
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
@@ -41,11 +43,11 @@ def in_thread(held):
     def run():
         with held:
             entered.set()
-            leave.wait(60)
+            leave.wait(PATIENCE)
 
     thread = threading.Thread(target=run)
     thread.start()
-    assert entered.wait(10)
+    assert entered.wait(PATIENCE)
     try:
         yield
     finally:
@@ -65,7 +67,7 @@ class SlowFile(io.BytesIO):
     def read(self, size=-1):
         if size != 0:
             self.reached.set()
-            assert self.go_on.wait(60)
+            assert self.go_on.wait(PATIENCE)
         return super().read(size)
 
 
@@ -77,7 +79,7 @@ def storing(store, key, data, kept):
     file = SlowFile(data)
     thread = threading.Thread(target=lambda: kept.append(store.put_file(key, file)))
     thread.start()
-    assert file.reached.wait(10)
+    assert file.reached.wait(PATIENCE)
     try:
         yield
     finally:
@@ -91,7 +93,7 @@ def use(store, shard=None):
     """
     keys = [b"%d of %d" % (number, os.getpid()) for number in range(30)]
     for key in keys:
-        if shard in (store._directory.place(VALUE, key).shard, store._directory.place(FILE, key).shard):
+        if shard in (layout.place(VALUE, key).shard, layout.place(FILE, key).shard):
             continue
         assert store.put(key, key * 10)
         assert store.get(key) == key * 10
@@ -194,7 +196,7 @@ def test_fork_while_another_thread_holds_a_range(make_store, held):
     """
     store = make_store()
     assert store.put(b"k", b"value")
-    place, ledger = store._directory.place(VALUE, b"k"), store._directory.ledger()
+    place, ledger = layout.place(VALUE, b"k"), store.directory.ledger()
     offset = store.mutex(VALUE, b"k")._offset
     ranges = {"mutex": (offset, 1), "shard": (ledger.shard(place.shard).offset, 8), "eviction": (65, 1)}
     lock = ledger.file.borrow(*ranges[held])
@@ -205,7 +207,7 @@ def test_fork_while_another_thread_holds_a_range(make_store, held):
 
         assert Child(tried_and_used).result() == (False, {})
         assert Child(lambda: lock.acquire(wait=False)).result() is False
-    assert Child(lambda: lock.acquire(timeout=10)).result() is True
+    assert Child(lambda: lock.acquire(timeout=PATIENCE)).result() is True
     assert lock.acquire(wait=False)
     lock.release()
 
@@ -216,9 +218,9 @@ def test_fork_while_another_thread_is_in_a_guard(make_store, guard):
     store = make_store(max_entries=20)
     assert store.put(b"k", b"value")
     guards = {
-        "lock file": store._directory.ledger().file._guard,
+        "lock file": store.directory.ledger().file._guard,
         "registry of lock files": lockfile._registry_guard,
-        "timer": later._guard,
+        "timer": flusher._guard,
     }
 
     def use_and_prune():
@@ -257,8 +259,8 @@ def test_fork_while_a_reservation_is_under_way(make_store, usage_on_disk):
 
 def test_names_after_a_fork():
     """Children of one parent, and the parent, never use one name twice."""
-    names = [Child(unique).result() for _ in range(3)]
-    assert len({*names, unique()}) == 4
+    names = [Child(presence.unique).result() for _ in range(3)]
+    assert len({*names, presence.unique()}) == 4
 
 
 def test_use_in_the_moment_of_a_fork(spawn, base_dir):
@@ -273,12 +275,12 @@ def test_use_in_the_moment_of_a_fork(spawn, base_dir):
         os.register_at_fork(before=lambda: note())
         note = lambda: None
 
-        from dogpile_filesystem import flusher as later
-        from dogpile_filesystem.store.entry import VALUE
+        from dogpile_filesystem import flusher as flusher_module
+        from dogpile_filesystem.layout import VALUE
         from dogpile_filesystem.store.store import Store
 
         store = Store(sys.argv[1])
-        paths = {key: store._directory.place(VALUE, key).path for key in (b"parent", b"child")}
+        paths = {key: ondisk.path(store, VALUE, key) for key in (b"parent", b"child")}
         for key, path in paths.items():
             assert store.put(key, key)
             os.utime(path, (1, 1))
@@ -287,14 +289,14 @@ def test_use_in_the_moment_of_a_fork(spawn, base_dir):
         note = lambda: None
         used = {key: lambda path=path: os.stat(path).st_mtime > 1 for key, path in paths.items()}
         if pid == 0:
-            later.DELAY = 0.01
+            flusher_module.DELAY = 0.01
             store.get(b"child")
-            later.later.timer.join()
+            flusher_module.flusher.timer.join()
             by_timer = used[b"child"]()
             store.flush()
             os._exit(2 * by_timer + used[b"parent"]())
         print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
-        print(used[b"parent"](), later.later.timer.is_alive())
+        print(used[b"parent"](), flusher_module.flusher.timer.is_alive())
         store.flush()
         print(used[b"parent"]())
         """,
@@ -303,7 +305,6 @@ def test_use_in_the_moment_of_a_fork(spawn, base_dir):
     assert process.communicate()[0].split() == ["2", "False", "True", "True"]
 
 
-@pytest.mark.stress
 def test_forks_at_any_moment(make_store, usage_on_disk, files):
     """
     Whatever the threads of a full cache are doing when a child is forked, the child can do all of it too, and at the

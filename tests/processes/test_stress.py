@@ -15,9 +15,7 @@ from forked import Forked
 from ondisk import left_over
 from workload import Workload, in_threads
 
-from dogpile_filesystem.lockfile.ledger import BLOCK
-
-pytestmark = pytest.mark.stress
+from dogpile_filesystem.layout import BLOCK
 
 THREADS, STEPS = 4, 1500
 #: On average a value takes 3 blocks: of 240 only about a half fit.

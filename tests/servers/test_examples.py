@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE
 from serving import Gunicorn, wait_for
 
 from dogpile_filesystem import GenericFSBackend
@@ -22,7 +23,6 @@ from dogpile_filesystem import GenericFSBackend
 pytest.importorskip("flask")
 pytest.importorskip("pyramid")
 pytest.importorskip("gunicorn")
-pytestmark = pytest.mark.servers
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 WORKERS = 4
@@ -379,7 +379,7 @@ def test_slow_download(server, clients):
     with contextlib.closing(socket.socket()) as connection:
         # The kernel's buffers take no more than a part of the report.
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        connection.settimeout(30)
+        connection.settimeout(PATIENCE)
         connection.connect(("127.0.0.1", server.port))
         connection.sendall(b"GET /report/2020 HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         report = connection.recv(1000)

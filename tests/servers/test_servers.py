@@ -12,7 +12,6 @@ from serving import Gunicorn
 
 pytest.importorskip("gunicorn")
 pytest.importorskip("gevent")
-pytestmark = pytest.mark.servers
 
 #: What a creator makes of a key. Larger than any buffer on the way, and holding every byte.
 BODY = bytes(range(256)) * 300

@@ -10,11 +10,14 @@ import os
 import random
 from collections import OrderedDict
 
+import ondisk
 import pytest
 
-from dogpile_filesystem.lockfile.ledger import BLOCK, Usage
-from dogpile_filesystem.store import eviction
+from dogpile_filesystem import layout
+from dogpile_filesystem.layout import BLOCK
+from dogpile_filesystem.lockfile.ledger import Usage
 from dogpile_filesystem.store.reservation import Reservation
+from dogpile_filesystem.store.shard import Shard
 
 
 def names(numbers):
@@ -29,7 +32,7 @@ def put_all(store, clock, keys):
 
 def kept(store, keys):
     """Which of the keys are there, without using them."""
-    return [key for key in keys if os.path.exists(store._directory.place(1, key).path)]
+    return [key for key in keys if os.path.exists(ondisk.path(store, 1, key))]
 
 
 def test_oldest_goes_first(make_store, clock):
@@ -108,7 +111,9 @@ def test_entry_being_replaced_goes_last(make_store, clock, monkeypatch):
     put_all(store, clock, [b"0", b"1"])
     seen = []
     publish = Reservation.publish
-    monkeypatch.setattr(Reservation, "publish", lambda self: (seen.append(kept(store, [b"0"])), publish(self))[1])
+    monkeypatch.setattr(
+        Reservation, "publish", lambda self, shard: (seen.append(kept(store, [b"0"])), publish(self, shard))[1]
+    )
     put_all(store, clock, [b"0"])
     assert seen == [[b"0"]]
     assert kept(store, [b"0", b"1"]) == [b"0"]
@@ -119,16 +124,16 @@ def test_entry_gone_while_it_is_replaced(make_store, clock, monkeypatch, usage_o
     """If the entry to be replaced goes while its replacement is written, room is made for one entry more."""
     store = make_store(max_entries=2)
     put_all(store, clock, [b"0", b"1"])
-    make_room = store._writer._make_room
+    make_room = store._room.make
 
     def others_first(*arguments):
-        monkeypatch.setattr(store._writer, "_make_room", make_room)
+        monkeypatch.setattr(store._room, "make", make_room)
         other = make_store(max_entries=2)
         other.remove(b"0")
         put_all(other, clock, [b"2"])
         make_room(*arguments)
 
-    monkeypatch.setattr(store._writer, "_make_room", others_first)
+    monkeypatch.setattr(store._room, "make", others_first)
     clock.move(1)
     assert store.put(b"0", bytes(length))
     if length:
@@ -196,7 +201,7 @@ def test_entries_that_cannot_be_removed(make_store, clock, monkeypatch):
     """An entry that cannot be removed is skipped: the next one goes in its place."""
     store = make_store(cache_size=3 * BLOCK)
     put_all(store, clock, names(range(3)))
-    stuck = store._directory.place(1, b"0").digest
+    stuck = layout.place(1, b"0").name
     unlink = os.unlink
 
     def refuse(path, **kwargs):
@@ -214,7 +219,7 @@ def test_nothing_can_be_removed(make_store, clock, monkeypatch, usage_on_disk):
     store = make_store(cache_size=3 * BLOCK)
     put_all(store, clock, names(range(3)))
     with monkeypatch.context() as patch:
-        patch.setattr(eviction, "remove_unused", lambda *_: None)
+        patch.setattr(Shard, "remove_unused", lambda *_: None)
         assert not store.put(b"3", b"")
     assert store.failures.counts == {"no room": 1}
     assert store.usage() == usage_on_disk() == Usage(3 * BLOCK, 3, 256)

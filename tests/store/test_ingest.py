@@ -14,8 +14,9 @@ import tempfile
 import pytest
 
 from dogpile_filesystem.store.access import Access
-from dogpile_filesystem.store.files import open_reader
-from dogpile_filesystem.store.ingest import Source
+from dogpile_filesystem.store.directory import Directory
+from dogpile_filesystem.store.files import open_content_file
+from dogpile_filesystem.store.ingest import ExternalFile
 
 
 @pytest.fixture
@@ -24,8 +25,8 @@ def target(tmp_path):
 
 
 def take_in(file, target, *, movable=False):
-    source = Source(file, movable=movable)
-    source.take_in(target, Access())
+    source = ExternalFile(file, movable=movable)
+    source.take_in(target, Directory(os.path.dirname(target), Access()))
     source.discard_copied()
     with open(target, "rb") as taken:
         content = taken.read()
@@ -132,7 +133,7 @@ def linked(path, file):
 
 def test_entry_of_the_cache_is_copied(source_path, target):
     """What a hit returned is an entry's content already: stored under another key, it is copied."""
-    with open_reader(str(source_path)) as file:
+    with open_content_file(source_path.name, os.open(source_path.parent, os.O_RDONLY), str(source_path.parent)) as file:
         assert take_in(file, target, movable=True) == b"content"
     assert source_path.exists()
 
@@ -166,8 +167,8 @@ def test_wrappers_around_a_file(source_path, target):
 def test_given_back(source_path, target):
     """A file that was moved, but could not be kept, gets its name again."""
     with open(source_path, "rb") as file:
-        source = Source(file, movable=True)
-        source.take_in(target, Access())
+        source = ExternalFile(file, movable=True)
+        source.take_in(target, Directory(os.path.dirname(target), Access()))
         assert not source_path.exists()
         source.give_back()
     assert source_path.read_bytes() == b"content"
@@ -201,10 +202,10 @@ def test_name_that_is_not_only_this_file(source_path, target, change):
 def test_name_that_is_another_file_by_now(source_path, target):
     """A file whose name went to another one since it was looked at is copied, and the other one left alone."""
     with open(source_path, "rb") as file:
-        source = Source(file, movable=True)
+        source = ExternalFile(file, movable=True)
         replaced(source_path, file)
         other = source_path.read_bytes()
-        source.take_in(target, Access())
+        source.take_in(target, Directory(os.path.dirname(target), Access()))
         source.discard_copied()
     with open(target, "rb") as taken:
         assert taken.read() == b"content"
@@ -230,7 +231,7 @@ def test_file_that_deletes_itself(target):
 def test_other_filesystem(source_path, target, monkeypatch):
     """A movable file on another filesystem is copied, and its name removed."""
 
-    def rename(*_):
+    def rename(*_, **__):
         raise OSError(errno.EXDEV, "another filesystem")
 
     monkeypatch.setattr(os, "rename", rename)
@@ -318,7 +319,7 @@ def test_refused(make, error, message, movable):
     value = make()
     try:
         with pytest.raises(error, match=message) as caught:
-            Source(value, movable=movable)
+            ExternalFile(value, movable=movable)
         assert "open(path, 'rb')" in str(caught.value)
     finally:
         if hasattr(value, "close"):

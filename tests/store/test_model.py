@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from ondisk import usage_on_disk
 
-from dogpile_filesystem.lockfile.ledger import BLOCK
+from dogpile_filesystem.layout import BLOCK
 from dogpile_filesystem.store.store import Store
 
 KEYS = st.sampled_from([b"%d" % number for number in range(30)])
@@ -137,4 +137,4 @@ class StoreMachine(RuleBasedStateMachine):
 
 
 TestStore = StoreMachine.TestCase
-TestStore.settings = settings(max_examples=100, stateful_step_count=50, deadline=None)
+TestStore.settings = settings(max_examples=100, stateful_step_count=50)

@@ -11,18 +11,19 @@ import time
 import pytest
 from forked import Child
 
-from dogpile_filesystem import flusher as later_module
-from dogpile_filesystem.flusher import DELAY, later
+from dogpile_filesystem import flusher as flusher_module
+from dogpile_filesystem.flusher import DELAY, flusher
+from dogpile_filesystem.store import Access, Directory
 from dogpile_filesystem.store.recency import LIMIT, Recency
 
 
 @pytest.fixture
-def recency(clock):
-    made = Recency(clock)
-    later.add(made, made)
+def recency(tmp_path, clock):
+    made = Recency(Directory(str(tmp_path), Access()).finder(), clock)
+    flusher.add(made, made)
     yield made
-    later._retry_at = 0.0
-    later.settle_before_fork()
+    flusher._retry_at = 0.0
+    flusher.settle_before_fork()
 
 
 @pytest.fixture
@@ -69,28 +70,28 @@ def test_many_pending_are_written(recency, entry, clock):
 def test_written_by_itself(recency, entry, monkeypatch):
     """The uses of a process that then falls idle are written by themselves, within the promised 5 seconds."""
     assert DELAY < 5
-    monkeypatch.setattr(later_module, "DELAY", 0.01)
+    monkeypatch.setattr(flusher_module, "DELAY", 0.01)
     before = last_use(entry)
     recency.note(entry)
-    timer = later.timer
+    timer = flusher.timer
     assert timer.daemon
     timer.join()
     assert last_use(entry) > before
-    assert later.timer is not timer
+    assert flusher.timer is not timer
 
 
 def test_timer_that_never_comes(recency, entry, monkeypatch):
     """Where the timer does not come, as in a thread of gevent's pool, who reads later writes what is pending."""
     before = last_use(entry)
-    monkeypatch.setattr(later, "timer", threading.Timer(3600, lambda: None))
-    monkeypatch.setattr(later, "_overdue_at", time.monotonic() + 3600)
+    monkeypatch.setattr(flusher, "timer", threading.Timer(3600, lambda: None))
+    monkeypatch.setattr(flusher, "_overdue_at", time.monotonic() + 3600)
     recency.note(entry)
-    later.start()
+    flusher.start()
     assert last_use(entry) == before
-    monkeypatch.setattr(later, "_overdue_at", 0.0)
-    later.start()
+    monkeypatch.setattr(flusher, "_overdue_at", 0.0)
+    flusher.start()
     assert last_use(entry) > before
-    assert later.timer is None
+    assert flusher.timer is None
 
 
 def test_no_timer_to_be_had(recency, entry, clock, monkeypatch):
@@ -102,7 +103,7 @@ def test_no_timer_to_be_had(recency, entry, clock, monkeypatch):
     clock.move(1)
     recency.note(entry)
     assert last_use(entry) == first
-    monkeypatch.setattr(later, "_retry_at", 0.0)
+    monkeypatch.setattr(flusher, "_retry_at", 0.0)
     recency.note(entry)
     assert last_use(entry) > first
 
@@ -133,7 +134,7 @@ def test_not_the_owner(recency, entry, monkeypatch):
     """Who may not set a time but may write the file sets it to now; who may not even that is not bothered."""
     utime, calls = os.utime, []
 
-    def refuse(path, *, ns=None, follow_symlinks=True):
+    def refuse(path, *, ns=None, dir_fd=None, follow_symlinks=True):
         calls.append(ns)
         if ns is not None or len(calls) > 2:
             raise PermissionError(1, "not permitted", path)
@@ -156,12 +157,12 @@ def test_fork_with_pending_uses(recency, entry):
     """Before a fork our thread ends and what is pending is written; the child has neither."""
     before = last_use(entry)
     recency.note(entry)
-    assert later.timer is not None
-    timer = later.timer
-    child = Child(lambda: (threading.active_count(), dict(recency._pending), later.timer))
+    assert flusher.timer is not None
+    timer = flusher.timer
+    child = Child(lambda: (threading.active_count(), dict(recency._pending), flusher.timer))
     assert not timer.is_alive()
     assert child.result() == (1, {}, None)
-    assert later.timer is None
+    assert flusher.timer is None
     assert last_use(entry) > before
 
 
@@ -170,11 +171,12 @@ def test_written_at_exit(spawn, entry, clock):
     before = last_use(entry)
     process = spawn(
         """
-        import sys
+        import os, sys
+        from dogpile_filesystem.store import Access, Directory
         from dogpile_filesystem.store.recency import Recency
-        from dogpile_filesystem.flusher import later
-        recency = Recency(lambda: float(sys.argv[2]))
-        later.add(recency, recency)
+        from dogpile_filesystem.flusher import flusher
+        recency = Recency(Directory(os.path.dirname(sys.argv[1]), Access()).finder(), lambda: float(sys.argv[2]))
+        flusher.add(recency, recency)
         recency.note(sys.argv[1])
         """,
         entry,

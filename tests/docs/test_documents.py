@@ -1,13 +1,16 @@
 """
-The README: its examples print what it says, and each recipe keeps its promise.
+The README and the pages of docs/: their examples print what they say, each recipe does what it promises, their links
+lead somewhere, and their tables list everything that there is.
 """
 
 from __future__ import annotations
 
 import ctypes
+import importlib
 import io
 import os
 import re
+import shlex
 import shutil
 import stat
 import subprocess
@@ -18,18 +21,21 @@ import time
 from pathlib import Path
 
 import disks
+import documents
 import ondisk
 import pytest
-import readme
 from dogpile.cache import make_region
 from dogpile.cache.api import NO_VALUE
 from forked import Child, Forked
+from patience import PATIENCE
 from serving import Gunicorn, wait_for
 
+from dogpile_filesystem import arguments as argument_module
 from dogpile_filesystem.store.store import Store
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs to be root, to mount and to act as several users")
 MIB = 1 << 20
+RECIPES = "docs/recipes.md"
 _CLONE_NEWNS = 0x20000
 
 
@@ -48,7 +54,7 @@ def root():
 
 @pytest.fixture
 def recipe(root):
-    return lambda title: readme.recipe(title, root)
+    return lambda title: documents.section(RECIPES, title, root)
 
 
 @pytest.fixture
@@ -57,7 +63,7 @@ def moved_clock(clock, monkeypatch):
     The clock of dogpile, and of the caches that are made from now on.
     """
     monkeypatch.setattr(time, "time", clock)
-    # A backend does not say which clock its store goes by.
+    # A backend has no argument for the clock of its store.
     monkeypatch.setitem(Store.__init__.__kwdefaults__, "clock", clock)
     return clock
 
@@ -77,24 +83,157 @@ def failures(region):
     return dict(region.backend.store.failures.counts)
 
 
-def test_front(root):
-    """The examples before the recipes run one after the other, print what their comments say, and warn of nothing."""
-    assert readme.front(root).complaints() == ""
+def test_length_of_readme():
+    """The README has at most 250 lines, and its first screen has an example and the two commands."""
+    lines = documents.read(documents.README).splitlines()
+    assert len(lines) <= 250
+    first_screen = "\n".join(lines[:45])
+    assert "dogpile_filesystem demo" in first_screen
+    assert "# runs the tests" in first_screen
+    assert "make_region" in first_screen
 
 
-@pytest.mark.parametrize(("title", "needed"), [("Statistics", "dogpile"), ("Metrics and logging", "prometheus_client")])
-def test_chapter(root, title, needed):
-    """The examples of a chapter run one after the other, print what their comments say, and warn of nothing."""
-    pytest.importorskip(needed)
-    chapter = readme.chapter(title, root)
-    assert chapter.blocks("python")
-    assert chapter.complaints() == ""
+def test_links_of_readme():
+    """The README has no relative link or picture, since these lead nowhere on the page of the package index."""
+    assert documents.links(documents.README)
+    assert [link for link in documents.links(documents.README) if not link.startswith("https://")] == []
+
+
+def test_files_that_readme_names():
+    """Every file or directory that the README names in code, such as a page of docs/, exists."""
+    named = re.findall(r"`((?:docs|examples)/[^` ]*|[A-Z]+\.md)`", documents.read(documents.README))
+    assert named
+    assert [name for name in named if not (documents.ROOT / name).exists()] == []
+
+
+@pytest.mark.parametrize("page", documents.PAGES)
+def test_links(page):
+    """Every relative link of a page leads to a file that exists, and to a heading that this file has."""
+    broken = []
+    for link in documents.links(page):
+        if link.startswith("https://"):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (documents.ROOT / page).parent / path if path else documents.ROOT / page
+        if not target.is_file() or (
+            anchor and anchor not in documents.anchors(os.path.relpath(target, documents.ROOT))
+        ):
+            broken.append(link)
+    assert broken == []
+
+
+def test_index():
+    """The index of docs/ links to every other page there, and the README names every one of them."""
+    pages = {page for page in documents.PAGES if page.startswith("docs/")}
+    linked = {os.path.normpath(f"docs/{link}") for link in documents.links("docs/README.md")}
+    assert pages - linked == {"docs/README.md"}
+    assert [page for page in pages if f"`{page}`" not in documents.read(documents.README)] == []
+
+
+@pytest.mark.parametrize(
+    ("page", "title"),
+    [(page, title) for page in documents.PAGES if page != RECIPES for title in documents.titles_with(page, "python")],
+)
+def test_examples(root, page, title):
+    """The examples of a section run one after the other, print what their comments say, and cause no warning."""
+    section = documents.section(page, title, root)
+    if "prometheus_client" in section.text:
+        pytest.importorskip("prometheus_client")
+    assert section.complaints() == ""
+
+
+def test_every_recipe_is_tested():
+    """Each recipe has a test in this module."""
+    tested = set(re.findall(r'recipe\("(.*?)"\)', Path(__file__).read_text()))
+    assert tested == set(documents.titles(RECIPES))
+
+
+def test_arguments():
+    """The README lists all arguments of the backends, and no others."""
+    rows = documents.section(documents.README, "Arguments", Path()).text.splitlines()
+    listed = [name for row in rows if row.startswith("| `") for name in re.findall("`(.*?)`", row.split("|")[1])]
+    assert sorted(listed) == sorted(argument_module._KNOWN)
+
+
+def test_commands():
+    """The README and the page of the command line list all commands, and the latter also all options."""
+    pytest.importorskip("click")
+    pytest.importorskip("rich")
+    commands = importlib.import_module("dogpile_filesystem.cli").main.commands
+    rows = {row.split("`")[1].split()[0]: row for row in documents.rows("docs/command-line.md")}
+    for name, command in commands.items():
+        options = [option for parameter in command.params for option in parameter.opts if option.startswith("--")]
+        assert [option for option in options if option not in rows[name]] == []
+    listed = {row.split("`")[1].split()[0] for row in documents.rows(documents.README)}
+    assert set(commands) <= listed
+    assert set(commands) == {name for name in rows if name.isalpha()}
+
+
+def test_packages():
+    """The page on how it works lists every module of the packages below the commands."""
+    package = documents.ROOT / "dogpile_filesystem"
+    modules = [
+        str(path.relative_to(package))
+        for path in package.glob("*/*.py")
+        if path.name != "__init__.py" and path.parent.name != "cli"
+    ]
+    listed = {row.split("`")[1] for row in documents.rows("docs/internals.md")}
+    assert modules
+    assert [module for module in modules if module not in listed] == []
+
+
+def test_metrics(root):
+    """The page on metrics lists all metrics of the collector, and no others."""
+    pytest.importorskip("prometheus_client")
+    collector = importlib.import_module("dogpile_filesystem.prometheus").RegionCollector
+    arguments = {"base_dir": root / "cache", "max_entries": 100}
+    region = make_region().configure("paylogic.filesystem", arguments=arguments)
+    region.get_or_create("k", lambda: "v")
+    region.backend.prune()  # Counts the ledger; before that, the collector leaves out the usage.
+    exported = {metric.name.removeprefix("dogpile_filesystem_") for metric in collector({"r": region}).collect()}
+    names = [name for row in documents.rows("docs/metrics.md") for name in re.findall("`(.*?)`", row.split("|")[1])]
+    listed = {name.partition("{")[0].removesuffix("_total") for name in names if not name.startswith("dogpile_")}
+    assert listed == exported
+
+
+def test_examples_of_the_command(root):
+    """The commands on the page of the command line work, and print lines with the labels that the page shows."""
+    pytest.importorskip("click")
+    pytest.importorskip("rich")
+    section = documents.section("docs/command-line.md", "", root)
+    arguments = {"base_dir": section.base_dir, "cache_size": "64MiB", "expiration_time": 3600}
+    region = make_region().configure("paylogic.filesystem", arguments=arguments)
+    for number in (*range(3), *range(1000, 1003)):
+        region.get_or_create(f"myapp.views:page|/product/{number}", lambda: "B" * 20_000)
+    region.get("myapp.views:page|/product/2")
+    region.backend.prune()
+    region.backend.stats()  # Writes the counts in memory to the lock file.
+
+    [transcript] = section.blocks("")
+    _, *examples = re.split(r"^\$ dogpile-filesystem ", transcript, flags=re.MULTILINE)
+    assert examples
+    for example in examples:
+        command, _, shown = example.partition("\n")
+        done = subprocess.run(
+            [sys.executable, "-m", "dogpile_filesystem", *shlex.split(command)],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=PATIENCE,
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        assert labels(done.stdout) == labels(shown), command
+
+
+def labels(output):
+    """The words at the beginning of each line that is not empty."""
+    return [re.match(r"(?:[A-Za-z]+(?: [a-z]+)*)?", line)[0] for line in output.splitlines() if line]
 
 
 def test_old_value(recipe, moved_clock):
     """
-    After a minute all callers of all processes get the old value at once while exactly one makes the new, and then the
-    new one; after a day nobody gets the old one.
+    After a minute, every caller in every process gets the old value without waiting while exactly one thread creates
+    the new one; then every caller gets the new value, and after a day the old one is a miss.
     """
     region = recipe("The old value while a new one is made").module().region
     made, go_on = [], threading.Event()
@@ -102,7 +241,7 @@ def test_old_value(recipe, moved_clock):
     @region.cache_on_arguments()
     def slow(key):
         made.append(key)
-        assert len(made) == 1 or go_on.wait(30)
+        assert len(made) == 1 or go_on.wait(PATIENCE)
         return len(made)
 
     def elsewhere(pipe):
@@ -116,7 +255,7 @@ def test_old_value(recipe, moved_clock):
     assert [slow("k") for _ in range(3)] == [1, 1, 1]
     assert other.ask(61) == (1, [])
     go_on.set()
-    # Not by calling it: who read the old value just before the new one came starts another refresh.
+    # A call of slow() would start another refresh if it read the old value just before the new one is stored.
     wait_for(lambda: slow.get("k") == 2)
     assert slow("k") == 2
     assert other.ask(0) == (2, [])
@@ -126,7 +265,7 @@ def test_old_value(recipe, moved_clock):
 
 
 def test_old_value_if_the_creator_raises(recipe, moved_clock, monkeypatch):
-    """A refresh that raises leaves the old value in place, and the next caller starts another."""
+    """A refresh that raises leaves the old value in place, and the next caller starts another refresh."""
     region = recipe("The old value while a new one is made").module().region
     raised = []
     monkeypatch.setattr(threading, "excepthook", lambda arguments: raised.append(arguments.exc_value))
@@ -140,7 +279,7 @@ def test_old_value_if_the_creator_raises(recipe, moved_clock, monkeypatch):
 
 
 def test_expiry_per_function(recipe, moved_clock):
-    """Values expire by the time of their function, else by the region's, and none outlives the backend's."""
+    """A value expires after the time of its function, or else of its region, and at the latest that of the backend."""
     module = recipe("Expiry per function").module()
 
     def function(name, **arguments):
@@ -170,7 +309,7 @@ def test_expiry_per_function(recipe, moved_clock):
 
 
 def test_invalidation(recipe):
-    """All processes see an invalidation at once; after a soft one, they get the old value while one makes the new."""
+    """All processes see an invalidation at once; after a soft one, they get the old value until a new one is there."""
     region = recipe("Invalidation in all workers").module().region
     started, go_on = threading.Event(), threading.Event()
 
@@ -180,7 +319,7 @@ def test_invalidation(recipe):
 
     def create():
         started.set()
-        assert go_on.wait(30)
+        assert go_on.wait(PATIENCE)
         return "of this one"
 
     other = Forked(elsewhere)
@@ -194,23 +333,23 @@ def test_invalidation(recipe):
     region.invalidate(hard=False)
     creator = threading.Thread(target=region.get_or_create, args=("k", create))
     creator.start()
-    assert started.wait(30)
+    assert started.wait(PATIENCE)
     assert other.ask("new") == region.get_or_create("k", lambda: "new") == "of the other"
     go_on.set()
-    creator.join(30)
+    creator.join(PATIENCE)
     assert other.ask("new") == region.get_or_create("k", lambda: "new") == "of this one"
     assert other.wait() == 0
 
 
 def test_invalidation_while_a_value_is_made(recipe):
-    """A value that is being made at the moment of an invalidation is kept."""
+    """A value that is being created at the moment of an invalidation is kept."""
     region = recipe("Invalidation in all workers").module().region
     region.get_or_create("k", region.invalidate)
     assert region.get("k") is None
 
 
 def test_one_tenant(recipe):
-    """Everything of a tenant goes at once, and nothing of others whose names begin likewise."""
+    """All values of one tenant are removed together, and none of a tenant whose name only begins alike."""
     section = recipe("Everything of one tenant at once")
     assert section.complaints() == ""
     module = section.module()
@@ -236,7 +375,7 @@ def test_one_tenant(recipe):
 
 
 def test_several_regions(recipe, usage_of):
-    """Regions on one directory keep their keys apart and share a bound; one with its own directory keeps its values."""
+    """Regions on one directory have separate keys and a common bound; a region with its own directory loses nothing."""
     section = recipe("Several regions")
     section.text = section.text.replace("2GiB", "1MiB").replace("64MiB", "256KiB")
     module = section.module()
@@ -276,7 +415,7 @@ def usage_of():
 
 
 def test_big_files(recipe, capsys):
-    """A file is moved in, not copied, read in parts, and nothing is left over, also where its creator raises."""
+    """A file is moved in, not copied, can be read in parts, and leaves nothing behind, even if its creator raises."""
     section = recipe("Big files")
     assert section.complaints() == ""
     module = section.module()
@@ -296,7 +435,7 @@ def test_big_files(recipe, capsys):
 
 @needs_root
 def test_two_users(recipe, loaded):
-    """What either user of the group stores, the other reads and replaces, whatever the umask; nobody else does."""
+    """Each user of the group can read and replace what the other stores, whatever the umask, and no other user can."""
     section = recipe("Shared by two users")
     group = 4242
     subprocess.run(section.find("`(install .*?)`").replace("-g myapp ", f"-g {group} ").split(), check=True)
@@ -320,7 +459,7 @@ def test_two_users(recipe, loaded):
 
 @needs_root
 def test_tmpfs(recipe, loaded):
-    """A cache on a tmpfs never fills it: it keeps its bound, and evicts to leave room to others."""
+    """A cache on a tmpfs never fills it: it keeps its bound, and evicts entries to leave room for other programs."""
     section = recipe("On tmpfs")
     options = section.find("`tmpfs [^ ]* tmpfs ([^ ]*) 0 0`")
     user = int(re.search(r"uid=(\d+)", options)[1])
@@ -344,7 +483,7 @@ def test_tmpfs(recipe, loaded):
 
 def make_read_only(volume, options):
     """
-    Give this process mounts of its own, of which only ``volume`` can be written to.
+    Give this process its own mounts, all of them read-only except for ``volume``.
     """
     if ctypes.CDLL(None, use_errno=True).unshare(_CLONE_NEWNS):
         pytest.skip(f"cannot unshare mounts here: {os.strerror(ctypes.get_errno())}")
@@ -352,19 +491,19 @@ def make_read_only(volume, options):
     with open("/proc/self/mounts") as mounts:
         mount_points = {line.split()[1] for line in mounts}
     for mount_point in mount_points:
-        # With "bind" it is this one mount that becomes read-only, not the filesystem for everybody.
+        # "bind" makes only this mount read-only, and not the filesystem in every process.
         subprocess.run(["mount", "-o", "remount,bind,ro", mount_point], check=False, capture_output=True)
     disks.run("mount", "-t", "tmpfs", "-o", options, "tmpfs", volume)
 
 
-# Among the faults, which run one after the other: as long as it lives, the copy that it has of all mounts keeps what
-# others unmount from being unmounted.
+# Marked as a fault, because those tests run one at a time: while this one runs, its copy of all mounts keeps the
+# filesystems of other tests in use after they were unmounted.
 @pytest.mark.faults
 @needs_root
 def test_containers(recipe, loaded, monkeypatch):
     """
-    With a read-only root filesystem, a user who is not root and a volume that everybody can write to, files are moved
-    into a cache that is the user's alone; the volume itself is refused.
+    With a read-only root filesystem, an unprivileged user and a volume that everybody can write to, files are moved
+    into a private directory of the volume, while the volume itself is refused.
     """
     section = recipe("In containers")
     volume, user = section.find(r"mountPath: ([^}]+)}"), int(section.find(r"runAsUser: (\d+)"))
@@ -400,7 +539,7 @@ def test_containers(recipe, loaded, monkeypatch):
 
 
 def test_of_an_application(recipe, root):
-    """Each test of an application gets an empty cache, or none, whatever the application configured."""
+    """Each test of an application gets an empty cache, or no cache, whatever the application has configured."""
     section = recipe("Tests of an application")
     (root / "myapp.py").write_text(f"""
 from dogpile.cache import make_region
@@ -434,7 +573,7 @@ def test_without():
 
 @pytest.mark.servers
 def test_preloading_server(recipe, root):
-    """A region that the master used before it forked works in all workers, and they share what one of them made."""
+    """A region that the master used before it forked works in all workers, and they share the values of each worker."""
     pytest.importorskip("gunicorn")
     section = recipe("Preloading servers")
     (root / "myapp.py").write_text(section.blocks("python")[0])

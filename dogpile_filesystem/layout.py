@@ -1,0 +1,151 @@
+"""
+Names and numbers on disk: the kinds of entries, what each file is called, and what it is charged. Pure: no I/O here.
+
+::
+
+    base_dir/
+      CACHEDIR.TAG             tells backup programs to skip the directory
+      lock                     the ledger and all locks: see lockfile/format.py
+      values/00 ... values/ff/ 256 shards, by the first byte of the key's digest
+        <name>                 an entry: the digest, and the letter of its kind
+        <name>.<unique>        the content of an entry that has one: nothing but the user's bytes
+        .<unique>-<size>-<entries>.tmp
+                               an entry being written; this many bytes and entries are reserved for it
+      values.<unique>/         a cleared tree, until its files are removed
+
+The name of an entry says its kind, because a visit and an eviction decide by names and ``stat`` alone: they never open
+an entry.
+"""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from typing import NamedTuple
+
+SHARDS = 256
+#: Files are charged in whole blocks of this many bytes, whatever the filesystem's own: the amount added to the ledger
+#: is then the amount taken off again.
+BLOCK = 4096
+
+LOCK, VALUES, TAG_NAME = "lock", "values", "CACHEDIR.TAG"
+#: What CACHEDIR.TAG says: see https://bford.info/cachedir/
+TAG = b"Signature: 8a477f597d28d172789f06886806bc55\n# A cache of dogpile_filesystem. It may be deleted at any time.\n"
+#: A cleared tree is renamed to this and a unique part.
+CLEARED_PREFIX = "values."
+TEMPORARY_SUFFIX = ".tmp"
+
+#: Numbers of the kinds. Plain numbers, because an enum's hash and comparison cost a tenth of a hit.
+VALUE, FILE = 1, 2
+
+
+class Kind(NamedTuple):
+    """
+    A kind of entries.
+
+    :ivar number: stands in the entry's header.
+    :ivar name: for the tools.
+    :ivar letter: ends the entry's name, and precedes the key in its digest: a value and a file under the same key are
+     two entries.
+    :ivar has_content: whether a second file beside the entry holds its content.
+    """
+
+    number: int
+    name: str
+    letter: str
+    has_content: bool
+
+
+KINDS = {
+    VALUE: Kind(VALUE, "value", "v", has_content=False),
+    FILE: Kind(FILE, "file", "f", has_content=True),
+}
+_BY_LETTER = {kind.letter: kind for kind in KINDS.values()}
+# Prefix of the key and letter, by number: two look-ups less on each hit than the table above.
+_NAMING = {number: (kind.letter.encode(), kind.letter) for number, kind in KINDS.items()}
+_DIGEST_SIZE = 16
+_DIGITS = 2 * _DIGEST_SIZE
+
+
+class Place(NamedTuple):
+    """
+    Where the entry of a key lies.
+
+    :ivar name: of the entry's file.
+    :ivar path: of the entry's file, below ``base_dir``.
+    """
+
+    kind: int
+    key: bytes
+    name: str
+    path: str
+    shard: int
+
+
+def entry_name(kind: int, key: bytes) -> str:
+    """The name of a key's entry: 32 hexadecimal digits, BLAKE2b of the key, and the letter of the kind."""
+    prefix, letter = _NAMING[kind]
+    return blake2b(prefix + key, digest_size=_DIGEST_SIZE).hexdigest() + letter
+
+
+def place(kind: int, key: bytes) -> Place:
+    """Where the entry of a key lies."""
+    name = entry_name(kind, key)
+    return Place(kind, key, name, f"values/{name[:2]}/{name}", int(name[:2], 16))
+
+
+def shard_path(shard: int) -> str:
+    """The directory of a shard, below ``base_dir``."""
+    return f"values/{shard:02x}"
+
+
+def kind_of(name: str) -> Kind | None:
+    """The kind of an entry by its name; None: the name has no letter of a kind."""
+    return _BY_LETTER.get(name[_DIGITS:])
+
+
+def is_entry_name(name: str) -> bool:
+    """Whether a name is made as :func:`entry_name` makes it."""
+    return kind_of(name) is not None and _is_hexadecimal(name[:_DIGITS])
+
+
+def is_shard_name(name: str) -> bool:
+    """Whether a name is that of a shard's directory."""
+    return len(name) == 2 and _is_hexadecimal(name)  # noqa: PLR2004 - one byte
+
+
+def _is_hexadecimal(text: str) -> bool:
+    return not text.strip("0123456789abcdef")
+
+
+def content_name(name: str, unique_part: str) -> str:
+    """The name of the content of an entry."""
+    return f"{name}.{unique_part}"
+
+
+def parse_content(name: str) -> tuple[str, str]:
+    """The name of the entry, and the unique part, that the name of a content is made of."""
+    owner, _, unique_part = name.partition(".")
+    return owner, unique_part
+
+
+def temporary_name(unique_part: str, size: int, entries: int) -> str:
+    """The name of a temporary file. It tells a visit what is reserved: bytes, and 0 or 1 entries."""
+    return f".{unique_part}-{size:x}-{entries}{TEMPORARY_SUFFIX}"
+
+
+def parse_temporary(name: str) -> tuple[str, int, int] | None:
+    """
+    The unique part of the name of a temporary file, and the bytes and entries reserved for it; None: this version does
+    not name files so.
+    """
+    try:
+        unique_part, size, entries = name[1 : -len(TEMPORARY_SUFFIX)].split("-")
+        int(unique_part[:16], 16)
+        return unique_part, int(size, 16), int(entries)
+    except ValueError:
+        return None
+
+
+def charge(length: int) -> int:
+    """The bytes that a file of ``length`` bytes is charged: whole blocks."""
+    return -(-length // BLOCK) * BLOCK

@@ -1,0 +1,358 @@
+"""
+The shard: the one room through which every change of which entries a shard has, and of its record, goes.
+
+Invariants, by the functions that keep them:
+
+- S1. A record is never less than what lies in the shard: :meth:`Shard.reserve` raises it before anything is written,
+  and the bytes of what :meth:`Shard.publish` and :meth:`Shard.remove` unlink are taken off at the end, in one write.
+- S2. Under the lock, a content has its entry or its temporary file. Any other content was left behind.
+- S3. A removal unlinks the entry first, then its content. Where the content stays, so does its charge, until
+  :meth:`Shard.recount` or a visit finds it.
+
+Concurrency. A :class:`Shard` exists while its lock is held. Readers need no lock, and are not disturbed. Nobody holds
+two shards.
+
+Crash. A process killed in between leaves the record too high, until the next visit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from dogpile_filesystem.layout import charge, parse_content, parse_temporary, shard_path
+from dogpile_filesystem.lockfile import Ledger, presence
+from dogpile_filesystem.store.directory import Directory
+from dogpile_filesystem.store.files import open_below, unlink_quietly
+from dogpile_filesystem.store.listing import Listing, Seen
+from dogpile_filesystem.store.reading import content_of, refers_to
+
+#: Seconds after which a temporary file that is not named as this version names them is treated as rubbish.
+STALE = 3600.0
+
+
+class Entry(NamedTuple):
+    """
+    What an entry takes on the disk.
+
+    :ivar size: bytes charged for its own file.
+    :ivar content: name of the file with its content; empty: it has none.
+    :ivar content_size: bytes charged for that.
+    """
+
+    size: int
+    content: str = ""
+    content_size: int = 0
+
+
+class Survey(NamedTuple):
+    """
+    What belongs to what in a shard.
+
+    :ivar reserved_size: bytes reserved for entries being written.
+    :ivar reserved_entries: the number of new entries being written.
+    :ivar contents: name and charge of the content of each entry that has one.
+    :ivar left_over: files that belong to nothing, and what is charged for each.
+    """
+
+    reserved_size: int
+    reserved_entries: int
+    contents: dict[str, tuple[str, int]]
+    left_over: dict[str, int]
+
+    @property
+    def size(self) -> int:
+        """Bytes charged for everything but the entries' own files and what is left over."""
+        return self.reserved_size + sum(size for _, size in self.contents.values())
+
+
+class Shard:
+    """
+    A shard, locked for the time of a ``with`` block.
+
+    :param ledger: it has the record and the lock.
+    :param number: 0 to 255.
+    :param base_fd: the cache directory, opened.
+    :param clock: seconds since the epoch.
+    :param listing: the listing whose open directory is to be used; None: names are resolved below ``base_fd``.
+    :raises TimeoutError: a process that was stopped holds the shard.
+    :raises OSError: the shard cannot be locked, or at the end its record cannot be written.
+    """
+
+    __slots__ = (
+        "_base_fd",
+        "_clock",
+        "_entries",
+        "_fd",
+        "_ledger",
+        "_listed",
+        "_lock",
+        "_opened",
+        "_prefix",
+        "_record",
+        "_size",
+        "number",
+    )
+
+    def __init__(
+        self, ledger: Ledger, number: int, base_fd: int, clock: Callable[[], float], listing: Listing | None = None
+    ) -> None:
+        self._ledger = ledger
+        self._base_fd = base_fd
+        self._clock = clock
+        self._lock = ledger.shard(number)
+        self.number = number
+        # Opened by this shard, and closed with it.
+        self._opened = -1
+        self._listed: Listing | None = None
+        self._fd, self._prefix = (base_fd, f"{shard_path(number)}/") if listing is None else (listing.fd, "")
+        # What is to be taken off the record at the end.
+        self._size = self._entries = 0
+        # What the record says, if this shard has written it.
+        self._record: tuple[int, int] | None = None
+
+    def __enter__(self) -> Shard:  # noqa: PYI034 - Self came with Python 3.11
+        self._lock.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            if self._size or self._entries:  # Also if somebody interrupts the block.
+                self._ledger.add(self.number, -self._size, -self._entries, self._record)
+        finally:
+            if self._opened >= 0:
+                os.close(self._opened)
+            if self._listed is not None:
+                self._listed.close()
+            self._lock.__exit__()
+
+    # One entry
+
+    def find(self, name: str) -> Entry:
+        """
+        What an entry takes on the disk.
+
+        :raises FileNotFoundError: there is no such entry.
+        :raises OSError: it cannot be looked at.
+        """
+        size = charge(os.stat(self._prefix + name, dir_fd=self._fd, follow_symlinks=False).st_size)
+        return Entry(size, *content_of(name, self._fd, self._prefix))
+
+    def reserve(self, size: int, entries: int) -> None:
+        """
+        Add to the record, before anything is written.
+
+        :raises OSError: the record cannot be written.
+        """
+        self._record = self._ledger.add(self.number, size, entries, self._record)
+
+    def give_back(self, size: int, entries: int) -> None:
+        """Take a reservation off the record. Its files are gone."""
+        self._size += size
+        self._entries += entries
+
+    def publish(self, temporary: str, name: str, *, is_new: bool) -> bool:
+        """
+        Rename a temporary file to an entry's name, and remove the content of the entry that it replaces.
+
+        :param is_new: whether an entry was reserved for it; False: it is to replace one that was there.
+        :return: False: not yet. The entry to be replaced is gone, so that this is one more.
+        :raises OSError: it cannot be renamed: the directory was deleted.
+        """
+        try:
+            replaced = self.find(name)
+        except FileNotFoundError:
+            if not is_new:
+                return False
+            self.rename(temporary, name)
+            return True
+        self.rename(temporary, name)
+        self._size += replaced.size
+        self._entries += is_new
+        self._remove_content(replaced)
+        return True
+
+    def rename(self, old: str, new: str) -> None:
+        """
+        Rename a file of the shard.
+
+        :raises OSError: it cannot be renamed.
+        """
+        prefix, fd = self._prefix, self._fd
+        os.rename(prefix + old, prefix + new, src_dir_fd=fd, dst_dir_fd=fd)
+
+    def remove(self, name: str, found: Entry | None = None) -> int:
+        """
+        Remove an entry and its content.
+
+        :param found: what :meth:`find` says of it, if that is known.
+        :return: the bytes that were freed.
+        :raises FileNotFoundError: there is no such entry.
+        :raises OSError: it cannot be removed.
+        """
+        if found is None:
+            found = self.find(name)
+        os.unlink(self._prefix + name, dir_fd=self._fd)
+        self._size += found.size
+        self._entries += 1
+        return found.size + self._remove_content(found)
+
+    def remove_unused(self, seen: Seen) -> int | None:
+        """
+        Remove an entry, unless it was used since it was seen.
+
+        :return: the bytes that were freed; None: the entry stays.
+        """
+        try:
+            # A use between this look and the removal is lost: its reader has the value, the next one a miss.
+            found = os.stat(self._prefix + seen.name, dir_fd=self._fd, follow_symlinks=False)
+            if found.st_mtime_ns != seen.used_ns:
+                return None
+            size = charge(found.st_size)
+            return self.remove(seen.name, Entry(size, seen.content, seen.size - size))
+        except OSError:  # It is gone already; or it cannot be removed, and others are evicted in its place.
+            return None
+
+    def remove_quietly(self, name: str) -> None:
+        """Remove an entry, if that is possible."""
+        with contextlib.suppress(OSError):
+            self.remove(name)
+
+    def _remove_content(self, found: Entry) -> int:
+        # Where it cannot be removed, it stays in the record until a visit can remove it.
+        if found.content and unlink_quietly(self._prefix + found.content, self._fd):
+            self._size += found.content_size
+            return found.content_size
+        return 0
+
+    def unlink(self, name: str) -> None:
+        """
+        Remove a file that is no entry. The caller gives back what was charged for it.
+
+        :raises FileNotFoundError: there is no such file.
+        :raises OSError: it cannot be removed.
+        """
+        os.unlink(self._prefix + name, dir_fd=self._fd)
+
+    # The whole shard
+
+    def open(self) -> None:
+        """
+        Open the directory of the shard. From now on names are resolved below it.
+
+        :raises OSError: it is missing, or a symbolic link.
+        """
+        self._opened = self._fd = open_below(shard_path(self.number), self._base_fd)
+        self._prefix = ""
+
+    def list(self) -> Listing:
+        """
+        What lies in the shard. From now on names are resolved below the directory that was listed.
+
+        :raises OSError: it cannot be listed.
+        """
+        if self._listed is not None:
+            self._listed.close()
+        self._listed = Listing(self._base_fd, self.number)
+        self._fd, self._prefix = self._listed.fd, ""
+        return self._listed
+
+    def survey(self, listing: Listing) -> Survey:
+        """Tell what belongs to what."""
+        left_over = {}
+        unfinished = set()
+        size = entries = 0
+        for name, found in listing.temporaries.items():
+            unique_part, reserved_size, reserved_entries = parse_temporary(name) or ("", charge(found.st_size), 0)
+            if self._is_left_over(unique_part, found):
+                left_over[name] = charge(found.st_size)
+            else:
+                unfinished.add(unique_part)
+                size += reserved_size
+                entries += reserved_entries
+        contents = {}
+        for name, found in listing.contents.items():
+            owner, unique_part = parse_content(name)
+            if unique_part in unfinished:  # Part of a reservation.
+                continue
+            if owner in listing.entries and refers_to(owner, name, listing.fd):
+                contents[owner] = name, charge(found.st_size)
+            else:
+                left_over[name] = charge(found.st_size)
+        return Survey(size, entries, contents, left_over)
+
+    def _is_left_over(self, unique_part: str, found: os.stat_result) -> bool:
+        if not unique_part:
+            return self._clock() - found.st_mtime > STALE
+        return presence.is_left_over(unique_part, self._ledger.file)
+
+    def recount(self) -> None:
+        """
+        Remove left-over files, and write the record anew, from what lies in the shard.
+
+        :raises OSError: the shard cannot be listed, or the record cannot be written.
+        """
+        listing = self.list()
+        size = sum(charge(found.st_size) for found in listing.entries.values())
+        survey = self.survey(listing)
+        contents = sum(content_size for _, content_size in survey.contents.values())
+        self.settle(survey, size + contents, len(listing.entries))
+
+    def settle(self, survey: Survey, size: int, entries: int) -> None:
+        """
+        Remove left-over files, and write the record anew.
+
+        :param size: bytes charged for the entries that stay, their contents included.
+        :param entries: the number of entries that stay.
+        :raises OSError: the record cannot be written.
+        """
+        for name, left_size in survey.left_over.items():
+            if not unlink_quietly(self._prefix + name, self._fd):
+                size += left_size
+        self._size = self._entries = 0
+        self._record = None
+        self._ledger.set(self.number, size + survey.reserved_size, entries + survey.reserved_entries)
+
+
+class Shards:
+    """
+    The shards of a directory.
+
+    :param clock: seconds since the epoch.
+    """
+
+    def __init__(self, directory: Directory, clock: Callable[[], float]) -> None:
+        self.directory = directory
+        self._clock = clock
+
+    def locked(self, ledger: Ledger, number: int, listing: Listing | None = None) -> Shard:
+        """
+        A shard, for a ``with`` block that has it locked.
+
+        :param ledger: of the directory.
+        :param listing: the listing whose open directory is to be used; None: that of the cache directory.
+        """
+        return Shard(ledger, number, self.directory.fd, self._clock, listing)
+
+    def list(self, number: int) -> Listing:
+        """
+        What lies in a shard, without its lock.
+
+        :raises OSError: it cannot be listed.
+        """
+        return Listing(self.directory.fd, number)
+
+    @contextlib.contextmanager
+    def opened(self, number: int) -> Iterator[int]:
+        """
+        The directory of a shard, open for a ``with`` block, without the shard's lock.
+
+        :raises OSError: it is missing, or a symbolic link.
+        """
+        fd = open_below(shard_path(number), self.directory.fd)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
