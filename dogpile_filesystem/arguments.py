@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dogpile_filesystem.layout import BLOCK
 from dogpile_filesystem.store import Access, signing_key
 
 _KNOWN = (
@@ -81,19 +82,21 @@ class Arguments:
     @classmethod
     def parse(cls, arguments: Mapping[str, Any]) -> Arguments:
         """
-        Check what the user passed. Strings are read as in an INI file; ``none`` or an empty string is None.
+        Check what the user passed. Strings are read as in an INI file: ``none`` is None, and an argument that is left
+        empty has its default. Only ``base_dir`` must not be empty.
 
         :raises TypeError: ``base_dir`` is missing, or a value is of a wrong type.
         :raises ValueError: a value is out of range.
         """
-        signing_keys = _keys(arguments.get("signing_key"))
         if "base_dir" not in arguments:
             msg = f"the argument 'base_dir' is missing: pass {_PATH}"
             raise TypeError(msg)
         _warn_of_unknown(arguments)
+        arguments = {name: value for name, value in arguments.items() if name == "base_dir" or not _is_empty(value)}
+        signing_keys = _keys(arguments.get("signing_key"))
         return cls(
             base_dir=_path(arguments["base_dir"]),
-            cache_size=parse_size("cache_size", arguments.get("cache_size", 1 << 30)),
+            cache_size=_cache_size(arguments.get("cache_size", 1 << 30)),
             max_entries=_count("max_entries", arguments.get("max_entries")),
             expiration_time=_seconds("expiration_time", arguments.get("expiration_time")),
             distributed_lock=_boolean("distributed_lock", arguments.get("distributed_lock", True)),
@@ -122,8 +125,12 @@ def _value_error(name: str, value: object, accepted: str) -> ValueError:
     return ValueError(f"{name}={value!r} is not accepted: pass {accepted}")
 
 
+def _is_empty(value: object) -> bool:
+    return isinstance(value, str) and not value.strip()
+
+
 def _is_none(value: object) -> bool:
-    return value is None or (isinstance(value, str) and value.strip().lower() in ("", "none"))
+    return value is None or (isinstance(value, str) and value.strip().lower() == "none")
 
 
 def _path(value: object) -> str:
@@ -144,8 +151,8 @@ def parse_size(name: str, value: object) -> int | None:
     """
     A number of bytes, or a string such as ``512MiB`` or ``10GB``.
 
-    :param name: of the argument, for what is said of a wrong one.
-    :return: bytes; None: None, an empty string, or ``none``.
+    :param name: the argument's name, for the error message.
+    :return: bytes; None: the value is None or ``none``.
     :raises TypeError: it is neither.
     :raises ValueError: it is less than 1 or unintelligible.
     """
@@ -163,6 +170,17 @@ def parse_size(name: str, value: object) -> int | None:
     if not 1 <= size < math.inf:
         raise _value_error(name, value, _BYTES)
     return int(size)
+
+
+def _cache_size(value: object) -> int | None:
+    size = parse_size("cache_size", value)
+    if size is not None and size < BLOCK:
+        msg = (
+            f"cache_size={value!r} can hold nothing, since every entry takes at least one block of {BLOCK} bytes: "
+            "pass a number of bytes, a string with a unit such as '512MiB' or '10GB', or None for no bound"
+        )
+        raise ValueError(msg)
+    return size
 
 
 def _count(name: str, value: object) -> int | None:
@@ -212,14 +230,14 @@ def _boolean(name: str, value: object) -> bool:
 
 
 def _access(arguments: Mapping[str, Any], *, is_signed: bool) -> Access:
-    anyone = is_signed or _boolean("allow_shared", arguments.get("allow_shared", False))
+    trusts_everybody = is_signed or _boolean("allow_shared", arguments.get("allow_shared", False))
     dir_mode = _mode("dir_mode", arguments.get("dir_mode"), 0o700, 0o3777)
-    if dir_mode & stat.S_IWOTH and not anyone:
+    if dir_mode & stat.S_IWOTH and not trusts_everybody:
         msg = f"dir_mode={dir_mode:#o} lets everybody plant entries: leave that out, or pass signing_key"
         raise ValueError(msg)
     # Who may enter a directory may read the files in it; who may change it may write them, and so set their times.
     file_mode = _mode("file_mode", arguments.get("file_mode"), dir_mode & 0o666, 0o666)
-    return Access(dir_mode, file_mode, anyone)
+    return Access(dir_mode, file_mode, trusts_everybody)
 
 
 def _mode(name: str, value: object, default: int, most: int) -> int:

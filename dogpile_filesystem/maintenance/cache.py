@@ -36,7 +36,7 @@ class Cache:
 
     def __init__(self, base_dir: str) -> None:
         self.base_dir = base_dir
-        self.access = Access.of(os.stat(base_dir), anyone=True)
+        self.access = Access.of(os.stat(base_dir), allows_everybody=True)
         self.directory = Directory(base_dir, self.access)
         self.directory.look()
         self.shards = Shards(self.directory, time.time)

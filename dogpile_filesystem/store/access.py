@@ -1,17 +1,19 @@
 """
-Who may use a cache directory: the modes of what is made in it, and which directories are refused.
+Who may use a cache directory: the modes of everything that is made in it, and the directories that are refused.
 
-What lies in the directory is unpickled, so that whoever can write to it can run code in the application. So it is
-private by default; one that everybody can write to, or that somebody else owns, is refused; and one that a group can
-write to is used with a warning, unless the modes say that it is meant to be.
+Values are unpickled, so anybody who can write to the directory can run code in the application. A cache is private by
+default. A directory that everybody can write to, or that belongs to another user, is refused. A directory that its
+group can write to is used with a warning, unless the modes say that the group is meant to.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import os
 import stat
+import tempfile
 
 from dogpile_filesystem.store.files import CREATE_FLAGS, unlink_quietly
 
@@ -19,38 +21,45 @@ logger = logging.getLogger("dogpile_filesystem.access")
 
 _MENDING = (
     "use a subdirectory of it, which is made for its owner alone, or take the permission away with chmod; or pass "
-    "signing_key to have what others write refused, or allow_shared=True if all of them may be trusted"
+    "signing_key to have entries of others refused, or allow_shared=True if you trust everybody who can write there"
 )
+_MENDING_WITHOUT_MODES = (
+    "its filesystem does not keep permissions, so neither chmod nor a subdirectory helps: use a directory on another "
+    "filesystem, or mount this one for the user alone (such as uid={uid},umask=077, or dmask=077,fmask=177); or pass "
+    "signing_key to have entries of others refused, or allow_shared=True if you trust everybody who can write there"
+)
+#: Bits that `mkdir` does not set whatever it is asked (setgid, sticky), or that the umask may take away.
+_NOT_SET_BY_MKDIR = stat.S_ISUID | stat.S_ISGID | stat.S_ISVTX | stat.S_IRWXG | stat.S_IRWXO
 
-# Directories of which was warned already, by device and inode.
+# Directories that a warning was logged of, by device and inode.
 _warned: set[tuple[int, int]] = set()
 
 
 class Refused(PermissionError):
     """
-    A directory in which others could plant what this process unpickles, or a symbolic link that is not followed. The
-    message says what mends it.
+    A directory in which others could plant data that this process would unpickle, or a symbolic link that is not
+    followed. The message says what to do.
     """
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Access:
     """
-    Modes, and whom a directory may belong to.
+    The modes of what is made, and the owners and modes that a directory may have.
 
     :ivar dir_mode: permission bits of directories.
     :ivar file_mode: permission bits of files.
-    :ivar anyone: whether anybody may write to the directory: entries are signed, or everybody is trusted.
+    :ivar allows_everybody: whether everybody may write to the directory, since entries are signed or all are trusted.
     """
 
     dir_mode: int = 0o700
     file_mode: int = 0o600
-    anyone: bool = False
+    allows_everybody: bool = False
 
     @classmethod
-    def of(cls, found: os.stat_result, *, anyone: bool = False) -> Access:
-        """The modes that a directory has, for what is made in it by who knows no arguments."""
-        return cls(found.st_mode & 0o3777, found.st_mode & 0o666, anyone)
+    def of(cls, found: os.stat_result, *, allows_everybody: bool = False) -> Access:
+        """The modes that a directory has, for a program that knows no arguments of the cache."""
+        return cls(found.st_mode & 0o3777, found.st_mode & 0o666, allows_everybody)
 
     @property
     def is_grouped(self) -> bool:
@@ -64,14 +73,14 @@ class Access:
         :param found: of the directory itself.
         :raises Refused: others may write to it, or own it.
         """
-        if self.anyone:
+        if self.allows_everybody:
             return
         trusted = (os.geteuid(), 0)
         if found.st_uid not in trusted and not (self.is_grouped and _is_of_my_groups(found)):
-            msg = f"{path} belongs to user {found.st_uid}, who could plant entries in it: {_MENDING}"
+            msg = f"{path} belongs to user {found.st_uid}, who could plant entries in it: {_what_mends(path)}"
             raise Refused(msg)
         if found.st_mode & stat.S_IWOTH:
-            msg = f"everybody can write to {path}, and plant entries in it: {_MENDING}"
+            msg = f"everybody can write to {path}, and plant entries in it: {_what_mends(path)}"
             raise Refused(msg)
         if found.st_mode & stat.S_IWGRP and not self.is_grouped:
             _warn_of_group(path, found)
@@ -84,7 +93,7 @@ class Access:
         :raises OSError: it cannot be made, or is there.
         """
         os.mkdir(path, self.dir_mode & 0o777, dir_fd=dir_fd)
-        if self.dir_mode & 0o7077:  # What the umask may have taken away, and mkdir does not set.
+        if self.dir_mode & _NOT_SET_BY_MKDIR:
             os.chmod(path, self.dir_mode, dir_fd=dir_fd)
 
     def create(self, path: str, dir_fd: int | None = None) -> int:
@@ -123,11 +132,31 @@ def _is_of_my_groups(found: os.stat_result) -> bool:
     return bool(found.st_mode & stat.S_IWGRP) and found.st_gid in (os.getegid(), *os.getgroups())
 
 
+def _what_mends(path: str) -> str:
+    return _MENDING if _keeps_modes(path) else _MENDING_WITHOUT_MODES.format(uid=os.geteuid())
+
+
+def _keeps_modes(path: str) -> bool:
+    """Whether a directory made below this one has the mode it was made with. Yes, where that cannot be found out."""
+    try:
+        probe = tempfile.mkdtemp(prefix=".dogpile_filesystem-", dir=path)
+    except OSError:
+        return True
+    try:
+        return stat.S_IMODE(os.lstat(probe).st_mode) & ~stat.S_ISGID == stat.S_IRWXU
+    except OSError:
+        return True
+    finally:
+        with contextlib.suppress(OSError):
+            os.rmdir(probe)
+
+
 def _warn_of_group(path: str, found: os.stat_result) -> None:
     identity = found.st_dev, found.st_ino
     if identity not in _warned:
         _warned.add(identity)
-        what = (
-            "%s: its group %d can write to it, and so plant what is unpickled here: chmod g-w, or pass dir_mode='2770'"
-        )
-        logger.warning(what, path, found.st_gid)
+        mending = "chmod g-w, or pass dir_mode='2770' if that is meant"
+        if not _keeps_modes(path):
+            mending = _MENDING_WITHOUT_MODES.format(uid=os.geteuid())
+        what = "%s: its group %d can write to it, and could plant data that this process would unpickle: %s"
+        logger.warning(what, path, found.st_gid, mending)

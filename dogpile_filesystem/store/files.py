@@ -47,11 +47,11 @@ def open_content_file(path: str, dir_fd: int, base_dir: str) -> ContentFile:
     return ContentFile(io.FileIO(f"{base_dir}/{path}", "rb", opener=open_below_fd))
 
 
-def read_file(path: str, dir_fd: int | None = None) -> bytes:
+def read_file(path: str, dir_fd: int | None = None) -> entry.Data:
     """
-    All of a file, as most filesystems hand it out: less than asked for is the end.
+    Read a whole entry from a filesystem that hands out less than it was asked for only at its end, as most do.
 
-    :param dir_fd: the directory that the path begins in.
+    :param dir_fd: the directory in which the path begins.
     :raises OSError: it is missing, or cannot be read.
     """
     fd = os.open(path, READ_FLAGS, dir_fd=dir_fd)
@@ -62,8 +62,8 @@ def read_file(path: str, dir_fd: int | None = None) -> bytes:
         os.close(fd)
 
 
-def read_file_to_its_end(path: str, dir_fd: int | None = None) -> bytes:
-    """As :func:`read_file`, for a filesystem that may hand out less than it was asked for (FUSE)."""
+def read_file_to_its_end(path: str, dir_fd: int | None = None) -> entry.Data:
+    """As :func:`read_file`, for a filesystem that may hand out less than it was asked for anywhere (FUSE)."""
     fd = os.open(path, READ_FLAGS, dir_fd=dir_fd)
     try:
         return _read_on(fd, os.read(fd, _READ_SIZE))
@@ -71,14 +71,20 @@ def read_file_to_its_end(path: str, dir_fd: int | None = None) -> bytes:
         os.close(fd)
 
 
-def _read_on(fd: int, data: bytes) -> bytes:
-    """What was read of an entry, and the rest. Of a file that is longer than it says, some more: that is damage."""
-    size, length = os.fstat(fd).st_size, entry.length_of(data)
-    if length is not None and size > length:
-        return data + os.read(fd, 1)  # Not the gigabytes that may follow.
+def _read_on(fd: int, data: bytes) -> entry.Data:
+    """The whole entry that begins with ``data``. Of a file with something behind the entry, a little more than it."""
+    size, extent = os.fstat(fd).st_size, entry.extent(data)
+    if extent is not None:
+        payload_at, end = extent
+        if size > end:
+            return data + os.read(fd, 1)  # Too long, so it is damaged. Gigabytes may follow.
+        if len(data) >= _READ_SIZE >= payload_at and size == end:
+            os.lseek(fd, payload_at, os.SEEK_SET)
+            # `readall` reads any size into one buffer, which becomes the payload: nothing is copied.
+            return entry.Split(data[:payload_at], io.FileIO(fd, closefd=False).readall())
     chunks = [data]
     while chunks[-1]:
-        chunks.append(os.read(fd, max(_READ_SIZE, size)))
+        chunks.append(os.read(fd, _READ_SIZE))
     return b"".join(chunks)
 
 
@@ -109,7 +115,8 @@ def filesystem_type(device: int) -> str:
 
 def write_all(fd: int, parts: list[bytes]) -> None:
     """
-    Write the parts one after the other: a single call may write less than it was asked, without an error.
+    Write a few parts one after the other from where they are, without joining them. The system may write less than it
+    was asked to, without an error: Linux never writes more than 2 GiB at once.
 
     :raises OSError: they cannot all be written.
     """

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from dogpile_filesystem.arguments import Arguments
+from dogpile_filesystem.arguments import _KNOWN, Arguments
 from dogpile_filesystem.store.access import Access
 
 
@@ -73,12 +73,11 @@ def test_wrong_signing_keys(secret):
         ("4096", 4096),
         ("512MiB", 512 << 20),
         ("10GB", 10**10),
-        (" 1.5 kib ", 1536),
+        (" 4.5 kib ", 4608),
         ("2TiB", 2 << 40),
-        ("7b", 7),
+        ("4096b", 4096),
         (None, None),
         ("None", None),
-        ("", None),
     ],
     ids=repr,
 )
@@ -178,8 +177,33 @@ def test_unknown():
 
 def test_nothing_is_modified():
     """Parsing leaves the caller's dictionary unchanged."""
-    arguments = {"base_dir": "~/cache", "cache_size": "1KiB", "other": 1}
+    arguments = {"base_dir": "~/cache", "cache_size": "4KiB", "other": 1}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         Arguments.parse(arguments)
-    assert arguments == {"base_dir": "~/cache", "cache_size": "1KiB", "other": 1}
+    assert arguments == {"base_dir": "~/cache", "cache_size": "4KiB", "other": 1}
+
+
+@pytest.mark.parametrize("empty", ["", "  "], ids=repr)
+def test_empty(empty):
+    """An argument that an INI file leaves empty has its default, whichever it is; only the directory must be named."""
+    for name in _KNOWN:
+        if name != "base_dir":
+            assert parse(**{name: empty}) == parse()
+    with pytest.raises(ValueError, match="base_dir"):
+        Arguments.parse({"base_dir": ""})
+
+
+@pytest.mark.parametrize("name", ["cache_size", "max_entries", "min_free_space", "expiration_time", "lock_timeout"])
+def test_none_as_a_string(name):
+    """A bound that an INI file sets to ``none`` is none, whatever the default."""
+    assert getattr(parse(**{name: "none"}), name) is None
+    assert getattr(parse(**{name: " None "}), name) is None
+
+
+@pytest.mark.parametrize("size", [1, 1.5, 1000, 4095, "1", "4095.9", "3KiB"], ids=repr)
+def test_cache_size_that_holds_nothing(size):
+    """A size below one block, in which no entry fits, is refused; the message says that, and what to pass."""
+    with pytest.raises(ValueError, match=r"can hold nothing.*4096.*pass .*'512MiB'") as caught:
+        parse(cache_size=size)
+    assert repr(size) in str(caught.value)

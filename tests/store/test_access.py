@@ -10,11 +10,14 @@ import shutil
 import stat
 import tempfile
 
+import disks
 import ondisk
 import pytest
 from dogpile.cache import make_region
 from dogpile.cache.api import NO_VALUE
 from forked import Child
+
+from dogpile_filesystem.store import access
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs to be root, to act as several users")
 
@@ -356,3 +359,50 @@ def test_private_by_default(parent, umask, name):
     make_directory(f"{parent}/users", 0o1777)
     act_as(FIRST, write, umask)
     assert modes(f"{parent}/users/cache") == {("directory", 0o700, FIRST[1]), ("file", 0o600, FIRST[1])}
+
+
+def test_filesystem_without_modes(tmp_path):
+    """Where permissions do not stick, the refusal says so and gives advice that helps: each of it is followed here."""
+    image = tmp_path / "image"
+    with open(image, "wb") as file:
+        file.truncate(8 << 20)
+    disks.run("mkfs.ntfs", "-F", "-Q", image)
+
+    def disk(options):
+        return disks.mounted(disks.Disk(tmp_path / options, "-t", "ntfs-3g", "-o", options, image))
+
+    with disk("umask=000") as open_to_all:
+        path = f"{open_to_all.path}/cache"
+        message = refusal(path, VALUES)
+        assert path in message
+        assert all(word in message for word in ("umask=077", "signing_key", "allow_shared", "neither chmod"))
+        assert refusal(f"{path}/subdirectory", VALUES)
+        assert refusal(path, VALUES, signing_key="secret") is None
+        assert refusal(path, VALUES, allow_shared=True) is None
+        assert not [name for name in os.listdir(path) if name.startswith(".dogpile")]
+    with disk("uid=0,umask=077") as private:
+        assert refusal(f"{private.path}/cache", VALUES) is None
+
+
+def test_modes_that_do_not_stick(parent, monkeypatch):
+    """The same without such a filesystem: a directory made with 0700 shows 0777."""
+    path = make_directory(f"{parent}/cache", 0o777)
+    real = os.lstat
+
+    def lstat(path, **where):
+        return os.stat_result((real(path, **where).st_mode | 0o777, *real(path, **where)[1:]))
+
+    monkeypatch.setattr(os, "lstat", lstat)
+    message = refusal(path, VALUES)
+    assert "does not keep permissions" in message
+    assert "umask=077" in message
+    assert os.listdir(path) == []
+
+
+def test_group_on_a_filesystem_without_modes(parent, monkeypatch, caplog):
+    """Of a directory that its group can write to, a warning gives no advice that has no effect there."""
+    path = make_directory(f"{parent}/cache", 0o770, gid=GROUP)
+    monkeypatch.setattr(access, "_keeps_modes", lambda path: False)
+    make_region().configure(VALUES, arguments={"base_dir": path})
+    assert "umask=077" in caplog.text
+    assert "chmod g-w" not in caplog.text

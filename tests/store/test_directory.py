@@ -307,7 +307,7 @@ def test_directory_that_everybody_can_write_to(make_store, base_dir, mode):
     os.chmod(base_dir, mode)
     with pytest.raises(Refused, match=r"subdirectory.*chmod.*signing_key.*allow_shared"):
         make_store().open()
-    store = make_store(access=Access(anyone=True))
+    store = make_store(access=Access(allows_everybody=True))
     store.open()
     assert store.put(b"a", b"value")
     assert os.stat(values(base_dir)).st_mode & 0o777 == 0o700

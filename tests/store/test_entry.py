@@ -4,13 +4,15 @@ The format of an entry: it decodes to exactly what was encoded, or not at all.
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dogpile_filesystem import layout
 from dogpile_filesystem.layout import FILE, VALUE
-from dogpile_filesystem.store import entry
+from dogpile_filesystem.store import entry, files
 
 
 def encoded(payload=b"payload", key=b"key", kind=VALUE, created_ns=1234):
@@ -85,3 +87,28 @@ def test_content_that_is_none(payload):
     """A payload that does not name a content, or names one outside its directory, is damaged."""
     with pytest.raises(entry.Damaged):
         entry.Content.unpack(payload, "abc")
+
+
+@pytest.mark.parametrize("key", [b"key", b"k" * 70_000], ids=["short key", "long key"])
+@pytest.mark.parametrize("signing_key", [None, entry.signing_key(b"secret")], ids=["unsigned", "signed"])
+@pytest.mark.parametrize("read", [files.read_file, files.read_file_to_its_end])
+def test_large(tmp_path, read, signing_key, key):
+    """An entry larger than one read comes back as it was written; one damaged anywhere, or too long, does not."""
+    payload, keys, path = bytes(range(256)) * 1000, [signing_key] if signing_key else [], tmp_path / "entry"
+    data = entry.head(VALUE, key, payload, 1234, signing_key) + payload
+    path.write_bytes(data)
+    assert entry.decode(VALUE, key, read(path), keys) == (payload, 1234)
+    flipped = [data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :] for at in (0, 5, 20, 33, 65, 80_000, len(data) - 1)]
+    for damaged in [*flipped, data[:-1], data[:70_000], data + b"\0"]:
+        path.write_bytes(damaged)
+        with pytest.raises(entry.Damaged):
+            entry.decode(VALUE, key, read(path), keys)
+
+
+def test_short_writes(tmp_path, monkeypatch):
+    """Parts are written whole and in order, however little the system writes at once."""
+    monkeypatch.setattr(os, "writev", lambda fd, parts, write=os.write: write(fd, parts[0][:2]))
+    monkeypatch.setattr(os, "write", lambda fd, data, write=os.write: write(fd, data[:3]))
+    with open(tmp_path / "file", "wb") as file:
+        files.write_all(file.fileno(), [b"head", b"", b"a payload"])
+    assert (tmp_path / "file").read_bytes() == b"heada payload"
