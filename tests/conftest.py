@@ -185,7 +185,7 @@ def scratch():
 @pytest.fixture
 def spawn():
     """
-    Starts Python programs, given as text, in processes of their own. What still runs at the end is killed.
+    Starts Python programs, given as text, in processes of their own. Those still running at the end are killed.
     """
     started: list[subprocess.Popen[str]] = []
 
@@ -217,7 +217,7 @@ def open_descriptors(tmp_path):
     def leads_below(number):
         try:
             return os.readlink(f"/proc/self/fd/{number}").startswith(str(tmp_path))
-        except FileNotFoundError:  # That of the listing itself.
+        except FileNotFoundError:  # The descriptor of the listing itself.
             return False
 
     return lambda: sum(map(leads_below, os.listdir("/proc/self/fd")))

@@ -50,15 +50,15 @@ class Sample(NamedTuple):
     threads: int
 
 
-#: What may be more at the end than it was, and yet has not grown: noise of the allocator, and what is underway.
+#: Amounts that may be higher at the end without counting as growth: noise of the allocator, and work in progress.
 SLACK = Sample(rss=2048, private=2048, descriptors=8, threads=3)
 SLACK_LEFT_OVER = 3 * THREADS * (LASTING + VICTIMS)
 
 
 def work(_, directory: str, number: int, seed: int) -> None:
-    """A process that works with several threads until it is killed, and reports what should not be."""
+    """Runs several threads until the process is killed, and reports violations."""
     load = Workload(f"{directory}/cache", f"{directory}/sources", cache_size=CACHE_SIZE, expiration_time=20)
-    load.values.backend.store.failures.report = lambda *_: None  # Deleted files are no news.
+    load.values.backend.store.failures.report = lambda *_: None  # Failures by deleted files are expected.
 
     def run(thread: int) -> None:
         rng = random.Random(seed * THREADS + thread)
@@ -77,7 +77,7 @@ def work(_, directory: str, number: int, seed: int) -> None:
 
 
 def fork(load: Workload, rng: random.Random, name: str) -> None:
-    """Let a child go on for a few steps, while other threads of the parent hold locks."""
+    """Lets a child run for a few steps while other threads of the parent hold locks."""
     child = os.fork()
     if child == 0:
         try:
@@ -112,7 +112,7 @@ def delete_something(base_dir: str, rng: random.Random) -> None:
 
 
 def stalled(directory: str) -> list[str]:
-    """The threads of lasting processes that have not come one step further for half a minute."""
+    """Returns the threads of lasting processes that have made no progress for half a minute."""
     names = [f"{number}.{thread}" for number in range(LASTING) for thread in range(THREADS)]
     return [name for name in names if time.time() - os.stat(f"{directory}/progress/{name}").st_mtime > 30]
 
@@ -155,7 +155,7 @@ class Soak:
     def sample(self) -> None:
         for process, samples in zip(self.lasting, self.samples, strict=True):
             samples.append(measure(process.pid))
-        with contextlib.suppress(OSError):  # Something goes while it is looked at.
+        with contextlib.suppress(OSError):  # Files may disappear while they are listed.
             self.left_over.append(len(left_over(self.base_dir)))
 
     def kill(self) -> None:
@@ -182,7 +182,7 @@ class Soak:
         return found + ([f"not going on: {names}"] if self.samples[0] and (names := stalled(self.directory)) else [])
 
     def growth(self) -> Iterator[str]:
-        """What is more in the last quarter than in the second."""
+        """Returns what is higher in the last quarter than in the second."""
         for number, samples in enumerate(self.samples):
             for name, slack, values in zip(Sample._fields, SLACK, zip(*samples, strict=True), strict=True):
                 yield from grown(f"{name} of process {number}", list(values), slack)

@@ -130,6 +130,13 @@ def unlink_quietly(path: str, dir_fd: int | None = None) -> bool:
     return True
 
 
+def close_quietly(fd: int) -> None:
+    """Close a descriptor; -1: there is none. A close that fails has closed even so."""
+    if fd >= 0:
+        with contextlib.suppress(OSError):
+            os.close(fd)
+
+
 def open_below(path: str, dir_fd: int) -> int:
     """
     Open a directory by a path of two names below another one. Neither may be a symbolic link.
@@ -141,8 +148,7 @@ def open_below(path: str, dir_fd: int) -> int:
     try:
         return os.open(name, DIRECTORY_FLAGS | os.O_NOFOLLOW, dir_fd=parent)
     finally:
-        with contextlib.suppress(OSError):
-            os.close(parent)
+        close_quietly(parent)
 
 
 def remove_tree(name: str, dir_fd: int) -> None:

@@ -25,7 +25,7 @@ from typing import NamedTuple
 from dogpile_filesystem.layout import charge, parse_content, parse_temporary, shard_path
 from dogpile_filesystem.lockfile import Ledger, presence
 from dogpile_filesystem.store.directory import Directory
-from dogpile_filesystem.store.files import open_below, unlink_quietly
+from dogpile_filesystem.store.files import close_quietly, open_below, unlink_quietly
 from dogpile_filesystem.store.listing import Listing, Seen
 from dogpile_filesystem.store.reading import content_of, refers_to
 
@@ -122,11 +122,10 @@ class Shard:
             if self._size or self._entries:  # Also if somebody interrupts the block.
                 self._ledger.add(self.number, -self._size, -self._entries, self._record)
         finally:
-            if self._opened >= 0:
-                os.close(self._opened)
+            self._lock.__exit__()
+            close_quietly(self._opened)
             if self._listed is not None:
                 self._listed.close()
-            self._lock.__exit__()
 
     # One entry
 
