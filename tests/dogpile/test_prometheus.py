@@ -215,8 +215,7 @@ def test_conventions(make):
 WORKER = """
     import sys
     from dogpile.cache import make_region
-    from dogpile_filesystem.lockfile.format import head
-from dogpile_filesystem.prometheus import RegionCollector
+    from dogpile_filesystem.prometheus import RegionCollector
     from prometheus_client import CollectorRegistry, generate_latest
 
     base_dir, number = sys.argv[1:]
@@ -238,7 +237,11 @@ def test_processes(spawn, base_dir):
     processes = [spawn(WORKER, base_dir, number) for number in range(3)]
 
     def answer(process):
-        return "".join(iter(process.stdout.readline, "# EOF\n"))
+        lines = []
+        while (line := process.stdout.readline()) != "# EOF\n":
+            assert line, "the process ended"
+            lines.append(line)
+        return "".join(lines)
 
     for process in processes:
         answer(process)
