@@ -238,11 +238,10 @@ def test_processes(spawn, base_dir):
 
     def answer(process):
         lines = []
-        for line in process.stdout:
-            if line == "# EOF\n":
-                return "".join(lines)
+        while (line := process.stdout.readline()) != "# EOF\n":
+            assert line, "the process ended"
             lines.append(line)
-        raise AssertionError("the process has ended")
+        return "".join(lines)
 
     for process in processes:
         answer(process)
