@@ -1,5 +1,5 @@
 """
-Trouble with the filesystem: counted per cause, logged at most once a minute per cause, never raised.
+Trouble with the filesystem: counted per cause, logged at most once a minute per cause and directory, never raised.
 """
 
 from __future__ import annotations
@@ -37,33 +37,86 @@ _ADVICE = {
 }
 
 
+# When a cause was logged last, by base_dir and cause: shared by all stores on a directory, and kept after their end.
+_logged_at: dict[tuple[str, str], float] = {}
+# How many of these are kept before the old ones are dropped.
+_ROOM = 1000
+
+
 class Failures:
     """
-    What went wrong in one cache directory.
+    What went wrong with one store, or another user of a cache directory. What is logged is shared by all of them.
+
+    Concurrency. Threads may report without a lock. Two that report one cause in the same moment may both log it.
 
     :param base_dir: named in the log.
     :param clock: seconds, running forward.
-    :ivar counts: how often each cause occurred, by its name: an errno such as ``ENOSPC``, or ``damaged``.
+    :ivar counts: how often each cause occurred here, by its name: an errno such as ``ENOSPC``, or ``damaged``.
     """
 
     def __init__(self, base_dir: str, clock: Callable[[], float] = time.monotonic) -> None:
         self.counts: Counter[str] = Counter()
         self._base_dir = base_dir
         self._clock = clock
-        self._logged_at: dict[str, float] = {}
 
     def report(self, cause: str, what: str, *args: object) -> None:
-        """Count, and log unless this cause was logged within the last minute."""
+        """Count, and log unless this cause was logged for this directory within the last minute."""
         self.counts[cause] += 1
-        now = self._clock()
-        last = self._logged_at.get(cause)
-        if last is None or now - last >= INTERVAL:
-            self._logged_at[cause] = now
-            logger.warning("cache in %s: %s", self._base_dir, what % args)
+        _log(self._base_dir, cause, what % args, self._clock())
 
     def report_error(self, error: OSError, what: str) -> None:
-        """Report an OSError under the name of its errno, with what to do about it."""
-        number = error.errno or 0
-        cause = errno.errorcode.get(number, type(error).__name__)
-        advice = _ADVICE.get(number)
-        self.report(cause, "%s: %s%s", what, error, f": {advice}" if advice else "")
+        """Report an OSError under the name of its errno, with advice on what to do about it."""
+        cause, message = _describe(error, what)
+        self.report(cause, "%s", message)
+
+    def reporting(self, what: str) -> Reporting:
+        """
+        A context in which an OSError is reported, and ends the block instead of being raised.
+
+        :param what: could not be done, such as "cannot prune the cache".
+        """
+        return Reporting(self, what)
+
+
+class Reporting:
+    """Got from :meth:`Failures.reporting`."""
+
+    __slots__ = ("_failures", "_what")
+
+    def __init__(self, failures: Failures, what: str) -> None:
+        self._failures = failures
+        self._what = what
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> bool:
+        if not isinstance(error, OSError):
+            return False
+        self._failures.report_error(error, self._what)
+        return True
+
+
+def log_error(base_dir: str, error: OSError, what: str) -> None:
+    """Log an OSError that no statistics count, unless its cause was logged within the last minute."""
+    cause, message = _describe(error, what)
+    _log(base_dir, cause, message, time.monotonic())
+
+
+def _describe(error: OSError, what: str) -> tuple[str, str]:
+    number = error.errno or 0
+    advice = _ADVICE.get(number)
+    cause = errno.errorcode.get(number, type(error).__name__)
+    return cause, f"{what}: {error}{f': {advice}' if advice else ''}"
+
+
+def _log(base_dir: str, cause: str, message: str, now: float) -> None:
+    last = _logged_at.get((base_dir, cause))
+    if last is not None and now - last < INTERVAL:
+        return
+    if len(_logged_at) >= _ROOM:
+        for key, logged_at in list(_logged_at.items()):
+            if now - logged_at >= INTERVAL:
+                _logged_at.pop(key, None)
+    _logged_at[base_dir, cause] = now
+    logger.warning("cache in %s: %s", base_dir, message)

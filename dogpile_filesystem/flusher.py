@@ -1,12 +1,13 @@
 """
-What gathers in memory, and is written a little later: uses of entries, and statistics.
+Notes that are pending in memory and written a little later: last uses of entries, and statistics.
 
-Concurrency. One daemon thread writes for all directories of the process. It lives only while something is pending, so
-that the last of what a process gathers before it falls idle is written too. Before a fork that thread is ended, and
-what is pending is written; the child starts with nothing pending.
+Concurrency. One daemon thread writes the notes of all directories of the process. It lives only while a note is
+pending, so that the last notes of a process that falls idle are written too. Before a fork the thread is ended and all
+notes are written; the child starts with none.
 
-Crash. A killed process loses what it gathered in its last :data:`DELAY` seconds, and so does one that ends by
-``os._exit``.
+Crash. A killed process loses the notes of its last :data:`DELAY` seconds, and so does one that ends by ``os._exit``.
+
+Limits. Notes of a store that is gone are written once more. If that fails for thousands of them, they are dropped.
 """
 
 from __future__ import annotations
@@ -25,10 +26,12 @@ DELAY = 3.0
 #: Seconds to wait for a thread before a fork. It may be writing to a disk that hangs; and the timer of a thread in
 #: gevent's pool never ends.
 _PATIENCE = 0.2
+#: How many notes of owners that are gone may wait for the timer; and how many that cannot be written are kept.
+_MANY, _TOO_MANY = 200, 2000
 
 
 class Pending(Protocol):
-    """What gathers something in memory."""
+    """Something that has notes in memory."""
 
     def is_pending(self) -> bool:
         """Whether there is something to write. Looks at no file."""
@@ -44,26 +47,33 @@ class Flusher:
     """
     The timer, of which the process has one: :data:`flusher`.
 
-    :ivar timer: the thread that will write; None: there is none, so that who notes something has to :meth:`start` it.
+    :ivar timer: the thread that will write; None: there is none. Code that notes something must :meth:`start` it then.
     """
 
     def __init__(self) -> None:
         self.timer: threading.Timer | None = None
         # On the monotonic clock: when the timer should long have come; and until when not to try for another one.
         self._overdue_at = self._retry_at = 0.0
+        # On the monotonic clock: until when not to write again the notes of owners that are gone.
+        self._retry_kept_at = 0.0
         self._gatherings: weakref.WeakSet[Pending] = weakref.WeakSet()
-        # Whose owner has gone before the last flush.
-        self._kept: list[Pending] = []
+        # Notes whose owner was garbage-collected before their last flush. Each change is atomic.
+        self._kept: set[Pending] = set()
         # Guards starting the timer. Not needed to note or to write.
         self._guard = threading.Lock()
         self._is_hooked = False
 
     def add(self, owner: object, *gatherings: Pending) -> None:
         """Write for some more, as long as their owner exists, and once more then."""
+        if len(self._kept) >= _MANY:
+            self._flush_kept()
         for gathering in gatherings:
             self._gatherings.add(gathering)
-        # Only kept, since whoever is collected may be so anywhere, also while a lock is held that a flush needs.
-        weakref.finalize(owner, self._kept.extend, gatherings).atexit = False
+        weakref.finalize(owner, self._keep, gatherings).atexit = False
+
+    def _keep(self, gatherings: tuple[Pending, ...]) -> None:
+        # Only kept: an owner may be collected anywhere, also while a lock is held that a flush needs.
+        self._kept.update(gathering for gathering in gatherings if gathering.is_pending())
 
     def start(self) -> None:
         """Have everything that is pending written in :data:`DELAY` seconds; or now, if no timer can be had or comes."""
@@ -108,10 +118,20 @@ class Flusher:
             if kind is None or isinstance(gathering, kind):
                 if not gathering.flush():
                     is_done = False
-                elif self._kept:
-                    with contextlib.suppress(ValueError):
-                        self._kept.remove(gathering)
+                else:
+                    self._kept.discard(gathering)
         return is_done
+
+    def _flush_kept(self) -> None:
+        """Keep the notes of owners that come and go, hundreds in a second, from taking up the memory."""
+        now = time.monotonic()
+        if now < self._retry_kept_at:
+            return
+        self._kept.difference_update([gathering for gathering in list(self._kept) if gathering.flush()])
+        if len(self._kept) >= _MANY:  # They cannot be written.
+            self._retry_kept_at = now + DELAY
+            if len(self._kept) >= _TOO_MANY:
+                self._kept.clear()
 
     def _all(self) -> list[Pending]:
         while True:

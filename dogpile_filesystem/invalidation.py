@@ -1,18 +1,19 @@
 """
 Invalidation of a region for all processes: the stamps that dogpile compares with the age of values, in the lock file.
 
-Concurrency. An invalidation is seen by the next read of every process: each read looks at the stamps, which takes one
-``pread`` of 16 bytes. A value whose creation began before an invalidation, and ended after it, counts as new; so it
-does with dogpile's own strategy.
+Concurrency. The next read of every process sees an invalidation: each read looks at the stamps, with one ``pread`` of
+16 bytes. A value whose creation began before an invalidation and ended after it counts as new, as it does with
+dogpile's own strategy.
 
-Crash. The stamps survive the processes and the machine. Where the lock file is lost, or was damaged, what was
-invalidated does not come back: everything older than its successor is invalidated.
+Crash. The stamps survive the processes and the machine. If the lock file is lost or damaged, no invalidated value comes
+back: everything that is older than the new lock file is invalidated.
 
-Limits. All regions on one directory that have this strategy are invalidated together; after a soft invalidation, those
-without an ``expiration_time`` raise, as dogpile does, until a hard one. Where the lock file cannot be written, an
-invalidation acts in its own process only, and that is logged; where it cannot be read, the stamps are those that were
-read last, and who has read none takes everything for invalidated. A successor of a deleted lock file is looked for
-within 50 ms. What a clock invalidated that was ahead is mended by the next invalidation.
+Limits. All regions on one directory that have this strategy are invalidated together. After a soft invalidation,
+regions without an ``expiration_time`` raise, as dogpile does, until the next hard one. If the lock file cannot be
+written, an invalidation acts only in its own process, and is logged. If it cannot be read, a process goes on with the
+stamps that it read last; a process that has not read any treats everything as invalidated. A lock file that was deleted
+and made again is found within 50 ms. If a clock that ran ahead wrote a stamp in the future, the next invalidation
+corrects it.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from collections.abc import Callable
 from dogpile.cache.region import RegionInvalidationStrategy
 
 from dogpile_filesystem.arguments import Arguments
-from dogpile_filesystem.failures import Failures
+from dogpile_filesystem.failures import log_error
 from dogpile_filesystem.lockfile import NEVER, Current, Ledger
 from dogpile_filesystem.store import Access
 
@@ -44,9 +45,9 @@ class FilesystemInvalidation(RegionInvalidationStrategy):
             region_invalidator=FilesystemInvalidation("/var/cache/myapp"),
         )
 
-    Then ``region.invalidate()`` in one process makes all values that are there misses in every process. After
-    ``region.invalidate(hard=False)``, who finds an older value makes a new one, and serves the old one to others
-    meanwhile; the region needs an ``expiration_time`` for that, as dogpile demands, until the next hard invalidation.
+    Then ``region.invalidate()`` in one process makes all present values misses in every process. After
+    ``region.invalidate(hard=False)``, the first reader of an older value creates a new one, while others are served the
+    old one. For that dogpile demands an ``expiration_time`` of the region, until the next hard invalidation.
 
     :param base_dir: that of the region's backend. The regions on one directory are invalidated together.
     :param clock: seconds since the epoch, as dogpile takes them for the age of values: ``time.time``.
@@ -57,7 +58,6 @@ class FilesystemInvalidation(RegionInvalidationStrategy):
     def __init__(self, base_dir: str | os.PathLike[str], *, clock: Callable[[], float] = time.time) -> None:
         self._base_dir = Arguments.parse({"base_dir": base_dir}).base_dir
         self._clock = clock
-        self._failures = Failures(self._base_dir)
         self._current = Current(os.path.join(self._base_dir, "lock"), clock)
         # The stamps, hard and soft, that were read last; and those that could not be written: this process's own.
         self._known, self._unwritten = _EVERYTHING, _NOTHING
@@ -76,10 +76,10 @@ class FilesystemInvalidation(RegionInvalidationStrategy):
         except OSError as error:
             self._unwritten = (now, NEVER) if hard else (self._unwritten[0], now)
             if not isinstance(error, FileNotFoundError):  # Else there is no directory, and nothing to invalidate.
-                self._failures.report_error(error, "other processes do not see an invalidation")
+                log_error(self._base_dir, error, "other processes do not see an invalidation")
 
     def is_invalidated(self, timestamp: float) -> bool:
-        """Whether a value of that age is invalidated, in whatever way."""
+        """Whether a value of that age is invalidated, hard or soft."""
         return timestamp < max(self._stamps())
 
     def is_hard_invalidated(self, timestamp: float) -> bool:

@@ -153,7 +153,8 @@ def assert_nothing_is_wrong(base_dir, arguments):
     """
     Fails if a new store on a directory finds something wrong there, with the arguments that the last store had.
     """
-    report = check(Store(base_dir, **arguments))
+    now = arguments["clock"]()
+    report = check(Store(base_dir, **{**arguments, "clock": lambda: now}))
     assert report.ok, f"the test leaves a cache that is not whole: {report}"
 
 
@@ -185,7 +186,7 @@ def scratch():
 @pytest.fixture
 def spawn():
     """
-    Starts Python programs, given as text, in processes of their own. What still runs at the end is killed.
+    Starts Python programs, given as text, in processes of their own. Those still running at the end are killed.
     """
     started: list[subprocess.Popen[str]] = []
 
@@ -217,7 +218,7 @@ def open_descriptors(tmp_path):
     def leads_below(number):
         try:
             return os.readlink(f"/proc/self/fd/{number}").startswith(str(tmp_path))
-        except FileNotFoundError:  # That of the listing itself.
+        except FileNotFoundError:  # The descriptor of the listing itself.
             return False
 
     return lambda: sum(map(leads_below, os.listdir("/proc/self/fd")))

@@ -1,12 +1,15 @@
 """
-A program for developers, no test. Hours of everything at once, while memory, descriptors, threads and left-over files
-are watched::
+A program for developers, not a test. It does everything at once for as long as it is told, and watches memory,
+descriptors, threads and left-over files::
 
     python tests/soak.py --minutes 60 --directory /mnt/disk
 
 Some processes live all the time, and are measured. Others are killed every second. Now and then the lock file or a
-shard is deleted. The exit status is 1 if something grew between the second and the last quarter of the time, if
-somebody got a wrong value or an exception, or does not go on. Needs /proc.
+shard is deleted. Beside them, the tests that make random choices (``RANDOM``) run again and again, each time with
+another seed; the gate runs them with the same seed always. A failure prints the command that repeats it.
+
+The exit status is 1 if something grew between the second and the last quarter of the time, if a process got a wrong
+value or an exception or did not go on, or if a test failed. Needs /proc.
 """
 
 from __future__ import annotations
@@ -15,14 +18,19 @@ import argparse
 import contextlib
 import os
 import random
+import shlex
 import shutil
+import signal
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
+
+sys.path.insert(0, str(Path(__file__).parent / "helpers"))
 
 from forked import Forked
 from ondisk import left_over
@@ -32,6 +40,13 @@ LASTING, VICTIMS, THREADS = 4, 2, 3
 CACHE_SIZE = 2 << 20
 #: Seconds between two samples, kills, deletions, and lines.
 SAMPLE, KILL, DELETE, LINE = 2.0, 1.0, 10.0, 15.0
+#: The tests that make random choices: models, damaged bytes, kills.
+RANDOM = [
+    "store/test_model.py",
+    "faults/test_faulty_model.py",
+    "faults/test_damaged_bytes.py::test_random_damage",
+    "faults/test_random_kills.py",
+]
 #: A step is a fork with this probability.
 FORK = 0.002
 
@@ -50,15 +65,15 @@ class Sample(NamedTuple):
     threads: int
 
 
-#: What may be more at the end than it was, and yet has not grown: noise of the allocator, and what is underway.
+#: Amounts that may be higher at the end without counting as growth: noise of the allocator, and work in progress.
 SLACK = Sample(rss=2048, private=2048, descriptors=8, threads=3)
 SLACK_LEFT_OVER = 3 * THREADS * (LASTING + VICTIMS)
 
 
 def work(_, directory: str, number: int, seed: int) -> None:
-    """A process that works with several threads until it is killed, and reports what should not be."""
+    """Runs several threads until the process is killed, and reports violations."""
     load = Workload(f"{directory}/cache", f"{directory}/sources", cache_size=CACHE_SIZE, expiration_time=20)
-    load.values.backend.store.failures.report = lambda *_: None  # Deleted files are no news.
+    load.values.backend.store.failures.report = lambda *_: None  # Failures by deleted files are expected.
 
     def run(thread: int) -> None:
         rng = random.Random(seed * THREADS + thread)
@@ -77,7 +92,7 @@ def work(_, directory: str, number: int, seed: int) -> None:
 
 
 def fork(load: Workload, rng: random.Random, name: str) -> None:
-    """Let a child go on for a few steps, while other threads of the parent hold locks."""
+    """Lets a child run for a few steps while other threads of the parent hold locks."""
     child = os.fork()
     if child == 0:
         try:
@@ -112,9 +127,55 @@ def delete_something(base_dir: str, rng: random.Random) -> None:
 
 
 def stalled(directory: str) -> list[str]:
-    """The threads of lasting processes that have not come one step further for half a minute."""
+    """Returns the threads of lasting processes that have made no progress for half a minute."""
     names = [f"{number}.{thread}" for number in range(LASTING) for thread in range(THREADS)]
     return [name for name in names if time.time() - os.stat(f"{directory}/progress/{name}").st_mtime > 30]
+
+
+class RandomTests:
+    """
+    The tests that make random choices, in a process of their own, again and again with another seed each time.
+
+    :ivar rounds: the number of rounds that have ended well.
+    """
+
+    def __init__(self, directory: str, rng: random.Random) -> None:
+        self.rounds = 0
+        self._log = Path(directory, "tests.log")
+        self._temporary = f"{directory}/tests"
+        self._rng = rng
+        self._start()
+
+    def _start(self) -> None:
+        seed = str(self._rng.randrange(1 << 32))
+        tests = Path(__file__).parent
+        options = ["--seed", seed, "--hypothesis-profile", "soak", "--hypothesis-seed", seed]
+        self._command = [sys.executable, "-m", "pytest", *options, *(str(tests / name) for name in RANDOM)]
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [*self._command, "-q", "-p", "no:cacheprovider", "--basetemp", self._temporary],
+                cwd=tests.parent,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def trouble(self) -> list[str]:
+        """What a failed round printed, and the command that repeats it. After any other round the next one starts."""
+        status = self._process.poll()
+        if status:
+            return [self._log.read_text(errors="replace"), f"repeat it with: {shlex.join(self._command)}"]
+        if status == 0:
+            self.rounds += 1
+            self._start()
+        return []
+
+    def stop(self) -> None:
+        # pytest takes the chance to unmount what its tests have mounted.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGINT)
+        self._process.wait()
 
 
 class Soak:
@@ -133,6 +194,7 @@ class Soak:
             os.mkdir(f"{directory}/{name}")
         self.lasting = [self.start(number) for number in range(LASTING)]
         self.victims = [self.start(LASTING + number) for number in range(VICTIMS)]
+        self.tests = RandomTests(directory, self.rng)
 
     def start(self, number: int) -> Forked:
         return Forked(work, self.directory, number, self.rng.randrange(1 << 32))
@@ -151,11 +213,12 @@ class Soak:
     def stop(self) -> None:
         for process in self.lasting + self.victims:
             process.kill()
+        self.tests.stop()
 
     def sample(self) -> None:
         for process, samples in zip(self.lasting, self.samples, strict=True):
             samples.append(measure(process.pid))
-        with contextlib.suppress(OSError):  # Something goes while it is looked at.
+        with contextlib.suppress(OSError):  # Files may disappear while they are listed.
             self.left_over.append(len(left_over(self.base_dir)))
 
     def kill(self) -> None:
@@ -172,17 +235,19 @@ class Soak:
         most = [max(values) for values in zip(*(samples[-1] for samples in self.samples), strict=True)]
         what = ", ".join(f"{name} {value}" for name, value in zip(Sample._fields, most, strict=True))
         left = self.left_over[-1] if self.left_over else 0
-        print(f"{self.killed} killed, {self.deleted} deleted; at most: {what}; left over {left}", flush=True)
+        done = f"{self.killed} killed, {self.deleted} deleted, {self.tests.rounds} rounds of tests"
+        print(f"{done}; at most: {what}; left over {left}", flush=True)
 
     def trouble(self) -> list[str]:
         report = Path(self.directory, "report")
         found = [report.read_text()] if report.exists() else []
         ended = [number for number, process in enumerate(self.lasting) if not process.is_alive()]
         found += [f"process {number} has ended" for number in ended]
+        found += self.tests.trouble()
         return found + ([f"not going on: {names}"] if self.samples[0] and (names := stalled(self.directory)) else [])
 
     def growth(self) -> Iterator[str]:
-        """What is more in the last quarter than in the second."""
+        """Returns what is higher in the last quarter than in the second."""
         for number, samples in enumerate(self.samples):
             for name, slack, values in zip(Sample._fields, SLACK, zip(*samples, strict=True), strict=True):
                 yield from grown(f"{name} of process {number}", list(values), slack)

@@ -10,6 +10,7 @@ from dogpile_filesystem.lockfile.file import LockFile, detached_lock_file, open_
 from dogpile_filesystem.lockfile.format import HEAD, NEVER, key_offset
 from dogpile_filesystem.lockfile.ledger import Bound, Ledger, Usage
 from dogpile_filesystem.lockfile.mutex import KeyMutex
+from dogpile_filesystem.lockfile.ownership import has_entries, is_tagged
 from dogpile_filesystem.lockfile.presence import presence
 from dogpile_filesystem.lockfile.statistics import Counts, Recorded, Statistics, Stats, recorded
 
@@ -31,7 +32,9 @@ __all__ = [
     "Usage",
     "collect_garbage",
     "detached_lock_file",
+    "has_entries",
     "identity_of",
+    "is_tagged",
     "key_offset",
     "open_lock_file",
     "presence",

@@ -45,7 +45,7 @@ class Fresh:
 
 class Current:
     """
-    The ledger of the lock file that is at ``path``, whoever deletes that file and makes it again.
+    The ledger of the lock file that is at ``path`` now, even after that file was deleted and made again.
 
     Concurrency. Threads may share it: two may look at once, and then both look.
 

@@ -99,7 +99,10 @@ def collect_garbage() -> None:
     if len(_owners) < _limit:
         return
     for generation in range(3):  # The young first, which takes microseconds.
+        before = gc.get_stats()[generation]["collections"]
         gc.collect(generation)
         if len(_owners) <= _limit - _LIMIT // 2:
             return
-    _limit = len(_owners) + max(_LIMIT, len(_owners))
+    # Nothing is collected while another thread collects garbage.
+    if gc.get_stats()[generation]["collections"] != before:
+        _limit = len(_owners) + max(_LIMIT, len(_owners) // 2)

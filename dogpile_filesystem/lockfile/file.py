@@ -9,6 +9,8 @@ The end. A :class:`LockFile` lives as long as there are references to it: of a l
 held. A thread that uses its descriptor has one. When the last is gone, nothing is locked in it, and it is closed; so no
 thread ever uses a number that was closed.
 
+Limits. What lies in the place of the lock file of a cache, and is no regular file, is removed, or set aside.
+
 Deletion. A lock file that was deleted, and made again by another process or thread, is followed: its descriptor is
 turned to the new file, under its old number, and the ranges held are locked there too, unless another process was
 faster.
@@ -19,14 +21,16 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import stat
 import threading
 import weakref
 from collections import deque
 from weakref import WeakValueDictionary
 
-from dogpile_filesystem.failures import Failures
+from dogpile_filesystem.layout import CLEARED_PREFIX
 from dogpile_filesystem.lockfile.descriptor import Descriptor, Identity, collect_garbage, identity_of
 from dogpile_filesystem.lockfile.format import process_offset
+from dogpile_filesystem.lockfile.ownership import has_entries, is_tagged
 from dogpile_filesystem.lockfile.ranges import RangeLock, try_to_lock
 
 _FLAGS = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -50,7 +54,6 @@ class LockFile:
         self.is_writable = is_writable
         self.descriptor = Descriptor()
         self.moves = 0
-        self.failures = Failures(path)
         # The name under which this process shows that it lives; None: it does not.
         self._shown_as: str | None = None
         # Its own descriptor, and those that cannot be closed before.
@@ -111,7 +114,7 @@ class LockFile:
 
     def acquire(self, offset: int, *, wait: bool, timeout: float | None) -> RangeLock | None:
         """
-        Lock one byte, until :meth:`release`, whatever becomes of the object that called this.
+        Lock one byte until :meth:`release`, even if the caller is garbage-collected before.
 
         :return: the lock held, or None: it was not to be had.
         :raises OSError: the filesystem refuses to lock.
@@ -138,7 +141,7 @@ class LockFile:
             self._shown_as = process
 
     def reset_after_fork(self) -> None:
-        """Make the child's locks new, whatever threads of the parent were doing with them."""
+        """Make the child's locks new. Threads of the parent may have held the old ones."""
         self._guard = threading.Lock()
         for lock in self._ranges.values():
             lock.reset_after_fork()
@@ -184,6 +187,26 @@ def open_lock_file(path: str, mode: int = 0o600, *, make: bool = True) -> LockFi
         _close_unused()
 
 
+def _set_aside(path: str) -> None:
+    """
+    Remove what lies in the place of a lock file and can never be one: a directory, a symbolic link, a FIFO.
+
+    :raises OSError: it cannot be removed.
+    """
+    found = os.stat(path, follow_symlinks=False)
+    base_dir = os.path.dirname(path)
+    if stat.S_ISREG(found.st_mode) or not (is_tagged(base_dir) or has_entries(base_dir)):
+        return
+    if not stat.S_ISDIR(found.st_mode):
+        os.unlink(path)
+        return
+    try:
+        os.rmdir(path)
+    except OSError:
+        # It is not empty. The next visits remove it like a cleared tree.
+        os.rename(path, f"{base_dir}/{CLEARED_PREFIX}{os.urandom(8).hex()}")
+
+
 def _find_or_open(path: str, mode: int, *, make: bool) -> LockFile:
     with contextlib.suppress(FileNotFoundError):
         found = identity_of(os.stat(path, follow_symlinks=False))
@@ -195,6 +218,9 @@ def _find_or_open(path: str, mode: int, *, make: bool) -> LockFile:
         if known is not None and known.is_open() and not make:
             return known
     fd, is_writable = _unidentified.pop(path, -1), True
+    if fd < 0 and make:
+        with contextlib.suppress(OSError):
+            _set_aside(path)
     if fd < 0:
         fd, is_writable = (_open_or_create(path, mode), True) if make else _open_existing(path)
     try:

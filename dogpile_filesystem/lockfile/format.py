@@ -23,7 +23,8 @@ believed either, where the kernel tells of a restart: a power cut may have kept 
 here. A lost file takes the stamps of invalidation with it, so a file that is made beside values says that all of them
 are invalidated.
 
-Limits. A file that this module did not write, and one of another version, is left as it is: it cannot be used.
+Limits. A file of a later version is left as it is, and so is a file of another program in a directory that is not a
+cache: it cannot be used.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from collections.abc import Callable
 from zlib import crc32
 
 from dogpile_filesystem.layout import SHARDS, VALUES
+from dogpile_filesystem.lockfile.ownership import has_entries, is_tagged
 
 _MAGIC, _VERSION = b"dogpilfs", 1
 _HEADER = struct.Struct("<8sI")
@@ -145,8 +147,8 @@ def _refuse_foreign(data: bytes, length: int, path: str) -> None:
     """
     Raise for a file that this version must not write to.
 
-    A file that begins otherwise is ours all the same if it was damaged: it has the right length, was cut off, or was
-    emptied.
+    In the directory of a cache every file but one with the whole head of a later version is ours: it was damaged.
+    Elsewhere a file is ours if it looks like a damaged lock file: it has the magic or the right length, or is empty.
 
     :param length: of the file in bytes.
     :raises OSError: EPROTO, with what to do.
@@ -154,12 +156,13 @@ def _refuse_foreign(data: bytes, length: int, path: str) -> None:
     begin = data[: len(HEAD)]
     if len(begin) == len(HEAD):
         _, version = _HEADER.unpack_from(begin)
-        if begin == _head(version) and version != _VERSION:
+        if begin == _head(version) and version > _VERSION:
             what = f"was made by a version with format {version}, this one has {_VERSION}: use another base_dir"
             raise Foreign(errno.EPROTO, f"the lock file {what}", path)
     # Records without a header are ours: a thread that had the ledger of a deleted file was faster than `make`.
-    is_ours = begin.startswith(_MAGIC) or _MAGIC.startswith(begin) or length == LENGTH or not begin.strip(b"\0")
-    if not is_ours:
+    looks_ours = begin.startswith(_MAGIC) or _MAGIC.startswith(begin) or length == LENGTH or not begin.strip(b"\0")
+    base_dir = os.path.dirname(path)
+    if not (looks_ours or is_tagged(base_dir) or has_entries(base_dir)):
         what = "is no lock file of this cache: point base_dir at a directory of its own"
         raise Foreign(errno.EPROTO, what, path)
 

@@ -239,7 +239,8 @@ class Ledger:
         :raises OSError: the file cannot be read, written or locked.
         """
         with self.file.borrow(file_format.STAMPS_GUARD_AT, 1):
-            # A stamp of a clock that was far ahead goes: what it invalidated is older than now, or was made since.
+            # A stamp that is far ahead was written by a wrong clock. The values that it invalidated are older than now,
+            # or were created since.
             old_hard, old_soft = (old if old <= now + _FUTURE else now for old in self.stamps())
             stamps = (max(now, old_hard), NEVER) if hard else (old_hard, max(now, old_soft))
             write(self._descriptor.fd, STAMPS.pack(*stamps), STAMPS_AT)

@@ -14,7 +14,7 @@ from dogpile_filesystem.lockfile.file import LockFile, detached_lock_file
 from dogpile_filesystem.lockfile.ranges import RangeLock
 from dogpile_filesystem.lockfile.statistics import Statistics
 
-#: Lock files deleted in the course of one acquisition, after which the one at hand is good enough.
+#: How many times to start over because the lock file was deleted; after that the one at hand is good enough.
 _DELETIONS = 10
 
 
@@ -22,20 +22,19 @@ class KeyMutex:
     """
     The mutex of one key: at most one thread of one process holds it.
 
-    Concurrency. Any number of objects may stand for one key. One object may be shared by threads, and released by
-    another thread than acquired it. Not reentrant. Under gevent a wait lets other greenlets go on.
+    Concurrency. Any number of objects may stand for one key. Threads may share one object, and a thread may release a
+    mutex that another one acquired. It is not reentrant. Under gevent a waiting greenlet lets others run.
 
-    Crash. A killed holder's mutex is free at once.
+    Crash. The mutex of a killed process is free at once.
 
-    Limits. Where the lock file cannot be used, other processes are not excluded: the value is then created more
-    than once, but it is created.
+    Limits. If the lock file cannot be used, other processes are not excluded: they may create the same value too.
 
     :param path: of the lock file.
-    :param open_file: opens the one that is there now; called with True if the one that it gave before was deleted.
+    :param open_file: opens the current lock file; called with True if the one that it returned last was deleted.
     :param offset: the key's byte in it.
     :param lock_timeout: seconds after which a waiter goes on without the lock; None: never.
-    :param failures: where trouble is reported.
-    :param statistics: where waits are counted.
+    :param failures: counts and logs trouble.
+    :param statistics: counts waits.
     """
 
     def __init__(
@@ -107,7 +106,7 @@ class KeyMutex:
 
     def release(self) -> None:
         """
-        Give the mutex back. Harmless for a thread that gave up waiting for it, and if nobody holds it.
+        Give the mutex back. Does nothing for a thread that gave up waiting for it, or if no thread holds it.
         """
         thread = threading.get_ident()
         self._statistics.forget_second_look()
@@ -120,7 +119,7 @@ class KeyMutex:
                 file.release(lock)
 
     def locked(self) -> bool:
-        """Whether anybody holds the mutex, here or in another process. Takes nothing."""
+        """Whether a thread holds the mutex, here or in another process. Takes no lock."""
         return self._current_file().borrow(self._offset, 1).is_held()
 
     def _current_file(self, *, deleted: bool = False) -> LockFile:
@@ -135,5 +134,5 @@ class KeyMutex:
 
     def _go_without(self) -> None:
         self._without.add(threading.get_ident())
-        what = "waited %s s for another creator, and go on without the lock: raise lock_timeout, or see what it does"
+        what = "waited %s s for another creator, and go on without the lock: raise lock_timeout, or look what it does"
         self._failures.report(LOCK_TIMEOUT, what, self._lock_timeout)

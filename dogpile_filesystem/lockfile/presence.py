@@ -4,7 +4,7 @@ Which processes live, and names that no other process uses.
 A process has a random name. While it writes to a cache, it keeps the byte of that name locked in the lock file, so that
 others can tell whether it will finish a file that has its name.
 
-Crash. The kernel frees the byte when the process ends, in whatever way.
+Crash. The kernel frees the byte when the process ends, in any way.
 
 Limits. Where locks cannot be asked for, every process is believed to live.
 """

@@ -1,23 +1,24 @@
 """
 Locks on byte ranges of one lock file, between threads and processes.
 
-Everything that has to be exclusive in a cache directory is a range of bytes of its one lock file, locked with
-``fcntl.lockf``: the kernel frees the ranges of a killed process at once, and no lock file ever has to be deleted.
+Each thing in a cache directory that one thread at a time may do has a range of bytes in the one lock file. A thread
+locks the range with ``fcntl.lockf``. The kernel frees the ranges of a killed process at once, and no lock file ever has
+to be deleted.
 
 Concurrency. POSIX range locks have three traps:
 
-1. They belong to the process, and closing *any* descriptor of the file drops all of them. See lockfile.py.
-2. They do not exclude the threads of one process. So a ``threading.Lock`` stands before each range. Not an
-   ``RLock``: dogpile's background refresh releases in another thread, and a second acquire by the same thread has to
-   return False.
-3. The kernel looks for deadlocks between processes, not threads, and refuses harmless waits with EDEADLK. So EDEADLK
-   is never an error: from there on, the wait is a loop of tries and pauses.
+1. They belong to the process, and closing *any* descriptor of the file drops all of them: see file.py.
+2. They do not exclude the threads of one process. So each range has a ``threading.Lock`` in front of it. It is no
+   ``RLock``, because dogpile's background refresh releases in another thread, and because a second acquire by the same
+   thread must return False.
+3. The kernel looks for deadlocks between processes, not between threads, and refuses harmless waits with EDEADLK. So
+   EDEADLK is never an error here: the waiter goes on with a loop of tries and pauses.
 
-Crash. The ranges of a process that ends in any way are free at once.
+Crash. The ranges of a process are free as soon as it ends, in any way.
 
-Limits. Where the lock file cannot be opened or the filesystem has no locks, a range excludes the threads of this
-process only. A filesystem that grants a range to two machines at once is not noticed: nobody may rely on a lock for
-more than saving work and keeping the books.
+Limits. A range excludes only the threads of this process if the lock file cannot be opened, or if the filesystem has no
+locks. Nothing notices a filesystem that grants one range to two machines at once. So a lock may only save work and keep
+the ledger right; it never decides what a reader gets.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from typing import Protocol
 
 import fasteners
 
-from dogpile_filesystem.failures import Failures
+from dogpile_filesystem.failures import log_error
 from dogpile_filesystem.lockfile.descriptor import Descriptor
 
 # How long a waiter pauses between two tries, in seconds: from the first, growing by it, to the second.
@@ -85,13 +86,11 @@ class OpenFile(Protocol):
 
     :ivar descriptor: its number is -1 if the file cannot be opened: then ranges exclude only the threads of this
      process.
-    :ivar failures: where trouble is reported.
     """
 
     path: str
     descriptor: Descriptor
     moves: int
-    failures: Failures
 
 
 class RangeLock:
@@ -102,7 +101,7 @@ class RangeLock:
     most :attr:`PATIENCE` seconds and raises TimeoutError then.
     """
 
-    #: Seconds that ``with`` waits. Ranges used so are held for milliseconds: who holds one longer was stopped.
+    #: Seconds that ``with`` waits. Such ranges are held for milliseconds: a process that holds one longer was stopped.
     PATIENCE = 5.0
     #: Seconds for which it waits no longer than :attr:`BRIEFLY`, after it has waited in vain: else each value would.
     RESIGNATION = 30.0
@@ -148,7 +147,7 @@ class RangeLock:
 
     def release(self) -> None:
         """
-        Give the lock back, from whatever thread. Without effect if this process does not hold it.
+        Give the lock back, from any thread. Does nothing if this process does not hold it.
         """
         if not self.owned:
             return
@@ -165,8 +164,8 @@ class RangeLock:
         try:
             lockf(self._descriptor.fd, LOCK_UN, self.length, self.offset)
         except OSError:
-            # The range stays locked until this process ends; nobody here could do better.
-            self.file.failures.report_error(error, "cannot unlock a range of the lock file")
+            what = "cannot unlock a range of the lock file, which stays locked until this process ends"
+            log_error(os.path.dirname(self.file.path), error, what)
 
     def __enter__(self) -> None:
         if self.acquire(wait=False):
@@ -183,7 +182,7 @@ class RangeLock:
 
     def is_held(self, *, otherwise: bool = False) -> bool:
         """
-        Whether any thread of any process holds the range. Takes nothing, and disturbs nobody who does.
+        Whether any thread of any process holds the range. Takes no lock, so that it never makes another attempt fail.
 
         :param otherwise: the answer where the filesystem has none.
         """
@@ -219,7 +218,7 @@ class RangeLock:
         if self.owned:
             with contextlib.suppress(OSError):
                 lockf(self._descriptor.fd, _TRY, self.length, self.offset)
-            # Given back meanwhile: unless the next holder is there, who will unlock it.
+            # It was given back meanwhile. Unlock it, unless there is a next holder, which will do so.
             if not self.owned and self._threads.acquire(blocking=False):
                 try:
                     with contextlib.suppress(OSError):

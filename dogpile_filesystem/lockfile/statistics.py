@@ -14,16 +14,16 @@ offset  type      content
 176     256 u64   how often there was trouble, by the number of the errno; 0: of another kind
 ======  ========  ================================================================================
 
-Bound and expiration are those of the application that added to the block last: they are for the tools, which know no
-arguments.
+Bound and expiration are those of the application that last added to the block. The tools read them there, because they
+do not know the application's arguments.
 
-Concurrency. A counter is incremented without any lock. Where threads run without the GIL, one of two increments in the
-same moment is lost. The block is changed under :attr:`.Ledger.statistics`.
+Concurrency. A counter is incremented without a lock. Where threads run without the GIL, one of two increments in the
+same moment is lost. The block changes only under :attr:`.Ledger.statistics`.
 
 Crash. A killed process loses what it counted in its last three seconds (see flusher.py). The totals start anew with a
 lost or damaged lock file.
 
-Limits. Where the lock file cannot be written, a process keeps what it counted, and adds it when that is possible again.
+Limits. While the lock file cannot be written, a process keeps its counts, and adds them as soon as that is possible.
 """
 
 from __future__ import annotations
@@ -72,9 +72,9 @@ _NO_SETTINGS, _NO_TOTALS = (0,) * 4, (0,) * (_ROOM + _ERRNOS)
 _LENGTH = _CHECKSUM.size + _BLOCK.size
 _MOST = (1 << 64) - 1
 _UNBOUNDED = Bound(None, None)
-#: So often a block is read that another process is just writing.
+#: How many times to read a block that another process is just writing.
 _TRIES = 3
-#: Seconds to wait for who adds to the block: that takes some microseconds, unless he was stopped.
+#: Seconds to wait for another process that adds to the block. That takes microseconds, unless the process was stopped.
 _PATIENCE = 0.05
 
 
@@ -156,7 +156,7 @@ class Recorded(NamedTuple):
     What the lock file says.
 
     :ivar since: seconds since the epoch; None: nothing was added yet.
-    :ivar bound: that of who added last.
+    :ivar bound: of the application that added last.
     :ivar expiration: seconds after which entries expire, by their kind; None: never. Unknown kinds are missing.
     """
 
@@ -168,7 +168,7 @@ class Recorded(NamedTuple):
 
 class Statistics:
     """
-    What one store counts. Everything that is counted may be incremented by anybody.
+    What one store counts. The parts of the store increment the counters themselves.
 
     :param failures: counts what goes wrong.
     :param bound: of the store.

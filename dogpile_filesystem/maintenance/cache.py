@@ -17,14 +17,9 @@ from dogpile_filesystem.layout import (
     CLEARED_PREFIX,
     LOCK,
     SHARDS,
-    TAG,
-    TAG_NAME,
     VALUES,
-    is_entry_name,
-    is_shard_name,
-    parse_content,
 )
-from dogpile_filesystem.lockfile import HEAD, Ledger, recorded
+from dogpile_filesystem.lockfile import HEAD, Current, Ledger, has_entries, is_tagged, recorded
 from dogpile_filesystem.store import READ_FLAGS, Access, Directory, Shards, Store, Visitor
 
 
@@ -45,8 +40,7 @@ class Cache:
         self.directory = Directory(base_dir, self.access)
         self.directory.look()
         self.shards = Shards(self.directory, time.time)
-        self._lock_path = os.path.join(base_dir, LOCK)
-        self._ledger: Ledger | None = None
+        self._current = Current(os.path.join(base_dir, LOCK))
 
     def is_new(self) -> bool:
         """Whether nothing has been stored in it yet."""
@@ -60,11 +54,9 @@ class Cache:
 
         :raises OSError: the lock file cannot be read, or is not one of a cache.
         """
-        if self._ledger is None or not self._ledger.is_at(self._lock_path):
-            self._ledger = None
-            with contextlib.suppress(FileNotFoundError):
-                self._ledger = Ledger.open(self._lock_path, make=False)
-        return self._ledger
+        with contextlib.suppress(FileNotFoundError):
+            return self._current.find()
+        return None
 
     def make_ledger(self) -> Ledger:
         """
@@ -72,7 +64,7 @@ class Cache:
 
         :raises OSError: the lock file cannot be opened or made, or is not one of a cache.
         """
-        return Ledger.open(self._lock_path, self.access.file_mode)
+        return self._current.open(self.access.file_mode)
 
     def visitor(self) -> Visitor:
         """A visitor that expires nothing, since nobody has said when entries expire."""
@@ -122,15 +114,7 @@ def is_cache(path: str) -> bool:
     :raises OSError: it cannot be looked into.
     """
     os.listdir(path)
-    return _is_tagged(path) or _has_lock_file(path) or _has_entries(path)
-
-
-def _is_tagged(path: str) -> bool:
-    try:
-        with open(os.path.join(path, TAG_NAME), "rb") as tag:
-            return tag.read(len(TAG)) == TAG
-    except FileNotFoundError:
-        return False
+    return is_tagged(path) or _has_lock_file(path) or has_entries(path)
 
 
 def _has_lock_file(path: str) -> bool:
@@ -141,16 +125,3 @@ def _has_lock_file(path: str) -> bool:
         return False
     # Left open: to close it would drop the locks that this process may hold on it.
     return os.read(fd, len(HEAD)) == HEAD
-
-
-def _has_entries(path: str) -> bool:
-    """Whether ``values`` holds entries and nothing else. A base_dir that the user made has no tag."""
-    values_dir = os.path.join(path, VALUES)
-    try:
-        shards = os.listdir(values_dir)
-        if not all(is_shard_name(shard) for shard in shards):
-            return False
-        names = [name for shard in shards for name in os.listdir(os.path.join(values_dir, shard))]
-    except OSError:
-        return False
-    return bool(names) and all(name.startswith(".") or is_entry_name(parse_content(name)[0]) for name in names)

@@ -10,6 +10,7 @@ Limits. The content of a file is checked for its length, and on ext4 for holes, 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -144,7 +145,8 @@ def _check_shard(ledger: Ledger, shards: Shards, number: int, reader: Reader, *,
                 damaged = [name for name in damaged if reader.state(name, listing.fd) is State.DAMAGED]
                 if repair:
                     for name in damaged:
-                        shard.remove_quietly(name)
+                        with contextlib.suppress(OSError):
+                            shard.remove(name)
     size = survey.size + sum(charge(found.st_size) for found in listing.entries.values())
     disk = Usage(size, survey.reserved_entries + len(listing.entries), 1)
     unreadable = list(states.values()).count(State.UNREADABLE)

@@ -1,5 +1,5 @@
 """
-Which directory is used: opened, checked, and its lock file and ledger, all of which somebody may delete at any time.
+The cache directory: opened and checked, with its lock file and ledger. Any of them may be deleted at any time.
 
 Address. ``base_dir`` is held open, and everything in it is addressed by its descriptor and a name below it (layout.py):
 values, contents, look-ups, writes, removals, last uses. If someone moves ``base_dir`` away and puts another directory
@@ -37,7 +37,7 @@ from dogpile_filesystem.store.files import CREATE_FLAGS, DIRECTORY_FLAGS, filesy
 
 #: Seconds for which a shard is trusted not to be a symbolic link.
 _LINK_TRUST = 1.0
-#: Deletions in the course of opening the lock file, after which it is taken for one that cannot be opened.
+#: How many times to open the lock file again because it was deleted meanwhile.
 _DELETIONS = 10
 
 
@@ -71,7 +71,7 @@ class Directory:
         self.lock_path = os.path.join(base_dir, LOCK)
         self._current = Current(self.lock_path, clock)
         self._clock = clock
-        # A thread that uses the descriptor has a reference to this object. So nobody uses it any more.
+        # A thread that uses the descriptor has a reference to this object, so no thread uses it by then.
         weakref.finalize(self, self._opened.close).atexit = False
         _instances.add(self)
 
@@ -214,7 +214,7 @@ class Directory:
 
         :raises OSError: they cannot be made.
         """
-        self.distrust()  # Whoever deleted them may have deleted the lock file too.
+        self.distrust()  # A process that deleted them may have deleted the lock file too.
         self.look(make=True)
         for name in (VALUES, shard_path(shard)):
             with contextlib.suppress(FileExistsError):

@@ -53,7 +53,7 @@ class NoRoom(Exception):
 
 
 class NotCounted(NoRoom):
-    """The ledger was lost, and has not been counted again: nobody knows how much room there is."""
+    """The ledger was lost, and has not been counted again: how much room there is is unknown."""
 
 
 class Room:

@@ -12,18 +12,18 @@ import os
 
 from dogpile_filesystem.store import entry
 
-# Who opens a FIFO that lies in the place of an entry must not wait for somebody to write to it.
+# A reader that opens a FIFO in the place of an entry must not wait for a writer.
 READ_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 CREATE_FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
 DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
-#: The first read asks for so many bytes: most entries are read in one call.
+#: Bytes that the first read asks for: most entries are read in one call.
 _READ_SIZE = 1 << 16
 
 
 class ContentFile(io.BufferedReader):
     """
-    A stored file, opened for one reader, who closes it.
+    A stored file, opened for one reader, which closes it.
 
     A reader that is dropped unclosed is closed quietly: dogpile drops those of expired values.
     """
@@ -137,6 +137,13 @@ def unlink_quietly(path: str, dir_fd: int | None = None) -> bool:
     return True
 
 
+def close_quietly(fd: int) -> None:
+    """Close a descriptor; -1: there is none. A close that fails has closed even so."""
+    if fd >= 0:
+        with contextlib.suppress(OSError):
+            os.close(fd)
+
+
 def open_below(path: str, dir_fd: int) -> int:
     """
     Open a directory by a path of two names below another one. Neither may be a symbolic link.
@@ -148,8 +155,7 @@ def open_below(path: str, dir_fd: int) -> int:
     try:
         return os.open(name, DIRECTORY_FLAGS | os.O_NOFOLLOW, dir_fd=parent)
     finally:
-        with contextlib.suppress(OSError):
-            os.close(parent)
+        close_quietly(parent)
 
 
 def remove_tree(name: str, dir_fd: int) -> None:

@@ -11,7 +11,7 @@ import stat
 from typing import NamedTuple
 
 from dogpile_filesystem.layout import TEMPORARY_SUFFIX, Place, charge, parse_content, shard_path
-from dogpile_filesystem.store.files import open_below
+from dogpile_filesystem.store.files import close_quietly, open_below
 from dogpile_filesystem.store.reading import content_of
 
 
@@ -79,9 +79,8 @@ class Listing:
 
     def close(self) -> None:
         """Close the shard's directory."""
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
+        fd, self.fd = self.fd, -1
+        close_quietly(fd)
 
     def _list(self) -> None:
         with os.scandir(self.fd) as files:

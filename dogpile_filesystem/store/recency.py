@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dogpile_filesystem.flusher import flusher
 from dogpile_filesystem.store.directory import Directory
 
-#: So many pending uses are written by the hit that makes them so many.
+#: Number of pending uses at which a hit writes them all.
 LIMIT = 500
 
 
@@ -96,7 +96,7 @@ def _set_last_use(path: str, stamp: int, dir_fd: int) -> None:
         try:
             os.utime(path, ns=(stamp, stamp), dir_fd=dir_fd, follow_symlinks=False)
         except PermissionError:
-            # Only the owner may set a time; whoever may write the file may set it to now.
+            # Only the owner may set any time. A process that may write the file may set its time to now.
             os.utime(path, dir_fd=dir_fd, follow_symlinks=False)
     except OSError:  # Gone, or not to be changed: then this use does not count.
         pass

@@ -1,5 +1,5 @@
 """
-Removing one entry: because somebody wants it gone, because it could not be replaced, or because it is damaged.
+Removing one entry: because the caller asks for it, because it could not be replaced, or because it is damaged.
 
 Limits. On a filesystem mounted read-only, say, an entry that is to be removed stays. This process remembers up to
 10,000 such entries, and does not read them any more; another process may.
@@ -125,5 +125,5 @@ class Remover:
                 if self._reader.state(place.name, fd) is State.WHOLE:
                     return
                 remove_tree(place.name, fd)  # It may be a directory.
-            # Nobody knows any more what it was charged, and which content it had.
+            # Its charge and its content are unknown now: the visit finds out.
             self._visitor.visit(ledger, place.shard)

@@ -1,5 +1,5 @@
 """
-The shard: the one room through which every change of which entries a shard has, and of its record, goes.
+The shard: every change of its entries, and of its record in the ledger, is made here.
 
 Invariants, by the functions that keep them:
 
@@ -22,15 +22,13 @@ import os
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from dogpile_filesystem.layout import charge, parse_content, parse_temporary, shard_path
-from dogpile_filesystem.lockfile import Ledger, presence
+from dogpile_filesystem.layout import charge, shard_path
+from dogpile_filesystem.lockfile import Ledger
 from dogpile_filesystem.store.directory import Directory
-from dogpile_filesystem.store.files import open_below, unlink_quietly
+from dogpile_filesystem.store.files import close_quietly, open_below, unlink_quietly
 from dogpile_filesystem.store.listing import Listing, Seen
-from dogpile_filesystem.store.reading import content_of, refers_to
-
-#: Seconds after which a temporary file that is not named as this version names them is treated as rubbish.
-STALE = 3600.0
+from dogpile_filesystem.store.reading import content_of
+from dogpile_filesystem.store.survey import Survey, survey
 
 
 class Entry(NamedTuple):
@@ -45,27 +43,6 @@ class Entry(NamedTuple):
     size: int
     content: str = ""
     content_size: int = 0
-
-
-class Survey(NamedTuple):
-    """
-    What belongs to what in a shard.
-
-    :ivar reserved_size: bytes reserved for entries being written.
-    :ivar reserved_entries: the number of new entries being written.
-    :ivar contents: name and charge of the content of each entry that has one.
-    :ivar left_over: files that belong to nothing, and what is charged for each.
-    """
-
-    reserved_size: int
-    reserved_entries: int
-    contents: dict[str, tuple[str, int]]
-    left_over: dict[str, int]
-
-    @property
-    def size(self) -> int:
-        """Bytes charged for everything but the entries' own files and what is left over."""
-        return self.reserved_size + sum(size for _, size in self.contents.values())
 
 
 class Shard:
@@ -108,9 +85,9 @@ class Shard:
         self._opened = -1
         self._listed: Listing | None = None
         self._fd, self._prefix = (base_fd, f"{shard_path(number)}/") if listing is None else (listing.fd, "")
-        # What is to be taken off the record at the end.
+        # Bytes and entries to be taken off the record at the end.
         self._size = self._entries = 0
-        # What the record says, if this shard has written it.
+        # The record, if this shard has written it.
         self._record: tuple[int, int] | None = None
 
     def __enter__(self) -> Shard:  # noqa: PYI034 - Self came with Python 3.11
@@ -119,14 +96,13 @@ class Shard:
 
     def __exit__(self, *_: object) -> None:
         try:
-            if self._size or self._entries:  # Also if somebody interrupts the block.
+            if self._size or self._entries:  # Also if the block was interrupted.
                 self._ledger.add(self.number, -self._size, -self._entries, self._record)
         finally:
-            if self._opened >= 0:
-                os.close(self._opened)
+            self._lock.__exit__()
+            close_quietly(self._opened)
             if self._listed is not None:
                 self._listed.close()
-            self._lock.__exit__()
 
     # One entry
 
@@ -215,11 +191,6 @@ class Shard:
         except OSError:  # It is gone already; or it cannot be removed, and others are evicted in its place.
             return None
 
-    def remove_quietly(self, name: str) -> None:
-        """Remove an entry, if that is possible."""
-        with contextlib.suppress(OSError):
-            self.remove(name)
-
     def _remove_content(self, found: Entry) -> int:
         # Where it cannot be removed, it stays in the record until a visit can remove it.
         if found.content and unlink_quietly(self._prefix + found.content, self._fd):
@@ -260,33 +231,8 @@ class Shard:
         return self._listed
 
     def survey(self, listing: Listing) -> Survey:
-        """Tell what belongs to what."""
-        left_over = {}
-        unfinished = set()
-        size = entries = 0
-        for name, found in listing.temporaries.items():
-            unique_part, reserved_size, reserved_entries = parse_temporary(name) or ("", charge(found.st_size), 0)
-            if self._is_left_over(unique_part, found):
-                left_over[name] = charge(found.st_size)
-            else:
-                unfinished.add(unique_part)
-                size += reserved_size
-                entries += reserved_entries
-        contents = {}
-        for name, found in listing.contents.items():
-            owner, unique_part = parse_content(name)
-            if unique_part in unfinished:  # Part of a reservation.
-                continue
-            if owner in listing.entries and refers_to(owner, name, listing.fd):
-                contents[owner] = name, charge(found.st_size)
-            else:
-                left_over[name] = charge(found.st_size)
-        return Survey(size, entries, contents, left_over)
-
-    def _is_left_over(self, unique_part: str, found: os.stat_result) -> bool:
-        if not unique_part:
-            return self._clock() - found.st_mtime > STALE
-        return presence.is_left_over(unique_part, self._ledger.file)
+        """What belongs to what in the listing of this shard."""
+        return survey(listing, self._ledger.file, self._clock())
 
     def recount(self) -> None:
         """
@@ -296,9 +242,9 @@ class Shard:
         """
         listing = self.list()
         size = sum(charge(found.st_size) for found in listing.entries.values())
-        survey = self.survey(listing)
-        contents = sum(content_size for _, content_size in survey.contents.values())
-        self.settle(survey, size + contents, len(listing.entries))
+        found = self.survey(listing)
+        contents = sum(content_size for _, content_size in found.contents.values())
+        self.settle(found, size + contents, len(listing.entries))
 
     def settle(self, survey: Survey, size: int, entries: int) -> None:
         """

@@ -59,11 +59,11 @@ class Store:
     :param cache_size: bytes that entries and temporary files take at most, each file counted in whole blocks of 4096;
      None: unbounded.
     :param max_entries: the number of entries at most; None: unbounded.
-    :param min_free_space: bytes that are to stay free on the filesystem; None: none.
+    :param min_free_space: bytes that are to stay free on the filesystem; None: any.
     :param expiration_time: seconds after which an entry is a miss; None: never.
     :param access: modes of what is made, and which directories are refused.
-    :param kinds: the kinds of entries that it is used for, which tells the tools when those expire; none: it is no
-     application's, and tells them nothing.
+    :param kinds: the kinds of entries that the store is used for. Only these expire here, and the tools are told when.
+     None at all: the store is not an application's, and tells the tools nothing.
     :param signing_keys: of :func:`.entry.signing_key`; the first signs, all are accepted; none: nothing is signed.
     :param clock: seconds since the epoch.
     """
@@ -84,7 +84,7 @@ class Store:
         self.base_dir = base_dir
         self.failures = Failures(base_dir)
         self.directory = Directory.shared(base_dir, access or Access(), clock)
-        # What is pending is written once more after the end of the store, whose descriptors are closed by then.
+        # Pending uses and counts are written once more after the end of the store. Its descriptors are closed by then.
         find = self.directory.finder()
         self._bound = Bound(cache_size, max_entries)
         self._expiration_ns = None if expiration_time is None else int(expiration_time * 1e9)
@@ -162,7 +162,7 @@ class Store:
         """What an entry says, as :func:`.entry.inspect` returns it, after a first look failed; None: a miss."""
         try:
             if isinstance(trouble, OSError) and not is_no_file(trouble):
-                # Perhaps the directory was not open, or its descriptor was closed by who became a daemon.
+                # Perhaps the directory was not open; or the program became a daemon, and closed all descriptors.
                 self.directory.look()
                 self.directory.refuse_link(place.name[:2])
             data = read_file_to_its_end(place.path, self.directory.fd)
@@ -196,7 +196,7 @@ class Store:
         return self._get_file_locked(where)
 
     def _get_file_locked(self, place: Place) -> StoredFile | None:
-        """Read a file while nobody can replace it: if even so its content is gone, it is gone for good."""
+        """Read a file under the shard's lock, while no process can replace it: a content missing now is lost."""
         try:
             with self.shards.locked(self.directory.ledger(), place.shard):
                 found = self.reader.open_file(place)

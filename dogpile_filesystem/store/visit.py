@@ -27,7 +27,8 @@ from dogpile_filesystem.layout import CLEARED_PREFIX, SHARDS, kind_of
 from dogpile_filesystem.lockfile import Ledger
 from dogpile_filesystem.store.files import DIRECTORY_FLAGS, remove_tree
 from dogpile_filesystem.store.listing import Listing, Seen
-from dogpile_filesystem.store.shard import Shard, Shards, Survey
+from dogpile_filesystem.store.shard import Shard, Shards
+from dogpile_filesystem.store.survey import Survey
 
 #: Number of entries after which a writer that counts a lost ledger again stops, and leaves the rest to the next writer.
 COUNTED_AT_ONCE = 1000

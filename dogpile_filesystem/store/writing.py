@@ -32,7 +32,7 @@ _SMALL = 1 << 16
 #: Seconds that a writer pauses at most before it tries again, since there was no room beside what others are writing;
 #: None: the last try.
 _PAUSES = (0.005, 0.02, 0.1, None)
-#: What the system says when a disk or a quota is full.
+#: Error numbers of a full disk, and of a full quota.
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 

@@ -280,6 +280,3 @@ def test_completion(start):
     }
     process = start(env=environment)
     assert process.communicate() == (b"plain,--older-than\n", b"")
-
-
-# Applications

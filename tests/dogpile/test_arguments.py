@@ -1,5 +1,5 @@
 """
-Arguments: what is accepted, in whatever form, and what is refused with an error that helps.
+Arguments: which forms are accepted, and which are refused with a helpful error.
 """
 
 from __future__ import annotations
@@ -37,20 +37,20 @@ def test_defaults():
     ids=repr,
 )
 def test_modes(dir_mode, file_mode, modes):
-    """Modes are numbers or octal strings; files get the mode of directories, but for what is of no use to a file."""
+    """Modes are numbers or octal strings, and files get the mode of directories without the bits a file cannot use."""
     access = parse(dir_mode=dir_mode, file_mode=file_mode).access
     assert (access.dir_mode, access.file_mode) == modes
 
 
 @pytest.mark.parametrize("mode", [770, "rwx", 0o4700, 0o570, "0o777"], ids=repr)
 def test_wrong_modes(mode):
-    """A mode that was not given in octal, keeps its owner out, or lets everybody in, is refused."""
+    """A mode that is not octal, locks out its owner, or opens the directory to everybody is refused."""
     with pytest.raises(ValueError, match="dir_mode"):
         parse(dir_mode=mode)
 
 
 def test_signing_keys():
-    """A secret is bytes or a string, or there is a list of them; the same secret makes the same key."""
+    """A signing key is bytes, a string or a list of them, and the same secret always makes the same key."""
     key = parse(signing_key="secret").signing_keys
     assert key == parse(signing_key=b"secret").signing_keys == parse(signing_key=["secret"]).signing_keys
     assert parse(signing_key=["new", b"secret"]).signing_keys[1:] == key
@@ -59,7 +59,7 @@ def test_signing_keys():
 
 @pytest.mark.parametrize("secret", [b"", [], ["a", ""], 5, ["a", 5], {"a"}], ids=repr)
 def test_wrong_signing_keys(secret):
-    """A secret that is empty or of another type is refused, and never shown."""
+    """A secret that is empty or of the wrong type is refused, and the error never shows it."""
     with pytest.raises((TypeError, ValueError), match="signing_key"):
         parse(signing_key=secret)
     assert "hidden" not in repr(parse(signing_key="hidden"))
@@ -148,7 +148,9 @@ def test_flags(name, value, flag):
     ],
 )
 def test_refused(name, value, error):
-    """What is out of range or of the wrong type is refused, by name, with the value and what to pass instead."""
+    """
+    A value that is out of range or of the wrong type is refused with its name, the value and what to pass instead.
+    """
     with pytest.raises(error, match=name) as caught:
         parse(**{name: value})
     assert repr(value) in str(caught.value)
@@ -156,7 +158,7 @@ def test_refused(name, value, error):
 
 
 def test_base_dir(monkeypatch, tmp_path):
-    """The directory may be path-like, relative, of bytes, or start at the home directory. It has to be named."""
+    """The directory is required, and may be path-like, relative, bytes, or start at the home directory."""
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     for base_dir in ("~/cache", Path("cache"), "x/../cache", os.fsencode(tmp_path / "cache")):
@@ -166,7 +168,7 @@ def test_base_dir(monkeypatch, tmp_path):
 
 
 def test_unknown():
-    """An unknown argument is warned of, with the nearest known name, and ignored."""
+    """An unknown argument is ignored with a warning that names the nearest known one."""
     with pytest.warns(UserWarning, match="cache_sise.*cache_size"):
         assert parse(cache_sise=1).cache_size == 1 << 30
     with pytest.warns(UserWarning, match="zzz.*known are base_dir"):
@@ -174,7 +176,7 @@ def test_unknown():
 
 
 def test_nothing_is_modified():
-    """The dictionary that was handed in stays as it was."""
+    """Parsing leaves the caller's dictionary unchanged."""
     arguments = {"base_dir": "~/cache", "cache_size": "4KiB", "other": 1}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

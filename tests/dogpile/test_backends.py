@@ -39,7 +39,7 @@ def make_raw(base_dir):
 
 
 def test_found_by_name(base_dir):
-    """A region finds both backends by the names and classes of 0.2.0, without the package being imported."""
+    """A region finds both backends by the names and classes of 0.2.0 without importing the package."""
     found = {point.name: point.value for point in metadata.entry_points(group="dogpile.cache")}
     assert found["paylogic.filesystem"] == "dogpile_filesystem.backend:GenericFSBackend"
     assert found["paylogic.raw_filesystem"] == "dogpile_filesystem.backend:RawFSBackend"
@@ -75,7 +75,7 @@ def test_configured_from_ini(base_dir):
 
 
 def test_warning_points_at_the_configuration(base_dir):
-    """The warning of an unknown argument names the line that configures the region."""
+    """The warning about an unknown argument points at the line that configures the region."""
     with pytest.warns(UserWarning, match="cache_sice") as caught:
         make_region().configure("paylogic.filesystem", arguments={"base_dir": base_dir, "cache_sice": 1})
     assert caught[0].filename == __file__
@@ -83,7 +83,7 @@ def test_warning_points_at_the_configuration(base_dir):
 
 @pytest.mark.parametrize("value", [None, 0, "text", b"bytes|with|bars", {"a": [1, (2, 3)]}, {1, 2}, 1.5, ...])
 def test_values(region, value):
-    """Anything that can be pickled comes back equal, and None is not a miss."""
+    """Any value that can be pickled comes back equal, and None is not a miss."""
     region.set("k", value)
     assert region.get("k") == value
     assert region.get("k") is not NO_VALUE
@@ -99,7 +99,7 @@ def test_keys(region):
 
 
 def test_key_of_another_type(region):
-    """A key that is no string is refused with what to do; bytes are accepted."""
+    """A key that is neither a string nor bytes is refused with advice on what to do."""
     with pytest.raises(TypeError, match="key_mangler"):
         region.get(5)
     region.set(b"k", 1)
@@ -107,7 +107,7 @@ def test_key_of_another_type(region):
 
 
 def test_regions_serializer_wins(base_dir):
-    """A region's own serializer is used instead of pickle, which then never sees what is stored."""
+    """A region's own serializer replaces pickle, which never sees the stored data."""
     region = make_region(serializer=lambda value: json.dumps(value).encode(), deserializer=json.loads)
     region.configure("paylogic.filesystem", arguments={"base_dir": base_dir})
     region.set("k", {"a": 1})
@@ -123,7 +123,7 @@ def test_pickle_protocol_is_fixed():
 
 @pytest.mark.parametrize("payload", [b"", b"no pickle", b"cno_such_module\nNoSuchClass\n.", pickle.dumps([1])[:-1]])
 def test_what_cannot_be_unpickled(region, payload):
-    """What cannot be unpickled, such as an instance of a class that is gone, is a miss, and is created anew."""
+    """A value that cannot be unpickled, such as an instance of a deleted class, is a miss and is created again."""
     region.backend.set_serialized("k", b'{"ct": 1, "v": 2}|' + payload)
     assert region.get("k") is NO_VALUE
     assert region.get_or_create("k", lambda: "new") == "new"
@@ -131,14 +131,14 @@ def test_what_cannot_be_unpickled(region, payload):
 
 
 def test_value_that_cannot_be_pickled(region, base_dir):
-    """A value that cannot be pickled raises as the serializer does, and leaves nothing behind."""
+    """A value that cannot be pickled raises the serializer's error, and leaves nothing behind."""
     with pytest.raises((AttributeError, TypeError, pickle.PicklingError)):
         region.set("k", threading.Lock())
     assert not os.path.exists(os.path.join(base_dir, "values"))
 
 
 def test_only_bytes_are_stored(region):
-    """The backend itself takes serialized values only, and says so."""
+    """The backend itself accepts only serialized values, and its error says so."""
     with pytest.raises(TypeError, match="through a region"):
         region.backend.set("k", CachedValue(1, {}))
     region.backend.set_multi({"k": b"serialized"})
@@ -181,8 +181,8 @@ def test_lock_timeout(base_dir):
 
 def test_background_refresh(base_dir, spawn):
     """
-    dogpile's recipe for background refresh: an expired value is served while a thread creates the next one, under a
-    mutex that other processes see, and that is free afterwards.
+    With dogpile's recipe for background refresh, an expired value is served while a thread creates the next one, under
+    a mutex that other processes see and that is free afterwards.
     """
     created = threading.Event()
     go_on = threading.Event()
@@ -226,7 +226,7 @@ def test_background_refresh(base_dir, spawn):
 
 
 def test_directory_cannot_be_made(tmp_path, caplog):
-    """With a directory that cannot be made, applications get their values, and one warning says why none is kept."""
+    """If the directory cannot be made, applications still get their values, and one warning says why none is kept."""
     (tmp_path / "file").touch()
     region = make_region().configure("paylogic.filesystem", arguments={"base_dir": tmp_path / "file" / "cache"})
     assert region.get("k") is NO_VALUE
@@ -242,7 +242,7 @@ def test_directory_cannot_be_made(tmp_path, caplog):
 
 
 def test_prune(base_dir):
-    """prune, which 0.2.0 had, removes what is over the bound."""
+    """The prune method of 0.2.0 still removes entries until the cache is within its bound."""
     region = make_region().configure("paylogic.filesystem", arguments={"base_dir": base_dir})
     region.set_multi({str(number): number for number in range(10)})
     bounded = make_region().configure("paylogic.filesystem", arguments={"base_dir": base_dir, "max_entries": 4})
@@ -254,7 +254,7 @@ def test_prune(base_dir):
 
 
 def test_raw_file(make_raw):
-    """A file comes back as one: buffered, seekable, at the position it was set with, with descriptor and name."""
+    """A stored file comes back as a file: buffered, seekable, at its stored position, with a descriptor and a name."""
     region = make_raw()
     file = io.BytesIO(b"content")
     file.seek(3)
@@ -279,7 +279,7 @@ def test_raw_readers_are_apart(make_raw):
 
 
 def test_raw_without_metadata(make_raw):
-    """What is set without a region's metadata comes back without them, as in 0.2.0."""
+    """A file that is set without a region's metadata comes back without metadata, as in 0.2.0."""
     backend = make_raw().backend
     backend.set("k", io.BytesIO(b"content"))
     with backend.get("k") as hit:
@@ -287,7 +287,7 @@ def test_raw_without_metadata(make_raw):
 
 
 def test_raw_decorated(make_raw, base_dir):
-    """A decorated function that returns a file is called once; its file is moved in, and goes on working."""
+    """A decorated function that returns a file is called once, and its file stays usable after it is moved in."""
     region = make_raw(file_movable=True)
     made = []
 
@@ -307,7 +307,7 @@ def test_raw_decorated(make_raw, base_dir):
 
 
 def test_raw_dropped_reader_is_closed_quietly(make_raw, open_descriptors):
-    """A reader that nobody closes, as of an expired value that dogpile drops, is closed without a warning."""
+    """A reader that nobody closes is closed without a warning, as when dogpile drops an expired value."""
     region = make_raw()
     region.set("k", io.BytesIO(b"content"))
     before = open_descriptors()
@@ -318,7 +318,7 @@ def test_raw_dropped_reader_is_closed_quietly(make_raw, open_descriptors):
 
 @pytest.mark.parametrize(("value", "error"), [("text", TypeError), (io.StringIO(), TypeError), (b"bytes", TypeError)])
 def test_raw_refuses(make_raw, value, error):
-    """What is no binary file is refused at once, and an older value stays."""
+    """An object that is not a binary file is refused at once, and the older value stays."""
     region = make_raw()
     region.set("k", io.BytesIO(b"older"))
     with pytest.raises(error, match="pass a binary file"):
@@ -342,7 +342,7 @@ def test_hits_leave_nothing_behind(region, make_raw, open_descriptors):
 
 
 def test_remove_matching(base_dir):
-    """All values of the backend whose keys begin with the prefix go, and no others: not those of the other backend."""
+    """Removing by prefix removes every matching value of this backend, and nothing from the other backend."""
     region = make_region().configure("paylogic.filesystem", arguments={"base_dir": base_dir})
     files = make_region().configure("paylogic.raw_filesystem", arguments={"base_dir": base_dir})
     for key in ("user:4|a", "user:4|b", "user:42|a", "\udc80"):
@@ -360,7 +360,7 @@ def test_remove_matching(base_dir):
 
 @pytest.mark.parametrize(("prefix", "error"), [("", ValueError), (None, TypeError), (5, TypeError)])
 def test_remove_matching_what(base_dir, prefix, error):
-    """A prefix that matches everything, or is none, is refused, and nothing goes."""
+    """A prefix that is empty or not a prefix at all is refused, and nothing is removed."""
     region = make_region().configure("paylogic.filesystem", arguments={"base_dir": base_dir})
     region.set("k", "value")
     with pytest.raises(error):
@@ -370,7 +370,7 @@ def test_remove_matching_what(base_dir, prefix, error):
 
 @pytest.mark.parametrize("harm", ["a foreign lock file", "a shard that is held"])
 def test_remove_matching_in_spite_of_trouble(base_dir, harm, monkeypatch):
-    """What is to go goes, whatever is wrong with the lock file: better a wrong ledger than stale values."""
+    """Matching values are removed even if the lock file is unusable: a wrong ledger is better than stale values."""
     region = make_region().configure("paylogic.filesystem", arguments={"base_dir": base_dir})
     for number in range(20):
         region.set(f"a{number}", "value")

@@ -47,7 +47,7 @@ class AnyValueInFiles(RawFSBackend):
 
 class AnyValueInMovedFiles(AnyValueInFiles):
     """
-    The same through files with names, which are moved in.
+    The same adapter for files that have names, which are moved in.
     """
 
     def set(self, key, value):
@@ -109,7 +109,7 @@ class TestRawMovable(_GenericBackendTestSuite, _GenericMutexTestSuite):
 
 class TestRawAsItIs(_GenericMutexTestSuite):
     """
-    Without the adapter: the mutex suite, less the one test that stores strings.
+    The raw backend without the adapter: the mutex suite, without the one test that stores strings.
     """
 
     backend = "paylogic.raw_filesystem"

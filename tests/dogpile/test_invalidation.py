@@ -1,5 +1,5 @@
 """
-Invalidation for all processes: seen at once, kept, and not lost with what somebody deletes.
+Invalidation across processes: every process sees it at once, and it survives deletions.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dogpile_filesystem.lockfile.ledger import Ledger
 
 @pytest.fixture
 def make_regions(base_dir):
-    """Makes two regions on one directory, which know of each other as little as two processes do."""
+    """Makes two regions on one directory that share no more state than two processes do."""
 
     def make(**arguments):
         return [
@@ -36,7 +36,7 @@ def make_regions(base_dir):
 
 
 def test_hard(make_regions):
-    """After a hard invalidation all older values are misses for everybody, and newer ones are hits."""
+    """After a hard invalidation, older values are misses for every process, and newer values are hits."""
     one, other = make_regions()
     one.set("k", "old")
     assert other.get("k") == "old"
@@ -47,7 +47,7 @@ def test_hard(make_regions):
 
 
 def test_soft(make_regions):
-    """After a soft invalidation one creator makes a new value, and others are served the old one meanwhile."""
+    """After a soft invalidation, one creator makes a new value while other callers are served the old one."""
     one, other = make_regions(expiration_time=3600)
     one.set("k", "old")
     other.invalidate(hard=False)
@@ -64,7 +64,7 @@ def test_soft(make_regions):
 
 
 def test_one_after_the_other(base_dir, make_regions):
-    """A hard invalidation takes the place of a soft one; a soft one leaves a hard one as it is."""
+    """A hard invalidation replaces a soft one, and a soft invalidation leaves a hard one in place."""
     one, _ = make_regions()
     one.set("k", "value")
     times = [time.time()]
@@ -81,7 +81,7 @@ def test_one_after_the_other(base_dir, make_regions):
 
 
 def test_other_process(make_regions, spawn, base_dir):
-    """An invalidation is seen by the next read in another process that has read before, and in its children."""
+    """A process that has read before, and its children, see another process's invalidation at their next read."""
     one, _ = make_regions()
     one.set("k", "value")
     assert one.get("k") == "value"
@@ -102,7 +102,7 @@ def test_other_process(make_regions, spawn, base_dir):
 
 
 def test_one_look(make_regions, monkeypatch):
-    """A hit costs one read of 16 bytes, by whatever way dogpile comes to it."""
+    """A hit costs one read of 16 bytes, whichever way dogpile reaches it."""
     one, _ = make_regions(expiration_time=3600)
     one.set("k", "value")
     one.get("k")
@@ -120,7 +120,7 @@ def test_one_look(make_regions, monkeypatch):
 
 
 def test_asked_again(base_dir, make_regions):
-    """What dogpile's two questions share is no answer to a third one."""
+    """The stamps that dogpile's two questions share are not reused for a third question."""
     one, _ = make_regions()
     one.set("k", "value")
     asked, another = FilesystemInvalidation(base_dir), FilesystemInvalidation(base_dir)
@@ -132,7 +132,7 @@ def test_asked_again(base_dir, make_regions):
 
 
 def test_directory_deleted(make_regions, base_dir):
-    """Where there is no directory, nothing raises; one that is made again is invalidated as any other."""
+    """Invalidating a deleted directory raises nothing, and a directory made again can be invalidated as usual."""
     one, other = make_regions()
     shutil.rmtree(base_dir)
     one.invalidate()
@@ -146,7 +146,7 @@ def test_directory_deleted(make_regions, base_dir):
 
 @pytest.mark.parametrize("hard", [True, False])
 def test_not_to_be_written(make_regions, caplog, monkeypatch, hard):
-    """Where the lock file cannot be written, an invalidation acts in its own process, and that is logged."""
+    """If the lock file cannot be written, an invalidation acts in its own process only, and that is logged."""
     one, other = make_regions(expiration_time=3600)
     one.set("k", "value")
 
@@ -165,8 +165,8 @@ def test_not_to_be_written(make_regions, caplog, monkeypatch, hard):
 @pytest.mark.parametrize("harm", ["truncated", "zeroed", "overwritten", "a directory", "deleted"])
 def test_lock_file_that_cannot_be_read(base_dir, make_regions, open_descriptors, harm):
     """
-    Where the stamps cannot be read, the last ones known hold, and who knows none takes everything for invalidated. So
-    nothing that was invalidated comes back, and it does not cost a descriptor with each read.
+    If the stamps cannot be read, a process uses the last ones it knows, and a process that knows none treats every
+    value as invalidated. So no invalidated value comes back, and no read leaks a descriptor.
     """
     one, other = make_regions()
     one.set("old", "value")
@@ -185,7 +185,7 @@ def test_lock_file_that_cannot_be_read(base_dir, make_regions, open_descriptors,
             os.mkdir(lock)
     fresh = FilesystemInvalidation(base_dir)
     assert one.get("old") is NO_VALUE
-    knows = harm != "deleted"  # That it is gone means that all is invalidated.
+    knows = harm != "deleted"  # A missing lock file means that everything is invalidated.
     for _ in range(2):
         one.region_invalidator._current.fresh.until = fresh._current.fresh.until = 0.0
         assert one.get("old") is NO_VALUE
@@ -199,7 +199,7 @@ def test_lock_file_that_cannot_be_read(base_dir, make_regions, open_descriptors,
 
 @pytest.mark.parametrize("harm", ["truncated", "deleted"])
 def test_lock_file_made_anew(base_dir, make_regions, harm):
-    """When a lock file that was lost is made anew, what is older is a miss, and what is newer a hit, for everybody."""
+    """After a lost lock file is made again, older values are misses and newer values are hits for every process."""
     one, other = make_regions()
     one.set("old", "value")
     other.set("older", "value")
@@ -220,7 +220,7 @@ def test_lock_file_made_anew(base_dir, make_regions, harm):
 
 
 def test_clock_that_was_ahead(base_dir, make_regions):
-    """What a clock invalidated that was far ahead is mended by the next invalidation."""
+    """The next invalidation corrects one that was made while the clock was far ahead."""
     one, other = make_regions()
     one.set("k", "old")
     one.backend.store.directory.ledger().stamp(time.time() + 1e6, hard=True)
@@ -234,7 +234,7 @@ def test_clock_that_was_ahead(base_dir, make_regions):
 
 
 def test_modes(base_dir, caplog):
-    """A lock file that an invalidation makes has the mode of the directory; where all may write, none is made."""
+    """A lock file made by an invalidation has the mode of the directory, and none is made where everybody may write."""
     os.mkdir(base_dir)
     os.chmod(base_dir, 0o777)
     FilesystemInvalidation(base_dir).invalidate()
@@ -246,7 +246,7 @@ def test_modes(base_dir, caplog):
 
 
 def test_reading_makes_nothing(base_dir):
-    """Who asks for stamps in a new directory is told that there are none, and no file is made."""
+    """Reading the stamps of a new directory returns none and makes no file."""
     os.mkdir(base_dir)
     asking = FilesystemInvalidation(base_dir)
     assert not asking.is_invalidated(time.time())
@@ -256,6 +256,6 @@ def test_reading_makes_nothing(base_dir):
 
 @pytest.mark.parametrize("wrong", [None, 5, ""])
 def test_wrong_base_dir(wrong):
-    """What is no path is refused at once."""
+    """A base_dir that is not a path is refused at once."""
     with pytest.raises((TypeError, ValueError), match="base_dir"):
         FilesystemInvalidation(wrong)

@@ -1,5 +1,5 @@
 """
-The collector for prometheus_client: the answer to a scrape in one process, in several and in gunicorn; the dashboard.
+The collector for prometheus_client: what a scrape says, in one process and in several; and the dashboard.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def test_figures(make, scrape):
         region.get_or_create(key, lambda: b"x" * 5000)
     region.set("large", b"x" * 50_000)
     found = samples(scrape(pages=region), "pages")
-    assert found.pop("counting_start_time_seconds") == pytest.approx(time.time(), abs=60)
+    assert found.pop("counting_start_time_seconds") == pytest.approx(time.time(), abs=3600)
     assert found == {
         # a and b are stored, each in two blocks of 4096; then a is read twice.
         "hits_total": 2,

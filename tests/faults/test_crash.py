@@ -1,5 +1,5 @@
 """
-Operations killed at each of their calls: what a process leaves that is gone at any instant.
+Operations killed at each of their calls: the state that a process leaves when it ends at any instant.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
 """
-Every byte of every file of a cache damaged, every file cut off or replaced; and directories that were replaced.
+Damage to every byte of every file of a cache, files cut off or replaced, and replaced directories.
 """
 
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import signal
 import stat
@@ -40,12 +41,12 @@ CONTENTS = 2
 EXPIRED = in_one_shard(VALUE, b"expired")
 NEW = [in_one_shard(VALUE, b"new"), in_one_shard(FILE, b"new")]
 NAMES = {layout.entry_name(*owner): owner for owner in EXPECTED}
-# So many directories are examined by one process: forking takes as long as examining one.
+# One process examines this many directories, since forking takes as long as examining one.
 BATCH = 50
 
 
 class Hangs(BaseException):
-    """Not an OSError, which the engine would take for trouble with the filesystem."""
+    """A hang. It is not an OSError, which the engine would treat as trouble with the filesystem."""
 
 
 class Damage(NamedTuple):
@@ -97,7 +98,7 @@ def copy(files, base_dir):
 def rewrite(change: Callable[[bytes], bytes]) -> Callable[[str], None]:
     def do(path):
         data = Path(path).read_bytes()
-        # In place: a lock file keeps its inode.
+        # The file is written in place, since a lock file keeps its inode.
         with open(path, "r+b") as file:
             file.write(change(data))
             file.truncate()
@@ -128,7 +129,7 @@ def both(at: int) -> list[int]:
 
 
 def lengths(size: int) -> list[int]:
-    """Every length up to 256; of those beyond some, in and between records of the ledger."""
+    """Returns every length up to 256, and of the longer ones some within and between records of the ledger."""
     return [length for length in range(size) if length <= 256 or length % 64 in (0, 1, 7)]
 
 
@@ -174,7 +175,7 @@ def is_regular(path: str) -> bool:
 
 
 def least_and_most(base_dir) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Bytes and entries that may be counted: of regular files only, and of whatever has a name in a shard."""
+    """Returns the least and the most that may be counted: regular files only, or everything with a name in a shard."""
     regular, everything = [0, 0], [0, 0]
     for shard in os.scandir(f"{base_dir}/values"):
         for file in os.scandir(shard):
@@ -185,10 +186,10 @@ def least_and_most(base_dir) -> tuple[tuple[int, int], tuple[int, int]]:
 
 
 def examine(base_dir: str, name: str) -> None:
-    """Fails unless only the damaged file's key is affected, and everything still works."""
+    """Fails unless the damage affects only the file's own key, and everything still works."""
     store = open_store(base_dir)
     damaged = owner_of(name)
-    # The limit that is documented: of a content, only the length is checked.
+    # The documented limit: only the length of a content is checked.
     changed = os.path.basename(name).count(".") and damaged and is_regular(f"{base_dir}/{name}")
     content = Path(base_dir, name).read_bytes() if changed else None
     for owner, value in [*EXPECTED.items(), *EXPECTED.items()]:
@@ -255,29 +256,29 @@ def without_lock(files) -> list[str]:
 
 
 def test_undamaged(files):
-    """What the other tests ask for holds in a cache that nobody damaged."""
+    """The checks of the other tests pass on an undamaged cache."""
     assert violations(files, [Damage("nothing", "lock", lambda path: None)]) == []
 
 
 def test_flipped(files):
-    """A bit or a byte flipped anywhere in a file costs at most the value of this file."""
+    """A flipped bit or byte anywhere in a file costs at most the value of that file."""
     damages = [damage for name in without_lock(files) for damage in flips(name, range(len(files[name][0])), both)]
     assert violations(files, damages) == []
 
 
 def test_cut(files):
-    """A file cut off at any length costs at most the value of this file."""
+    """A file cut off at any length costs at most its own value."""
     assert violations(files, [cut for name in without_lock(files) for cut in cuts(files, name)]) == []
 
 
 def test_replaced(files):
-    """A file that is zeroed, extended, deleted, or is no longer a file costs at most the value of this file."""
+    """A file that is zeroed, extended, deleted or no longer a regular file costs at most its own value."""
     damages = [damage for name in files for damage in replacements(files, name)]
     assert violations(files, damages) == []
 
 
 def test_lock_file_flipped(files):
-    """A bit or a byte flipped in the ledger costs no value that is read, and the next visits mend it."""
+    """A flipped bit or byte in the ledger loses no value, and the next visits correct it."""
     data = files["lock"][0]
     positions = [at for at in range(len(data)) if at <= 128 or at >= 4096 or data[at]]
     assert len(positions) > 2048
@@ -285,12 +286,47 @@ def test_lock_file_flipped(files):
 
 
 def test_lock_file_cut(files):
-    """A lock file cut off at any length is made anew, and no value is lost."""
+    """A lock file cut off at any length is made again, and no value is lost."""
     assert violations(files, cuts(files, "lock")) == []
 
 
+def randomly(rng: random.Random) -> Callable[[str], None]:
+    """A change of some bytes, or of the length, that is chosen now and done later."""
+    kind, at, data = rng.choice(["flip", "cut", "overwrite", "insert"]), rng.random(), rng.randbytes(rng.randint(1, 64))
+
+    def change(old: bytes) -> bytes:
+        place = int(at * (len(old) + 1))
+        new = {
+            "flip": old[:place] + bytes(byte ^ data[0] for byte in old[place : place + 1]) + old[place + 1 :],
+            "cut": old[:place],
+            "overwrite": old[:place] + data[: len(old) - place] + old[place + len(data) :],
+            "insert": old[:place] + data + old[place:],
+        }
+        return new[kind]
+
+    return rewrite(change)
+
+
+def random_damages(files, rng: random.Random, count: int) -> Iterator[Damage]:
+    """One to three changes of one file, one after the other."""
+    names = without_lock(files)
+    for number in range(count):
+        changes = [randomly(rng) for _ in range(rng.randint(1, 3))]
+
+        def do(path, changes=changes):
+            for change in changes:
+                change(path)
+
+        yield Damage(f"random damage {number}", rng.choice(names), do)
+
+
+def test_random_damage(files, rng):
+    """Several random changes of a file, one after the other, cost at most the value of this file."""
+    assert violations(files, random_damages(files, rng, 500)) == []
+
+
 def shard_replaced(base_dir, make) -> None:
-    """Fails unless reading and writing go on although a directory of the cache was replaced."""
+    """Fails unless reads and writes still work although a directory of the cache was replaced."""
     make()
     store = open_store(base_dir)
     for owner, value in EXPECTED.items():
@@ -305,7 +341,7 @@ def shard_replaced(base_dir, make) -> None:
 @pytest.mark.parametrize("kind", ["file", "link"])
 @pytest.mark.parametrize("directory", ["values", "shard"])
 def test_directory_replaced(files, tmp_path, directory, kind):
-    """A directory of the cache that became a file or a link makes misses, and nothing outside is touched."""
+    """A cache directory that was replaced by a file or a link causes misses, and nothing outside is touched."""
     base_dir = tmp_path / "cache"
     copy(files, base_dir)
     target = base_dir / "values"

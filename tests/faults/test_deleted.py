@@ -1,5 +1,5 @@
 """
-A cache directory, or anything in it, deleted at any moment by somebody who asks nobody.
+A cache directory, or anything in it, deleted at any moment without coordination.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from patience import PATIENCE
 
 from dogpile_filesystem.layout import VALUE
 
-#: Reads orders, one a line, and answers each with a line: what the call of that name returns.
+#: Reads commands, one per line, and answers each with a line: the result of the call of that name.
 WORKER = """
     import io, json, os, random, sys, threading, time
     from dogpile.cache import make_region
@@ -102,7 +102,7 @@ WORKER = """
 
 class Worker:
     """
-    A process that does what it is told.
+    A process that carries out commands.
     """
 
     def __init__(self, process):
@@ -135,7 +135,7 @@ def tell_all(workers, *order):
 
 def get_soon(worker, key):
     """
-    What a worker gets. Nobody looks twice within 50 ms whether the directory is still the one that it has open.
+    Returns what a worker reads, retrying because a process checks its open directory only once in 50 ms.
     """
     give_up_at = time.monotonic() + PATIENCE
     while (found := worker.tell("get", key)) is None and time.monotonic() < give_up_at:
@@ -149,13 +149,13 @@ def delete(base_dir, what):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
         return
-    # As rm -rf does it, file by file: others may put new ones in the meantime, and then it stays.
+    # Files are deleted one by one, as rm -rf does. Others may add new ones meanwhile, and then the directory stays.
     shutil.rmtree(path, ignore_errors=True)
 
 
 def assert_one_lock_file(workers):
     """
-    Whoever holds a mutex excludes all others, wherever they had the lock file open before.
+    Fails unless the holder of a mutex excludes all other processes, wherever they had the lock file open before.
     """
     for number, holder in enumerate(workers):
         key = f"held by {number}"
@@ -170,15 +170,15 @@ def assert_one_lock_file(workers):
 @pytest.mark.parametrize("what", ["", "values", "values/30", "lock", "CACHEDIR.TAG"], ids=lambda what: what or "all")
 def test_deleted_under_load(workers, base_dir, make_store, usage_on_disk, what):
     """
-    While 4 processes with 3 threads each use both backends, and hold mutexes, something is deleted again and again:
-    nothing raises and nobody gets anything wrong; then all is as if it had always been there, for all of them.
+    While 4 processes of 3 threads each use both backends and mutexes and something is deleted repeatedly, nothing
+    raises and no value is wrong; afterwards everything works for all of them as before.
     """
     tell_all(workers, "start")
     for number, worker in enumerate(workers):
         worker.tell("take", f"held at the deletion by {number}")
     total = sum(tell_all(workers, "done"))
     for _ in range(15):
-        # Each deletion comes when everybody has used the cache since the one before.
+        # Each deletion waits until every process has used the cache since the previous one.
         while (now := sum(tell_all(workers, "done"))) < total + 300:
             pass
         total = now
@@ -200,7 +200,7 @@ def test_deleted_under_load(workers, base_dir, make_store, usage_on_disk, what):
 
 
 def test_one_creator_after_the_lock_file_was_deleted(workers, base_dir):
-    """Once all have seen that the lock file was deleted, no two of them create one value at a time."""
+    """Once all processes have noticed that the lock file was deleted, no two of them create one value at a time."""
     keys = [f"{number}" for number in range(30)]
     tell_all(workers, "create_all", keys[:3])
     delete(base_dir, "lock")
@@ -212,13 +212,13 @@ def test_one_creator_after_the_lock_file_was_deleted(workers, base_dir):
 
 def test_holder_of_the_old_lock_file_notices(workers, base_dir):
     """
-    Who held a mutex when the lock file was deleted uses the new one from the next use on, with everybody else; and
-    when it gives the mutex back, it takes none that another process got in the new file meanwhile.
+    A process that holds a mutex when the lock file is deleted uses the new file from its next use on, and its release
+    does not free a mutex that another process holds in the new file.
     """
     first, second, third, _ = workers
     assert first.tell("take", "k") is True
     delete(base_dir, "")
-    # The ranges of the old file are nobody's concern any more: whether this is had is not defined.
+    # The ranges of the old file no longer matter: whether this succeeds is undefined.
     second_has_it = second.tell("take", "k")
     second.tell("put", "key", "value")
     assert get_soon(first, "key") == "value"
@@ -234,7 +234,7 @@ def test_holder_of_the_old_lock_file_notices(workers, base_dir):
 
 @pytest.mark.parametrize("what", ["lock", ""], ids=["lock", "all"])
 def test_descriptors_do_not_pile_up(make_store, base_dir, open_descriptors, what):
-    """After 100 deletions a process has no more files open than before, though a mutex was held all the while."""
+    """After 100 deletions a process has no more files open than before, even if it holds a mutex throughout."""
     store = make_store()
     held = store.mutex(VALUE, b"held")
     assert held.acquire()
@@ -253,7 +253,7 @@ def test_descriptors_do_not_pile_up(make_store, base_dir, open_descriptors, what
 
 
 def test_deleted_while_a_thread_waits(make_store, base_dir, workers):
-    """A thread that waits for a mutex of the deleted lock file goes on, in the new one, when the holder lets go."""
+    """A thread that waits for a mutex of a deleted lock file continues in the new one when the holder releases it."""
     holder, other, *_ = workers
     assert holder.tell("take", "k") is True
     mutex = make_store().mutex(VALUE, b"k")

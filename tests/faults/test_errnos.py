@@ -1,5 +1,5 @@
 """
-Errors at each call of an operation: nothing raises, nobody gets what should be gone, and nothing is left behind.
+Errors at each call of an operation: nothing raises, no reader gets a stale value, and nothing is left behind.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def region(base_dir):
 @pytest.fixture
 def package_messages(caplog):
     """
-    What the package has logged.
+    The messages that the package has logged.
     """
     caplog.set_level(logging.DEBUG, "dogpile_filesystem")
     return lambda: [record.message for record in caplog.records if record.name.startswith("dogpile_filesystem")]
@@ -37,9 +37,9 @@ def package_messages(caplog):
 @pytest.mark.parametrize("name", errno_cases.OPERATIONS)
 def test_errno_at_each_call(scratch, record_property, name):
     """
-    Whichever errno, or short read or write, meets an operation at whichever call, once or from there on for ever:
-    nothing raises, what is read is never older than what was written, what did not work is counted under the errno's
-    name; and once it is over, everything works, no descriptor is left, and after one prune the ledger equals the disk.
+    If any errno, or a short read or write, meets an operation at any call, once or from there on, nothing raises, no
+    read returns an outdated value, and each failure is counted under its errno. Once the trouble is over everything
+    works, no descriptor is left, and after one prune the ledger equals the disk.
     """
     found = cases.run_cases(errno_cases.__file__, name, scratch)
     record_property("cases", found["cases"])
@@ -63,7 +63,7 @@ def _use(region):
 
 @pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC, errno.EROFS, errno.EMFILE], ids=errno.errorcode.get)
 def test_logged_once(region, package_messages, code):
-    """Of a trouble that lasts, each cause is logged once a minute, however often it is met and counted."""
+    """Each cause of lasting trouble is logged once a minute, however often it occurs and is counted."""
     region.set("old", "value")
     with injection.Faults(injection.fail(code), 1, lasting=True, only=injection.can_fail_with(code)):
         _use(region)
@@ -73,7 +73,7 @@ def test_logged_once(region, package_messages, code):
 
 
 def test_failed_unlock_logged_once(region, package_messages):
-    """A lock that cannot be given back is logged once a minute, too, and what was to be stored is stored."""
+    """A lock that cannot be released is logged once a minute, and the value is stored all the same."""
     region.set("old", "value")
     with injection.Faults(injection.fail(errno.EIO), 1, lasting=True, only=_unlocks) as context:
         _use(region)
@@ -83,7 +83,7 @@ def test_failed_unlock_logged_once(region, package_messages):
 
 
 def test_logged_again(caplog, clock):
-    """A cause is logged again after a minute, and each cause by itself."""
+    """Each cause is logged again after a minute, independently of the others."""
     failures = Failures("somewhere", clock)
     for seconds in (0, INTERVAL - 1, 1):
         clock.move(seconds)

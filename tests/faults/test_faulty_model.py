@@ -29,26 +29,26 @@ from dogpile_filesystem.store.store import Store
 CACHE_SIZE = 12 * BLOCK
 LIFETIME = 100
 
-#: A kind and a key. All values together take more than there is room for.
+#: A kind and a key. All values together take more room than there is.
 Owner = tuple[int, bytes]
 OWNERS: list[Owner] = [
     *((VALUE, b"%d" % number) for number in range(5)),
     *((FILE, b"%d" % number) for number in range(4)),
 ]
 NAMES = {layout.entry_name(*owner): owner for owner in OWNERS}
-#: In the place of an errno: the process is killed.
+#: This stands in place of an errno: the process is killed.
 KILLED = 0
 ERRNOS = [errno.EIO, errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EMFILE, errno.ESTALE, errno.EINTR]
 
 owners = st.sampled_from(OWNERS)
 processes = st.integers(0, 1)
-#: None, or which call of an operation fails, and how.
+#: None, or the call of an operation that fails, and how it fails.
 calls = st.integers(1, 40) | st.integers(1, 300)
 faults = st.none() | st.tuples(calls, st.just(KILLED) | st.sampled_from(ERRNOS))
 
 
 class Operations:
-    """What a process does when it is told to. Its clock is told with each command."""
+    """The operations that a process carries out on command. Each command carries the time of its clock."""
 
     def __init__(self, base_dir: str) -> None:
         self.now = 0.0
@@ -77,13 +77,15 @@ class Operations:
 
 
 def can_meet(code: int) -> Callable[[Call], bool]:
-    """Which calls can meet a fault. A range that cannot be unlocked would keep the other process waiting for long."""
+    """
+    Returns the calls that can meet a fault. A failing unlock is excluded: it would keep the other process waiting.
+    """
     can_fail = can_fail_with(code) if code != KILLED else lambda _: True
     return lambda call: can_fail(call) and not (call.name == "lockf" and call.args[1] == fcntl.LOCK_UN)
 
 
 def serve(pipe: Any, base_dir: str) -> None:
-    """Do what is told: answer with the result and whether the fault struck, or with what was raised."""
+    """Carries out commands, and answers with the result and whether the fault struck, or with the exception."""
     operations = Operations(base_dir)
     while True:
         operations.now, fault, name, *arguments = pipe.recv()
@@ -122,7 +124,7 @@ class FaultyMachine(RuleBasedStateMachine):
         self.fill(0, 1)
 
     def do(self, process, fault, *command):
-        """The answer of a process, and whether the fault struck."""
+        """Returns the answer of a process, and whether the fault struck."""
         self.now += 0.001
         try:
             answer, struck, trouble = self.workers[process].ask(self.now, fault, *command)
@@ -162,10 +164,10 @@ class FaultyMachine(RuleBasedStateMachine):
         except Killed:
             self.allowed[owner][value] = self.now
             return
-        # Whether it was kept or not: never the old one.
+        # The old value must not be read, whether the new one was kept or not.
         self.allowed[owner] = {value: self.now}
         assert kept or struck or not was_whole
-        # A process may take a moment to notice that the directory was deleted, and made anew by another one.
+        # A process may take a moment to notice that another one deleted and remade the directory.
         if kept and not struck and (reader == process or was_whole):
             found, _ = self.do(reader, None, "get", *owner)
             assert found == value, (found, kept)
@@ -190,16 +192,16 @@ class FaultyMachine(RuleBasedStateMachine):
 
     @rule()
     def prune(self):
-        """Each process, since each may know another lock file."""
+        """Prunes in each process, since each may know another lock file."""
         for process in (0, 1, 0):
             self.do(process, None, "prune")
         for process in (0, 1):
             assert self.do(process, None, "usage")[0] == usage_on_disk(self.base_dir)
-        # An entry whose content was deleted is found by who reads it.
+        # A reader finds an entry whose content was deleted.
         assert [name for name in left_over(self.base_dir) if os.path.exists(f"{self.base_dir}/{name}")] == []
         self.is_counted = self.is_whole = True
 
-    # Damage. Files have random names: they are chosen by their place in the order of keys.
+    # Damage. Files have random names, so they are chosen by their place in the order of keys.
 
     def files(self, *, lock=False):
         found = [f"{self.base_dir}/lock"] if lock and os.path.exists(f"{self.base_dir}/lock") else []
@@ -253,7 +255,7 @@ class FaultyMachine(RuleBasedStateMachine):
         self.has_changed(path)
         owner = self.owner_of(path)
         if owner and "." in os.path.basename(path):
-            # Documented: the content of a file is only checked for its length.
+            # The documented limit: only the length of a file's content is checked.
             self.allowed[owner][changed] = max(self.allowed[owner].values(), default=0)
 
     @rule(number=st.integers(0, 20), length=st.integers(0, 8000))

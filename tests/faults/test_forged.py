@@ -1,5 +1,5 @@
 """
-Entries that are not their key's: swapped with another, forged, or not signed.
+Entries that do not belong to their key: swapped, forged, or unsigned.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from dogpile_filesystem.store import entry
 
 
 def neighbours() -> tuple[bytes, bytes]:
-    """Two keys of files in one shard."""
+    """Returns two keys of files in one shard."""
     return in_one_shard(FILE, b"first")[1], in_one_shard(FILE, b"second")[1]
 
 
 @pytest.fixture
 def paths(tmp_path):
     """
-    Paths of the entry and of the content of a key.
+    Returns the paths of the entry and of the content of a key.
     """
 
     def find(kind, key):
@@ -48,7 +48,7 @@ def swap(first, second):
 
 @pytest.mark.parametrize("kind", [VALUE, FILE], ids=["values", "files"])
 def test_entries_swapped(make_store, paths, kind):
-    """An entry under the name of another is a miss, and can be set again."""
+    """An entry under the name of another is a miss, and its key can be set again."""
     store = make_store()
     first, second = neighbours()
     for key in (first, second):
@@ -61,7 +61,7 @@ def test_entries_swapped(make_store, paths, kind):
 
 
 def test_content_of_another_entry(make_store, paths):
-    """An entry whose content is that of another key is a miss, though its checksum is right and the length fits."""
+    """An entry with the content of another key is a miss, even if its checksum is right and the length fits."""
     store = make_store()
     mine, others = neighbours()
     for key in (mine, others):
@@ -75,7 +75,7 @@ def test_content_of_another_entry(make_store, paths):
 
 
 def test_contents_swapped(make_store, paths):
-    """A content is checked for its length, and, as is documented, not for its bytes."""
+    """A content is checked for its length and, as documented, not for its bytes."""
     store = make_store()
     first, second = neighbours()
     for lengths, found in [((5, 5), b"bbbbb"), ((5, 6), None)]:
@@ -158,14 +158,14 @@ def unsigned(payload: bytes) -> bytes:
 
 
 def test_unsigned_cache_unpickles(region, canary, evil, entry_path):
-    """Without a signing_key, whoever may write to the directory is trusted: the canary of these tests does sing."""
+    """Without a signing_key every writer to the directory is trusted, so the canary is unpickled."""
     plant(entry_path(), unsigned(evil))
     region().get(KEY)
     assert canary.exists()
 
 
 def test_unsigned_entry(region, canary, evil, entry_path):
-    """With a signing_key, an entry without signature is a miss that is never unpickled, and the key can be set."""
+    """With a signing_key, an unsigned entry is a miss, is never unpickled, and can be set again."""
     signing = region(SECRET)
     plant(entry_path(), unsigned(evil))
     assert signing.get(KEY) is NO_VALUE
@@ -176,14 +176,14 @@ def test_unsigned_entry(region, canary, evil, entry_path):
 
 @pytest.mark.parametrize("secret", [OTHER_SECRET, [OTHER_SECRET, SECRET]], ids=["one", "first of two"])
 def test_signed_with_another_key(region, canary, evil, secret):
-    """An entry that is signed with another key is a miss that is never unpickled, whatever else that one verifies."""
+    """An entry signed with another key is a miss and is never unpickled, whatever else that key verifies."""
     region(secret).backend.set_serialized(KEY, evil)
     assert region(SECRET).get(KEY) is NO_VALUE
     assert not canary.exists()
 
 
 def test_rotation(region):
-    """The first key signs, all verify, and what a removed key has signed is a miss."""
+    """The first key signs, all keys verify, and an entry signed with a removed key is a miss."""
     region(SECRET).set(KEY, "old")
     rotated = region([OTHER_SECRET, SECRET])
     assert rotated.get(KEY) == "old"
@@ -194,7 +194,7 @@ def test_rotation(region):
 
 
 def test_text_and_bytes(region):
-    """A signing_key is the same as a string, as bytes, and alone in a list."""
+    """A signing_key works the same as a string, as bytes, or alone in a list."""
     region("secret").set(KEY, "value")
     assert [region(key).get(KEY) for key in (b"secret", ["secret"], [b"secret"])] == ["value"] * 3
 
@@ -208,7 +208,7 @@ def test_signed_entry_of_another_key(region, entry_path):
 
 
 def test_flipped_signed_entry(region, entry_path):
-    """A signed entry with any byte changed and its checksum made right is a miss, or the value that was signed."""
+    """A signed entry with any byte changed and its checksum corrected is a miss, or still the signed value."""
     signing = region(SECRET)
     signing.set(KEY, "value")
     path = entry_path()
@@ -220,12 +220,12 @@ def test_flipped_signed_entry(region, entry_path):
             found = signing.get(KEY)
             assert found in (NO_VALUE, "value")
             hits += found == "value"
-    # Only in the checksum itself, which is made right again.
+    # Correcting the checksum undoes only the changes to its own four bytes.
     assert hits == 8
 
 
 def test_spliced_signed_entry(region, canary, evil, entry_path):
-    """Whatever parts of a signed entry and of a forged one are joined, the canary is never unpickled."""
+    """Whichever parts of a signed and a forged entry are joined, the canary is never unpickled."""
     signing = region(SECRET)
     path = entry_path()
     signing.backend.set_serialized(KEY, b"{}|" + bytes(len(evil) - 3))
@@ -246,7 +246,7 @@ def test_spliced_signed_entry(region, canary, evil, entry_path):
 
 
 def test_signed_files(tmp_path):
-    """An entry of a file is signed too: one that was not written with the key is a miss."""
+    """Entries of files are signed too, and one that was not signed with the key is a miss."""
 
     def region(**arguments):
         arguments["base_dir"] = str(tmp_path / "cache")

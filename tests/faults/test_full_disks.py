@@ -14,6 +14,8 @@ import pytest
 from dogpile.cache import make_region
 from dogpile.cache.api import NO_VALUE
 
+from dogpile_filesystem import maintenance
+
 DISKS = {
     "tmpfs": lambda path: disks.tmpfs(path, "size=8m"),
     "tmpfs-inodes": lambda path: disks.tmpfs(path, "size=64m,nr_inodes=500"),
@@ -58,7 +60,7 @@ class Values:
         self.region.set(key, self.wrap(data))
 
     def get(self, key):
-        """The bytes under a key; None: a miss."""
+        """Returns the bytes under a key, or None for a miss."""
         value = self.region.get(key)
         return None if value is NO_VALUE else self.unwrap(value)
 
@@ -66,7 +68,7 @@ class Values:
         return self.unwrap(self.region.get_or_create(key, lambda: self.wrap(data)))
 
     def is_kept(self, key, data):
-        """Store bytes; whether they are found then. Nothing else may be."""
+        """Stores bytes, and returns whether they can be read afterwards. Any other value fails the test."""
         self.set(key, data)
         found = self.get(key)
         assert found in (data, None)
@@ -112,21 +114,21 @@ disks_that_are_small = pytest.mark.parametrize("disk", ["tmpfs", "ext4"], indire
 
 
 def _values(rng, number):
-    """Keys, each several times, and values: 30 KB on average."""
+    """Generates keys, each several times, with values of 30 KB on average."""
     return [(f"key {rng.randrange(400)}", rng.randbytes(rng.randrange(60_000))) for _ in range(number)]
 
 
 @every_disk
 def test_disk_smaller_than_cache(make_cache, check):
     """
-    Where the disk is full before the cache is, the cache makes room for new values by what was not used for long.
+    If the disk is full before the cache is, the cache evicts the least recently used entries for new values.
     """
     cache = make_cache()
     written, kept = {}, []
     for key, data in _values(random.Random(1), 700):
         kept.append(cache.is_kept(key, data))
         written[key] = data
-    # The disk is full after some 350 of them at most.
+    # The disk is full after some 350 values at most.
     assert sum(kept[400:]) >= 285
     assert all(cache.get(key) in (data, None) for key, data in written.items())
     assert cache.get_or_create("new", b"created") == b"created"
@@ -136,7 +138,8 @@ def test_disk_smaller_than_cache(make_cache, check):
 @every_disk
 def test_disk_filled_by_others(disk, make_cache, check, caplog):
     """
-    While others have filled the disk, nothing is kept, raises or is logged twice a minute; afterwards all is as before.
+    While other programs have filled the disk, nothing is kept, nothing raises, and nothing is logged twice a minute;
+    once there is room again, the cache works as before.
     """
     cache = make_cache()
     with disk.filled():
@@ -156,7 +159,7 @@ def test_disk_filled_by_others(disk, make_cache, check, caplog):
 
 @disks_that_are_small
 def test_value_larger_than_the_disk(disk, make_cache, check):
-    """A value that would not fit if the cache were empty is not kept, and nothing is evicted in vain for it."""
+    """A value that would not fit even into an empty cache on this disk is not kept, and evicts nothing."""
     cache = make_cache()
     for number in range(20):
         assert cache.is_kept(f"k{number}", bytes(1000))
@@ -167,7 +170,7 @@ def test_value_larger_than_the_disk(disk, make_cache, check):
 
 @every_disk
 def test_room_of_its_own(disk, make_cache, check):
-    """A cache on a disk that others have filled stores new values in the room that it has."""
+    """A cache on a disk that other programs have filled stores new values in the room that it already has."""
     cache = make_cache()
     for number in range(100):
         assert cache.is_kept(f"old {number}", bytes(10_000))
@@ -179,7 +182,7 @@ def test_room_of_its_own(disk, make_cache, check):
 
 @disks_that_are_small
 def test_failed_overwrite(disk, make_cache, check):
-    """A value that could not be replaced, since the new one does not fit on the disk, is gone."""
+    """A value whose replacement does not fit on the disk is removed."""
     cache = make_cache()
     assert cache.is_kept("key", b"old")
     cache.set("key", bytes(disk.free() + (8 << 20)))
@@ -204,7 +207,7 @@ WRITER = """
 
 @every_disk
 def test_processes_on_a_full_disk(request, spawn, base_dir, make_store, usage_on_disk):
-    """When 3 processes together fill the disk, each goes on storing, and the ledger equals the disk at the end."""
+    """If 3 processes together fill the disk, each keeps storing, and the ledger equals the disk at the end."""
     writers = [spawn(WRITER, base_dir, seed) for seed in range(3)]
     kept = [int(writer.communicate()[0]) for writer in writers]
     assert min(kept) >= 360
@@ -212,16 +215,16 @@ def test_processes_on_a_full_disk(request, spawn, base_dir, make_store, usage_on
     assert store.put(b"k", b"v")
     store.prune()
     assert store.usage() == usage_on_disk()
-    report = check(store, repair=True)
-    # With a full quota, btrfs may not be able to write back what it took. Such an entry is damaged, and so a miss.
+    report = maintenance.check(store, repair=True)
+    # With a full quota, btrfs may fail to write back data that it accepted. Such an entry is damaged, and so a miss.
     assert dataclasses.replace(report, damaged=0).ok
     assert report.damaged == 0 or "btrfs" in request.node.name
-    assert check(store).ok
+    assert maintenance.check(store).ok
 
 
 @disks_that_are_small
 def test_min_free_space(disk, make_cache, check):
-    """With ``min_free_space``, no value that is stored leaves less free on the disk, and values are still stored."""
+    """With ``min_free_space``, no stored value leaves less than that free on the disk, and values are still stored."""
     cache = make_cache(min_free_space="2MiB")
     kept = []
     for key, data in _values(random.Random(2), 700):
@@ -251,11 +254,12 @@ FILL = """
 @disks_that_are_small
 def test_read_only(disk, make_cache, check, spawn, base_dir):
     """
-    On a disk that becomes read-only, what is stored is found, what could not be replaced or deleted is not found any
-    more by who tried, and when it can be written again all is as before.
+    On a disk that becomes read-only, stored values are read, values that could not be replaced or deleted are misses
+    for the process that tried, and everything works again once the disk is writable.
     """
     cache = make_cache()
-    # By another process: the kernel makes no disk read-only on which a file is open for writing, as the lock file is.
+    # Another process fills the cache: the kernel makes no disk read-only while a file on it is open for writing, as the
+    # lock file is.
     assert spawn(FILL, cache.backend, base_dir).wait() == 0
     assert cache.get("key 0") == b"old"
     disk.remount("ro")
@@ -273,7 +277,7 @@ def test_read_only(disk, make_cache, check, spawn, base_dir):
 
 @pytest.mark.parametrize("disk", ["ext4"], indirect=True)
 def test_disk_that_gives_up(disk, make_cache, check):
-    """When ext4 makes itself read-only after an error, in the midst of use, nothing raises, and nothing is stale."""
+    """When ext4 makes itself read-only after an error during use, nothing raises and no value is stale."""
     cache = make_cache()
     for number in range(20):
         assert cache.is_kept(f"key {number}", b"old")
@@ -315,7 +319,7 @@ LIMITED = """
     ids=["1MiB", "64KiB", "1KiB"],
 )
 def test_limit_of_file_size(spawn, tmp_path, limit, sizes_kept, failures):
-    """Under a limit of the size of files, what is larger is not kept; under that of the ledger, nothing is."""
+    """Under a limit of file sizes larger values are not kept, and if the ledger itself exceeds it, nothing is."""
     writer = spawn(LIMITED, tmp_path / "cache", limit)
     kept = [(True, True)] * sizes_kept + [(False, False)] * (3 - sizes_kept)
     assert writer.communicate()[0] == f"{kept} {failures}\n"

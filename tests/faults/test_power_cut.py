@@ -1,5 +1,5 @@
 """
-Power cuts, on ext4 and xfs: the kernel drops at one instant what has not reached the device, while processes write.
+Power cuts on ext4 and xfs: the kernel drops all data that has not reached the device while processes write.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ CACHE_SIZE = 16 << 20
 
 WRITERS = """
     import hashlib, io, logging, os, random, signal, sys
+    from dogpile_filesystem import maintenance
     from dogpile_filesystem.store.store import Store
 
     base_dir, seed, cache_size = sys.argv[1], *map(int, sys.argv[2:])
@@ -62,6 +63,7 @@ WRITERS = """
 
 READER = """
     import hashlib, json, logging, sys
+    from dogpile_filesystem import maintenance
     from dogpile_filesystem.store.store import Store
 
     logging.disable()
@@ -83,7 +85,7 @@ READER = """
                 check(key, "file", file.read())
     found["failures"] = store.failures.counts
     store.prune()
-    print(json.dumps({**found, "before": before, "after": store.usage(), "ok": check(store).ok}))
+    print(json.dumps({**found, "before": before, "after": store.usage(), "ok": maintenance.check(store).ok}))
 """
 
 EXT4 = (64 << 20, "mkfs.ext4", "-q", "-F")
@@ -106,14 +108,14 @@ def base_dir(disk):
 
 
 def _commit(disk):
-    """Let the journal commit, as it does when any program syncs a file of its own; ours are not synced by that."""
+    """Makes the journal commit, as a sync of any other file does; our own files are not synced by that."""
     with open(disk.path / "other", "ab", buffering=0) as file:
         file.write(b"x")
         os.fsync(file.fileno())
 
 
 def _write_back_first_blocks(disk):
-    """Let the kernel begin to write back files, as it does under pressure: those of several blocks are torn."""
+    """Makes the kernel start to write back files, as under memory pressure, which tears files of several blocks."""
     for path in (disk.path / "cache" / "values").rglob("*"):
         try:
             fd = os.open(path, os.O_RDONLY)
@@ -148,7 +150,7 @@ CUT = (_cut_unsynced, _cut_committed, _cut_torn, _cut_while_syncing)
 
 
 def _empty_files(base_dir):
-    """How many files are empty although they have their final names."""
+    """Returns how many files are empty although they have their final names."""
     files = [path for path in Path(base_dir, "values").rglob("*") if path.is_file() and path.suffix != ".tmp"]
     return sum(path.stat().st_size == 0 for path in files)
 
@@ -159,7 +161,7 @@ def _write_until_cut(disk, spawn, base_dir, number):
     CUT[number % len(CUT)](disk)
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
-    # Not 0 if one has ended by itself: by an exception, when the disk was dead and it was not.
+    # The status is not 0 if a process ended by itself, with an exception, when the disk was dead.
     assert writers.wait() == 0
     disk.unmount()
     disk.mount()
@@ -167,7 +169,7 @@ def _write_until_cut(disk, spawn, base_dir, number):
 
 def test_power_cut(disk, spawn, base_dir, usage_on_disk):
     """
-    After a power cut, whoever reads gets a value that was once written under that key, or a miss; one ``prune()`` makes
+    After a power cut, a reader gets a value that was once written under its key, or a miss, and one ``prune()`` makes
     the ledger equal to the disk, within the bound, with nothing left over.
     """
     seen: Counter[str] = Counter()
@@ -188,7 +190,7 @@ def test_power_cut(disk, spawn, base_dir, usage_on_disk):
         assert found["ok"]
     print(dict(seen))
     assert wrong == []
-    # Without damage and without hits, this test would say nothing.
+    # Without damage and without hits, this test would prove nothing.
     assert seen["empty"] > CUTS
     assert seen["damaged"] > CUTS
     assert seen["hits"] > CUTS

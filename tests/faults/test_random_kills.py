@@ -1,5 +1,5 @@
 """
-Processes that work on one directory and are killed at any moment.
+Processes that work on one directory and are killed at random moments.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ CACHE_SIZE = 256 * BLOCK
 @pytest.fixture
 def directory(tmp_path):
     """
-    A filesystem of its own, whose free space is exact at every instant; False as second: it could not be had.
+    A filesystem of its own, whose free space is exact at every instant. The second item is False if there is none.
     """
     with contextlib.ExitStack() as stack:
         try:
@@ -41,7 +41,7 @@ def directory(tmp_path):
 
 class Progress:
     """
-    How many steps each thread of each process has done, in memory that all of them share; and whether to go on.
+    How many steps each thread of each process has done, in shared memory, and whether to continue.
     """
 
     def __init__(self) -> None:
@@ -61,7 +61,7 @@ class Progress:
 
 
 def work(_, directory: str, report: str, number: int, seed: int, progress: Progress) -> None:
-    """A process that works with several threads until it is killed or all is over, and reports what should not be."""
+    """Runs several threads until the process is killed or the test ends, and reports violations."""
     load = Workload(f"{directory}/cache", f"{directory}/sources", cache_size=CACHE_SIZE, expiration_time=5)
     parent = os.getppid()  # If the test itself is killed, nobody stops this process.
 
@@ -98,7 +98,7 @@ def all_go_on(progress: Progress) -> bool:
 
 
 def state_at_the_end(base_dir: str) -> list[str]:
-    """What is not in order once nobody works any more, after one `prune`."""
+    """Returns what is wrong after one `prune`, once no process works any more."""
     store = Store(base_dir, cache_size=CACHE_SIZE, expiration_time=5)
     store.prune()
     found = difference(store.usage(), base_dir)
@@ -144,5 +144,5 @@ def test_random_kills(directory, tmp_path, rng):
     assert ends == [0] * PROCESSES
     assert in_child(lambda: state_at_the_end(f"{path}/cache")) == []
     if is_exact:
-        # Besides the cache: a source of one block of each thread, two blocks of the lock file, and the tag.
+        # Besides the cache there are one block of source per thread, two blocks of the lock file, and the tag.
         assert most <= CACHE_SIZE + (PROCESSES * THREADS + 3) * BLOCK

@@ -1,6 +1,6 @@
 """
-Helper: operations that are killed at each of their calls, and what must hold then. Run as a program, in a process that
-has never opened a store: ``crash_cases.py OPERATION DIRECTORY`` prints what it found as JSON.
+Helper: operations that are killed at each of their calls, and the checks afterwards. Run as a program, in a process
+that has never opened a store: ``crash_cases.py OPERATION DIRECTORY`` prints its findings as JSON.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ondisk import difference, usage_on_disk
 from dogpile_filesystem.layout import BLOCK, FILE, VALUE
 from dogpile_filesystem.store.store import Store
 
-#: Operations of more calls are killed only where a kill leaves something else than one call before.
+#: Operations with more calls are killed only where a kill leaves a state that differs from that of one call earlier.
 MANY = 100
 _LIFETIME = 3600.0
 _NOW = time.time()
@@ -36,7 +36,7 @@ Key = tuple[int, bytes]
 
 
 def _content(name: str, length: int) -> bytes:
-    """Bytes of which each part tells to what they belong."""
+    """Returns bytes of which each part shows where it belongs."""
     return b"".join(hashlib.sha256(b"%s %d" % (name.encode(), number)).digest() for number in range(length // 32))
 
 
@@ -173,7 +173,7 @@ OPERATIONS = {
 
 class Check:
     """
-    What must hold after a kill, looked at by a process that is new to the directory.
+    The checks after a kill, made by a process that is new to the directory.
     """
 
     def __init__(self, operation: Operation, case: Case) -> None:
@@ -200,7 +200,7 @@ class Check:
         return self.wrong, self.is_lost
 
     def check_bound(self, case: Case) -> None:
-        """The files are within the bound, and the ledger is not below them."""
+        """The files are within the bound, and the ledger is not below their size."""
         disk = usage_on_disk(case.base_dir)
         usage = case.store().usage()
         if usage.counted == disk.counted and (usage.size < disk.size or usage.entries < disk.entries):
@@ -218,7 +218,7 @@ class Check:
             mutex.release()
 
     def check_values(self, store: Store) -> None:
-        """What was not written is as it was; what was, old or new or not there."""
+        """A value that was not written is unchanged, and one that was written is old, new or missing."""
         before = _FILLED if self.operation.prepare else {}
         for key in {*before, *self.operation.writes}:
             value = read(store, *key)
@@ -231,7 +231,7 @@ class Check:
                 self.wrong.append(f"{key} reads as {value and value[:10]!r} of {value and len(value)} bytes")
 
     def check_moved(self, store: Store) -> None:
-        """The caller's file is whole in its old place, or stored; if not, it is lost."""
+        """The caller's file is whole in its old place, or stored; otherwise it is lost."""
         if not self.operation.moves:
             return
         if os.path.exists(self.case.source):
@@ -242,7 +242,7 @@ class Check:
             self.is_lost = NEW_FILE not in [read(store, *key) for key in self.operation.writes]
 
     def check_goes_on(self, store: Store) -> None:
-        """What was written can be written again."""
+        """The keys that the operation writes can be written again."""
         for kind, key in self.operation.writes or [K]:
             again = _content("again", 1_600)
             kept = write(store, kind, key, again)
@@ -250,7 +250,7 @@ class Check:
                 self.wrong.append(f"{key} cannot be written: {dict(store.failures.counts)}")
 
     def check_bound_without_prune(self) -> None:
-        """The bound holds too when nobody prunes, but stores something large."""
+        """The bound also holds if the next process stores a large value instead of pruning."""
         os.rename(self.case.base_dir, self.case.base_dir + "-pruned")
         os.rename(self.case.base_dir + "-unpruned", self.case.base_dir)
         self.case.store().put(b"large", bytes(self.case.arguments["cache_size"] // 2))
@@ -289,7 +289,7 @@ class Driver:
     def kill_at_all(self, calls: list[injection.Call]) -> None:
         numbers = range(1, len(calls) + 1) if len(calls) <= MANY else injection.after_changes(calls, 10)
         killed = [self.kill(injection.kill, number, calls[number - 1]) for number in numbers]
-        # On a slow machine the cache looks at its directory more often than it did at first, or less.
+        # On a slow machine the cache may check its directory more or less often than in the first run.
         if killed.count(False) > 2 + len(killed) // 10:
             self.wrong.append("was not killed: its calls are not always the same")
         for number in itertools.count(len(calls) + 1):
@@ -308,7 +308,7 @@ class Driver:
         return [call._replace(function=len, kwargs={}) for call in context.calls]
 
     def kill(self, fault: injection.Fault, number: int, call: injection.Call | None) -> bool:
-        """Kill at one call and check; whether it was killed."""
+        """Kills at one call and checks; returns whether the process was killed."""
         case = self.case(f"{number} {fault.__name__}")
         killed = in_child(lambda: self.act(case, injection.Faults(fault, number))) is None
         self.kills += killed

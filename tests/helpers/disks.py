@@ -24,7 +24,7 @@ _FS_IOC_SHUTDOWN, _NOLOGFLUSH = 0x8004587D, 2
 
 def run(*command: object) -> None:
     """
-    Run a program that is there, or skip the test.
+    Run a program, or skip the test if it is missing.
 
     :raises subprocess.CalledProcessError: it failed.
     """
@@ -62,7 +62,7 @@ class Disk:
         self._is_mounted = False
 
     def discard(self) -> None:
-        """Unmount if it is mounted, also if somebody still works on it."""
+        """Unmount if it is mounted, even if a process still uses it."""
         if self._is_mounted:
             try:
                 self.unmount()
@@ -70,7 +70,7 @@ class Disk:
                 self.unmount("--lazy")
 
     def cut(self) -> None:
-        """Cut the power: from now on nothing reaches the device, and what has not yet reached it is lost."""
+        """Cut the power: from now on nothing reaches the device, and data that has not reached it yet is lost."""
         fd = os.open(self.path, os.O_RDONLY)
         try:
             fcntl.ioctl(fd, _FS_IOC_SHUTDOWN, struct.pack("I", _NOLOGFLUSH))
@@ -107,9 +107,9 @@ class Disk:
 
 
 def _let_go(path: Path) -> None:
-    """Close what this process has open below a directory, so that it can be unmounted."""
-    # Each by its owner: one that is closed behind the owner's back is closed once more when the owner goes, and may
-    # then be somebody else's, of the next disk, which looks the same by device and inode.
+    """Close the files that this process has open below a directory, so that it can be unmounted."""
+    # The owner closes each one: a descriptor closed behind its owner's back is closed once more when the owner is
+    # collected, and may then belong to another file, of the next disk, which has the same device and inode.
     for cache in list(directory._instances):
         if cache.base_dir.startswith(f"{path}/"):
             cache._opened.close()

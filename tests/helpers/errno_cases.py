@@ -1,6 +1,6 @@
 """
-Helper: operations of regions that meet an error at each of their calls, and what must hold then. Run as a program:
-``errno_cases.py OPERATION DIRECTORY`` prints what it found as JSON.
+Helper: operations of regions that meet an error at each of their calls, and the checks afterwards. Run as a program:
+``errno_cases.py OPERATION DIRECTORY`` prints its findings as JSON.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ from ondisk import difference, usage_on_disk
 
 from dogpile_filesystem.layout import BLOCK
 
-#: What may last, and what else may come once. EDQUOT that lasts would be as ENOSPC, EACCES and ESTALE as EIO.
+#: Errors that may last, and errors that only come once. A lasting EDQUOT would equal ENOSPC, EACCES and ESTALE EIO.
 _LASTING = [errno.ENOSPC, errno.EIO, errno.EROFS, errno.EMFILE, errno.EXDEV]
 _ONCE = [*_LASTING, errno.EDQUOT, errno.EACCES, errno.ESTALE, errno.EINTR]
-#: After these the engine may evict other entries, and try again.
+#: After these the engine may evict other entries and try again.
 _FULL_DISK = ("ENOSPC", "EDQUOT")
-#: So many calls from one place of the program meet an error.
+#: The number of calls from one place of the program that meet an error.
 _FROM_EACH_PLACE = 1
-#: Regions on one directory at most, with one that was replaced.
+#: The most regions on one directory, with one that was replaced.
 _REGIONS = 5
 #: Cases after which garbage is collected.
 _COLLECTED_AFTER = 50
 
 
 def _content(name: str, length: int) -> bytes:
-    """Bytes of which each part tells to what they belong."""
+    """Returns bytes of which each part shows where it belongs."""
     return b"".join(hashlib.sha256(b"%s %d" % (name.encode(), number)).digest() for number in range(length // 32))
 
 
@@ -131,7 +131,7 @@ class Cache:
 
 
 def content(value: Any) -> Any:
-    """A value, or what is in the file that it is: the files of hits are closed."""
+    """Returns a value, or the content of the file if it is one: the files of hits are closed."""
     if isinstance(value, bytes) or value is NO_VALUE or value is None:
         return value
     if isinstance(value, list):
@@ -341,7 +341,7 @@ class Check:
             self.check_ledger()
             self.check_goes_on()
             self.check_descriptors()
-        except Exception as error:  # That is what must not happen.
+        except Exception as error:  # This must not happen.
             self.wrong.append(f"raised {error!r}")
         return self.wrong
 
@@ -351,7 +351,7 @@ class Check:
         self.is_complete = result == self.operation.results[0]
 
     def check_written(self) -> None:
-        """What was written is there or not, but nothing older; also while the error lasts."""
+        """A written value is there or missing, never an older one, even while the error lasts."""
         for region, written in [(self.cache.values, self.operation.values), (self.files, self.operation.files)]:
             for key, allowed in written.items():
                 value = read(region, key)
@@ -360,7 +360,7 @@ class Check:
                 self.is_complete &= value == (allowed or (NO_VALUE,))[0]
 
     def check_rest(self) -> None:
-        """Whatever else was there still is."""
+        """All other values are still there."""
         may_miss = self.operation.evicts or self.trouble.cause in _FULL_DISK
         before = [(self.cache.values, self.operation.values, _VALUES), (self.files, self.operation.files, _FILES)]
         for region, written, entries in before if not self.operation.first else []:
@@ -370,7 +370,7 @@ class Check:
                     self.wrong.append(f"{key}, which was not touched, reads as {_short(value)}")
 
     def check_source(self) -> None:
-        """The caller's file can be read; and it has its name, unless it was moved in."""
+        """The caller's file can be read, and keeps its name unless it was moved in."""
         self.cache.source.seek(0)
         if self.cache.source.read() != _NEW_FILE:
             self.wrong.append("the caller's file is not as it was")
@@ -379,12 +379,12 @@ class Check:
             self.wrong.append("the caller's file is lost")
 
     def check_counted(self) -> None:
-        """What did not work is counted; what a fault did no harm to need not be."""
+        """Each failure is counted; a fault that did no harm need not be."""
         if not self.is_complete and not self.cache.counts()[self.trouble.cause]:
             self.wrong.append(f"not counted: {dict(self.cache.counts())}")
 
     def check_ledger(self) -> None:
-        """The ledger is never too low, and after a prune equals the disk."""
+        """The ledger is never too low, and equals the disk after a prune."""
         store = self.cache.values.backend.store
         usage, disk = store.usage(), usage_on_disk(self.cache.base_dir)
         if usage.counted == disk.counted and (usage.size < disk.size or usage.entries < disk.entries):
@@ -393,7 +393,7 @@ class Check:
         self.wrong += difference(store.usage(), self.cache.base_dir)
 
     def check_goes_on(self) -> None:
-        """What comes next works."""
+        """The next operations work."""
         for key in {"k", *self.operation.values, *self.operation.files}:
             self.cache.values.set(key, _AGAIN)
             self.cache.files.set(key, io.BytesIO(_AGAIN))
@@ -401,10 +401,10 @@ class Check:
                 self.wrong.append(f"{key} cannot be written: {dict(self.cache.counts())}")
 
     def check_descriptors(self) -> None:
-        """Of the cache nothing is left open, but the lock file once, and the directory once for each region."""
+        """No descriptor of the cache is left open, except the lock file once and the directory once per region."""
         left = []
         for fd in set(os.listdir("/proc/self/fd")) - self.lock_files - self.cache.own_descriptors():
-            with contextlib.suppress(FileNotFoundError):  # The one that lists them.
+            with contextlib.suppress(FileNotFoundError):  # The descriptor of the listing itself.
                 target = os.readlink(f"/proc/self/fd/{fd}")
                 if target == os.path.join(self.cache.base_dir, "lock"):
                     self.lock_files.add(fd)
@@ -421,6 +421,6 @@ def _short(value: Any) -> str:
 
 if __name__ == "__main__":
     logging.disable()
-    # Else what is collected by chance would close its descriptors among the calls that are counted.
+    # Otherwise collected objects would close their descriptors among the counted calls.
     gc.disable()
     print(json.dumps(Driver(sys.argv[1], sys.argv[2]).run()))

@@ -106,7 +106,7 @@ class Child(Forked):
 
 
 def in_child(function: Callable[[], T]) -> T | None:
-    """What a function returns that runs in a forked child; None: it was killed underway."""
+    """Returns the result of a function in a forked child, or None if the child was killed during the call."""
 
     def work(pipe: Connection) -> None:
         _report(function, pipe)
@@ -120,13 +120,13 @@ def in_child(function: Callable[[], T]) -> T | None:
 def _report(call: Callable[[], Any], pipe: Connection) -> None:
     try:
         report = (call(), "")
-    except BaseException:  # It is raised in the parent.
+    except BaseException:  # It is raised again in the parent.
         report = (None, traceback.format_exc())
     pipe.send(report)
 
 
 def _reported(child: Forked) -> list[Any]:
-    """What a call returned, as a list; an empty one if its process ended before."""
+    """Returns the result of a call as a list, which is empty if its process ended before."""
     try:
         result, trouble = child.pipe.recv()
     except (EOFError, ConnectionResetError):
@@ -140,7 +140,7 @@ def _reported(child: Forked) -> list[Any]:
 
 class Gate:
     """
-    What parent and child wait for each other with: closed until one of them opens it, once.
+    A gate between parent and child: closed until one of them opens it, once.
     """
 
     def __init__(self) -> None:

@@ -21,7 +21,7 @@ COUNTS = Failures(""), Statistics(Failures(""))
 
 #: The beginning of programs that use mutexes.
 MUTEXES = """
-    import random, sys, threading, time
+    import os, random, sys, threading, time
     from dogpile_filesystem.failures import Failures
     from dogpile_filesystem.lockfile.file import open_lock_file
     from dogpile_filesystem.lockfile.mutex import KeyMutex

@@ -24,12 +24,12 @@ _LOCKING = frozenset({"fcntl", "flock", "lockf"})
 _OPENING = frozenset({"open", "scandir", "listdir"})
 _BETWEEN_NAMES = frozenset({"rename", "replace", "link", "copy_file_range"})
 _WRITING = frozenset({"write", "writev", "pwrite", "pwritev", "copy_file_range", "sendfile"})
-#: Calls that leave what lies on the disk as it is.
+#: Calls that do not change the disk.
 _LOOKING = _LOCKING | {
     *{"access", "close", "fstat", "fstatvfs", "listdir", "lseek", "lstat", "posix_fadvise", "pread", "preadv", "read"},
     *{"readdir", "readlink", "readv", "scandir", "stat", "statvfs"},
 }
-#: Calls that take no room; on a full disk they work.
+#: Calls that need no room and work on a full disk.
 _FREEING = frozenset({"chmod", "chown", "fchmod", "fchown", "fdatasync", "fsync", "remove", "rmdir", "unlink", "utime"})
 _OTHERS = {"ftruncate", "mkdir", "open", "posix_fallocate", "symlink", "truncate"}
 _NAMES = (_LOOKING | _FREEING | _BETWEEN_NAMES | _WRITING | _OTHERS) - _LOCKING - {"readdir"}
@@ -63,14 +63,14 @@ class Call(NamedTuple):
 
     @property
     def changes(self) -> bool:
-        """Whether something else may lie on the disk after it."""
+        """Returns whether the call may change the disk."""
         if self.name == "open":
             return bool(self.args[1] & (os.O_CREAT | os.O_TRUNC))
         return self.name not in _LOOKING
 
     @property
     def length(self) -> int:
-        """The number of bytes that it is to write; 0 for other calls."""
+        """Returns the number of bytes to write, or 0 for other calls."""
         if self.name not in _WRITING:
             return 0
         data = self.args[2 if self.name == "copy_file_range" else 3 if self.name == "sendfile" else 1]
@@ -81,12 +81,12 @@ Fault = Callable[[Call], Any]
 
 
 def kill(_: Call) -> None:
-    """The process is killed before the call."""
+    """Kills the process before the call."""
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def half(call: Call) -> Any:
-    """Only half of the bytes are written, or read, which is no error."""
+    """Only half of the bytes are written or read, which is not an error."""
     half_length = call.length // 2
     match call.name, call.args:
         case "read", (fd, length):
@@ -102,7 +102,7 @@ def half(call: Call) -> Any:
 
 
 def half_and_kill(call: Call) -> None:
-    """Half of the bytes are written, and the process is killed."""
+    """Half of the bytes are written, and then the process is killed."""
     half(call)
     kill(call)
 
@@ -190,7 +190,7 @@ class Faults:
             setattr(module, name, function)
 
     def meet(self, name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Make a call, or let it meet the fault."""
+        """Makes a call, or lets it meet the fault."""
         call = Call(name, function, args, kwargs)
         if threading.get_ident() != self._thread or not self._only(call):
             return call.go()
@@ -209,7 +209,7 @@ class Faults:
 
 
 class _Scan:
-    """What ``scandir`` returns: its steps, and the ``stat`` of what it finds, are calls as well."""
+    """The result of ``scandir``: its steps, and the ``stat`` of its entries, are calls as well."""
 
     def __init__(self, faults: Faults, scan: Any) -> None:
         self._faults = faults
@@ -255,7 +255,7 @@ def _place() -> tuple[tuple[str, int], ...]:
 
 
 def thinned(calls: list[Call], most: int) -> list[int]:
-    """The numbers of the first calls from each place: what is done with each of 256 shards is done alike."""
+    """Returns the numbers of the first calls from each place, since all 256 shards are handled alike."""
     seen: Counter[object] = Counter()
     numbers = []
     for number, call in enumerate(calls, 1):
@@ -266,5 +266,5 @@ def thinned(calls: list[Call], most: int) -> list[int]:
 
 
 def after_changes(calls: list[Call], most: int) -> list[int]:
-    """Thinned calls before which a kill leaves something that it does not leave one call earlier."""
+    """Returns those thinned calls before which a kill leaves a state that one call earlier does not."""
     return [1, *(number + 1 for number in thinned(calls, most) if calls[number - 1].changes and number < len(calls))]

@@ -1,5 +1,5 @@
 """
-Helper: what lies in the directory of a cache, found without the engine, and what of it should not be there.
+Helper: the files in the directory of a cache, found without the engine, and those that should not be there.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def path(store: Store, kind: int, key: bytes) -> str:
 
 
 def files(base_dir: str) -> Iterator[str]:
-    """Everything but the lock file and the tag, also what is nowhere near its place."""
+    """Returns everything but the lock file and the tag, even files in the wrong place."""
     for directory, _, names in os.walk(base_dir):
         for name in names:
             if directory != base_dir or name not in ("lock", "CACHEDIR.TAG"):
@@ -27,7 +27,9 @@ def files(base_dir: str) -> Iterator[str]:
 
 
 def usage_on_disk(base_dir: str) -> Usage:
-    """What lies on the disk, counted without the ledger: files in whole blocks, and entries by their plain names."""
+    """
+    Returns the usage of the disk, counted without the ledger: files in whole blocks, and entries by their plain names.
+    """
     size = entries = 0
     for path in files(base_dir):
         size += -(-os.path.getsize(path) // BLOCK) * BLOCK
@@ -36,7 +38,9 @@ def usage_on_disk(base_dir: str) -> Usage:
 
 
 def left_over(base_dir: str) -> list[str]:
-    """What should not be there once nobody writes: temporary files, contents without entry, what was cleared."""
+    """
+    Returns files that should be gone when no process writes: temporary files, contents without entry, cleared trees.
+    """
     paths = set(files(base_dir))
     trash = [name for name in os.listdir(base_dir) if name not in ("lock", "CACHEDIR.TAG", "values")]
     belonging = set()
@@ -54,7 +58,7 @@ def _content(path: str) -> list[str]:
 
 
 def difference(usage: Usage, base_dir: str) -> list[str]:
-    """How the ledger and the disk differ, and what is left over: nothing, after a visit to all shards."""
+    """Returns how ledger and disk differ, and the files left over: nothing, after a visit to all shards."""
     found = [f"left over: {name}" for name in left_over(base_dir)]
     if usage != usage_on_disk(base_dir):
         found.append(f"the ledger says {usage}, the disk {usage_on_disk(base_dir)}")

@@ -46,7 +46,7 @@ def creating(directory: str, *what: object) -> None:
 
 def wait_for(look: Callable[[], T]) -> T:
     """
-    What ``look`` returns, as soon as it is something.
+    Returns the result of ``look`` as soon as it is true.
     """
     give_up_at = time.monotonic() + PATIENCE
     while not (found := look()):
@@ -105,7 +105,7 @@ class Gunicorn:
     def request(
         self, path: str, *, method: str = "GET", headers: Mapping[str, str] | None = None, body: str | None = None
     ) -> Answer:
-        """An answer, asked for again where the worker was killed under the request."""
+        """Returns an answer, and asks again if the worker was killed during the request."""
         for _ in range(100):
             connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
             with contextlib.closing(connection), contextlib.suppress(ConnectionError, http.client.IncompleteRead):
@@ -115,7 +115,7 @@ class Gunicorn:
         raise AssertionError("the server is gone")
 
     def get(self, path: str) -> bytes:
-        """The body of a page that there is."""
+        """Returns the body of an existing page."""
         answer = self.request(path)
         assert answer.status == 200, answer
         return answer.body
@@ -125,12 +125,12 @@ class Gunicorn:
         return [line.split() for line in self._created.read_text().splitlines()]
 
     def until_created(self, count: int) -> list[list[str]]:
-        """Wait until there were so many creations."""
+        """Wait until there were this many creations."""
         return wait_for(lambda: self.created()[count - 1 :] and self.created())
 
     @contextlib.contextmanager
     def holding(self) -> Iterator[None]:
-        """Let no creation end meanwhile."""
+        """Keep all creations from ending while the context lasts."""
         self._hold.touch()
         try:
             yield
@@ -143,7 +143,7 @@ class Gunicorn:
         self._killed.add(pid)
 
     def workers(self) -> set[int]:
-        """The processes of its workers, once all of them serve."""
+        """Returns the processes of its workers, once all of them serve."""
 
         def serving() -> set[int]:
             started = {int(line) for line in self._ready.read_text().splitlines()}
@@ -165,7 +165,8 @@ class Gunicorn:
 
     def complaints(self) -> list[str]:
         """
-        What it logged of exceptions, and of the cache. gunicorn leaves some of its own files and sockets unclosed.
+        Returns the lines of its log about exceptions and about the cache. gunicorn leaves some of its own files
+        unclosed.
         """
         unclosed = rf"ResourceWarning.*{re.escape(str(self.directory))}"
         pattern = re.compile(rf"Traceback|Exception|cache in |{unclosed}")

@@ -22,11 +22,11 @@ _DIGEST_SIZE = hashlib.sha256().digest_size
 
 
 class WrongValue(Exception):
-    """A value that was not written under the key asked for."""
+    """A value that was not written under the requested key."""
 
 
 def seal(key: str, body: bytes) -> bytes:
-    """A value that says under which key it belongs."""
+    """Returns a value that shows which key it belongs to."""
     return hashlib.sha256(key.encode() + body).digest() + body
 
 
@@ -96,7 +96,8 @@ class Workload:
 
     def set_moved(self, rng: random.Random, key: str, thread: str) -> None:
         path = f"{self._sources}/{thread}"
-        # What a killed process of the same name left. Its content may be in the cache by now, and must not be changed.
+        # A killed process of the same name left this file. Its content may be in the cache by now, and must not be
+        # changed.
         if os.path.lexists(path):
             os.unlink(path)
         with open(path, "x+b") as file:
@@ -119,7 +120,7 @@ def _value(rng: random.Random, key: str, most: int = 20_000) -> bytes:
 
 
 def in_threads(count: int, act: Callable[[int], None], tell: Callable[[str], None]) -> None:
-    """Call ``act(number)`` in so many threads until all have ended, and tell what any of them raises."""
+    """Calls ``act(number)`` in this many threads until all have ended, and reports their exceptions."""
 
     def run(number: int) -> None:
         try:
@@ -135,7 +136,7 @@ def in_threads(count: int, act: Callable[[int], None], tell: Callable[[str], Non
 
 
 def create_all(base_dir: str, log: str, keys: list[str]) -> None:
-    """Ask a region of its own for every key, and log each that this process creates."""
+    """Asks a region of its own for every key, and logs each one that this process creates."""
 
     def create(key: str) -> str:
         with open(log, "a") as file:

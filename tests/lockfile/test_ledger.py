@@ -1,5 +1,5 @@
 """
-The ledger: sums, turns, and a file that was damaged or lost.
+The ledger: its sums and turns, and a file that is damaged or lost.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def test_charge():
 
 
 def test_sums(ledger):
-    """The usage is the sum over all shards, of what was added less what was taken off."""
+    """The usage is the sum over all shards of the charges added, less those subtracted."""
     # Shard i gets i blocks and 2 i entries, and loses one of each: i from 1 to 255 makes 32,640 less 255.
     for shard in range(1, SHARDS):
         with ledger.shard(shard):
@@ -57,14 +57,14 @@ def test_bounds(ledger):
 
 
 def test_never_below_zero(ledger):
-    """A record that was too low stops at zero instead of wrapping around."""
+    """Subtracting from a record that is too low stops at zero instead of wrapping around."""
     with ledger.shard(0):
         ledger.add(0, -BLOCK, -1)
     assert ledger.usage() == Usage(0, 0, SHARDS)
 
 
 def test_turns(ledger):
-    """Where to go on is kept for the next process; damage leads to some shard, not out of them."""
+    """The place to continue is kept for the next process, and a damaged one still leads to an existing shard."""
     assert ledger.next_shard() == 0
     ledger.set_next_shard(SHARDS - 1)
     assert ledger.next_shard() == SHARDS - 1
@@ -73,7 +73,7 @@ def test_turns(ledger):
 
 
 def test_lost_records(ledger):
-    """Of a ledger whose file was emptied, nothing is believed until it is counted again."""
+    """If the ledger's file was emptied, no record is trusted until its shard is counted again."""
     os.truncate(ledger.file.path, 0)
     assert ledger.usage() == Usage(0, 0, 0)
     with ledger.shard(3):
@@ -86,7 +86,7 @@ def test_lost_records(ledger):
 
 @pytest.mark.parametrize("damage", ["magic", "version", "zeroed", "cut", "emptied", "records only"])
 def test_damaged_file(ledger, damage):
-    """A lock file whose header was damaged is made anew, and nothing in it is believed."""
+    """A lock file with a damaged header is made again, and none of its old records is trusted."""
     with ledger.shard(3):
         ledger.add(3, BLOCK, 1)
     path = ledger.file.path
@@ -97,7 +97,7 @@ def test_damaged_file(ledger, damage):
         data[8] ^= 2
     elif damage == "zeroed":
         data = bytearray(len(data))
-    elif damage == "records only":  # As left by a thread that had the ledger of a deleted file.
+    elif damage == "records only":  # This is the state left by a thread that had the ledger of a deleted file.
         data = bytearray(4096) + data[4096:4200]
     os.truncate(path, {"cut": 5, "emptied": 0}.get(damage, len(data)))
     if damage not in ("cut", "emptied"):
@@ -108,7 +108,7 @@ def test_damaged_file(ledger, damage):
 
 
 def test_another_file(tmp_path):
-    """A file that is no ledger, or one of a later version, is refused, and left as it is."""
+    """A file that is not a ledger, or is of a later version, is refused and left unchanged."""
     path = tmp_path / "lock"
     later = b"dogpilfs" + (2).to_bytes(4, "little")
     for content in (b"12345\n", os.urandom(10_000), later + zlib.crc32(later).to_bytes(4, "little")):
@@ -119,7 +119,7 @@ def test_another_file(tmp_path):
 
 
 def test_machine_started_again(ledger, monkeypatch):
-    """After a restart of the machine, no record is believed: a power cut may have lost what was added to it."""
+    """After the machine restarts no record is trusted, since a power cut may have lost the last additions."""
     path = ledger.file.path
     assert Ledger.open(path).usage().counted == SHARDS
     monkeypatch.setattr(format_module, "start_of_machine", lambda: 12345)
@@ -129,11 +129,11 @@ def test_machine_started_again(ledger, monkeypatch):
 
 
 def test_who_lives(ledger, spawn):
-    """A process that shows that it lives is seen to, until it is killed."""
+    """A process that marks itself as alive is seen as alive until it is killed."""
     program = """
         import sys
         from dogpile_filesystem.lockfile.ledger import Ledger
-        from dogpile_filesystem.lockfile.presence import presence
+        from dogpile_filesystem.lockfile import presence
         ledger = Ledger.open(sys.argv[1])
         presence.name = "0123456789abcdef"
         presence.show(ledger.file)
@@ -150,7 +150,7 @@ def test_who_lives(ledger, spawn):
 
 
 def test_implausible(ledger):
-    """Records that cannot be are found: more entries than blocks, or more bytes than the bound."""
+    """Impossible records are detected: more entries than blocks, or more bytes than the bound."""
     for shard, blocks, entries in [(1, 5, 5), (2, 5, 6), (3, 11, 1)]:
         with ledger.shard(shard):
             ledger.add(shard, blocks * BLOCK, entries)

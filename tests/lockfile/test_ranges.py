@@ -18,7 +18,7 @@ from dogpile_filesystem.lockfile.ranges import RangeLock
 
 
 def test_two_paths_of_one_file(make_mutex, hold, path, tmp_path):
-    """Through a symbolic link, the same process shares the descriptor, and another one is excluded."""
+    """Through a symbolic link, the same process shares the descriptor, and other processes are excluded."""
     os.mkdir(tmp_path / "directory")
     linked = tmp_path / "link"
     os.symlink(tmp_path, linked)
@@ -32,7 +32,7 @@ def test_two_paths_of_one_file(make_mutex, hold, path, tmp_path):
 
 
 def test_one_descriptor(make_mutex, spawn, path, open_descriptors):
-    """Whatever this package does with the lock file, it opens it once, and drops no lock of the process."""
+    """The package opens the lock file once, whatever it does with it, and drops no lock of the process."""
     mutex = make_mutex()
     assert mutex.acquire()
     before = open_descriptors()
@@ -101,7 +101,7 @@ def test_fork_while_other_threads_hold_locks(make_mutex, path):
 
 
 def test_ranges_do_not_pile_up(make_mutex, path):
-    """Mutexes of many keys leave nothing behind in memory, nor descriptors."""
+    """Mutexes of many keys leave neither memory nor descriptors behind."""
     file = open_lock_file(path)
     for number in range(1000):
         mutex = make_mutex(OFFSET + number)
@@ -113,7 +113,7 @@ def test_ranges_do_not_pile_up(make_mutex, path):
 
 
 def test_interrupted_wait(make_mutex, path, monkeypatch):
-    """Whatever interrupts the taking of a lock leaves it free for the next."""
+    """An exception at any point of an acquisition leaves the lock free for the next caller."""
 
     def lockf(*_):
         raise KeyboardInterrupt
@@ -130,7 +130,7 @@ def test_interrupted_wait(make_mutex, path, monkeypatch):
 
 
 def test_holder_that_does_not_go_on(path, hold, monkeypatch):
-    """Who needs a range for a moment does not wait for ever for a process that was stopped while holding it."""
+    """A caller that needs a range briefly does not wait for ever for a process that was stopped while holding it."""
     hold(offset=OFFSET)
     monkeypatch.setattr(RangeLock, "PATIENCE", 0.05)
     with pytest.raises(TimeoutError), open_lock_file(path).borrow(OFFSET, 1):
@@ -138,13 +138,13 @@ def test_holder_that_does_not_go_on(path, hold, monkeypatch):
 
 
 def test_lock_file_that_cannot_be_opened(tmp_path):
-    """No lock file, no crash: opening it raises an OSError that says which."""
+    """If the lock file cannot be opened, an OSError names it."""
     with pytest.raises(FileNotFoundError, match="missing"):
         open_lock_file(str(tmp_path / "missing" / "lock"))
 
 
 def test_detached_file_excludes_threads(tmp_path):
-    """The stand-in for a lock file that cannot be opened is the same for all threads of the process."""
+    """All threads of the process share the stand-in for a lock file that cannot be opened."""
     path = str(tmp_path / "never")
     assert detached_lock_file(path) is detached_lock_file(path)
     file = detached_lock_file(path)

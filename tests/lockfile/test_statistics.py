@@ -1,5 +1,5 @@
 """
-Statistics: what is counted, and how it is added up over threads, processes and restarts.
+Statistics: the events that are counted, and their sums over threads, processes and restarts.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ def region(base_dir):
 
 
 def counted(counts):
-    """What is not zero."""
+    """Returns the counts that are not zero."""
     return {name: value for name, value in dataclasses.asdict(counts).items() if value}
 
 
 def test_reads_and_stores(make_store, clock):
-    """Each read is a hit or a miss, an expired entry is expired and a miss, and stores count their whole blocks."""
+    """Each read counts as a hit or a miss, an expired entry as expired and a miss, and a store counts whole blocks."""
     store = make_store(expiration_time=10)
     assert store.put(b"k", bytes(5000))
     assert store.get(b"k") == bytes(5000)
@@ -54,7 +54,7 @@ def test_reads_and_stores(make_store, clock):
 
 
 def test_files(make_store, files):
-    """A read of a file is one hit or one miss, also if its content has gone or was cut off."""
+    """A read of a file counts as one hit or one miss, even if its content is missing or cut off."""
     store = make_store()
     assert store.put_file(b"k", io.BytesIO(bytes(4097)))
     store.get_file(b"k").file.close()
@@ -71,7 +71,7 @@ def test_files(make_store, files):
 
 
 def test_a_creation_is_one_miss(region):
-    """Who asks through a region counts one miss for a value that is created, although dogpile looks twice."""
+    """A creation through a region counts as one miss, although dogpile looks twice."""
     assert region.get_or_create("k", lambda: 1) == 1
     assert region.get_or_create("k", lambda: 2) == 1
     assert region.get_or_create("other", lambda: 3) == 3
@@ -81,7 +81,9 @@ def test_a_creation_is_one_miss(region):
 
 
 def test_wait_that_ends_in_a_hit(region, monkeypatch):
-    """Who waits for another creator, and then finds its value, counts a wait, its time, and a creation saved."""
+    """
+    A caller that waits for another creator and then finds its value counts a wait, its time, and a saved creation.
+    """
     creating, go_on = threading.Event(), threading.Event()
     wait = KeyMutex._wait
 
@@ -108,7 +110,7 @@ def test_wait_that_ends_in_a_hit(region, monkeypatch):
 
 
 def test_wait_given_up(make_store):
-    """A wait that is given up after lock_timeout counts as a wait and a timeout, and saves no creation."""
+    """A wait that ends at lock_timeout counts as a wait and a timeout, and saves no creation."""
     store = make_store()
     holder = store.mutex(VALUE, b"k")
     assert holder.acquire()
@@ -120,7 +122,7 @@ def test_wait_given_up(make_store):
 
 
 def test_evictions(make_store):
-    """What is evicted counts with its bytes, so that stores less evictions is what is there."""
+    """Evictions are counted with their bytes, so that stores less evictions equals the content of the cache."""
     store = make_store(max_entries=20)
     for number in range(50):
         assert store.put(b"%d" % number, bytes(5000))
@@ -132,7 +134,9 @@ def test_evictions(make_store):
 
 
 def test_what_goes_wrong(make_store, files):
-    """A value that is too large is refused, a damaged entry is damaged, trouble counts by its errno, and none twice."""
+    """
+    A value that is too large, a damaged entry and a filesystem error are each counted once, under their own names.
+    """
     store = make_store(cache_size=8192)
     assert not store.put(b"large", bytes(9000))
     assert store.put(b"k", b"value")
@@ -150,8 +154,8 @@ def test_what_goes_wrong(make_store, files):
 
 def test_all_processes(make_store, spawn, base_dir, clock):
     """
-    The totals are those of all processes, those that have ended included, from when the first of them counted; those of
-    a process are its own.
+    The totals include all processes, also ended ones, from the first count on, while the counts of a process are its
+    own.
     """
     process = spawn(
         """
@@ -178,7 +182,7 @@ def test_all_processes(make_store, spawn, base_dir, clock):
 
 
 def test_none_lost_none_twice(spawn, make_store, base_dir):
-    """Of what threads and processes count and add in any order, everything is in the totals, once."""
+    """Whatever the order in which threads and processes count and add, the totals hold each event exactly once."""
     program = """
         import sys, threading
         from dogpile_filesystem.store.store import Store
@@ -213,7 +217,7 @@ def test_none_lost_none_twice(spawn, make_store, base_dir):
 
 
 def test_killed(spawn, make_store, base_dir):
-    """Who is killed loses what it had not added, and nothing that it had."""
+    """A killed process loses the counts that it had not added yet, and none that it had."""
     process = spawn(
         """
         import os, sys
@@ -232,7 +236,7 @@ def test_killed(spawn, make_store, base_dir):
 
 
 def test_fork(make_store):
-    """A child counts for itself: what its parent counted before the fork is added by the parent, once."""
+    """A child counts for itself, and the parent adds the counts from before the fork once."""
     store = make_store()
     assert store.put(b"k", b"value")
     assert store.get(b"k")
@@ -247,7 +251,7 @@ def test_fork(make_store):
 
 
 def test_added_by_itself(make_store, monkeypatch):
-    """What a process counted before it falls idle, be it misses alone, is added by itself."""
+    """The counts of a process that falls idle are added without another call, even if they are misses alone."""
     store = make_store()
     assert store.put(b"k", b"value")
     flusher.settle_before_fork()
@@ -259,7 +263,7 @@ def test_added_by_itself(make_store, monkeypatch):
 
 
 def test_store_that_is_gone(make_store):
-    """What a store counted and noted that nobody has any more is written all the same."""
+    """The counts and uses of a store that no longer exists are written all the same."""
     store = make_store()
     assert store.put(b"k", b"value")
     path = ondisk.path(store, VALUE, b"k")
@@ -272,7 +276,7 @@ def test_store_that_is_gone(make_store):
 
 
 def test_stores_that_come_and_go(make_store):
-    """What many short-lived stores in many threads counted is in the totals, each thing once."""
+    """The totals contain the counts of many short-lived stores in many threads, each event once."""
     assert make_store().put(b"k", b"value")
 
     def come_and_go(_):
@@ -287,7 +291,7 @@ def test_stores_that_come_and_go(make_store):
 
 
 def test_tried_again(make_store, monkeypatch):
-    """What cannot be added since another process is just adding is added later, although nothing more is counted."""
+    """Counts that cannot be added because another process is adding are added later, even if no more are counted."""
     monkeypatch.setattr(flusher_module, "DELAY", 0.01)
     store = make_store()
     assert store.put(b"k", b"value")
@@ -303,7 +307,7 @@ def test_tried_again(make_store, monkeypatch):
 
 
 def test_trouble_with_a_content(make_store, monkeypatch):
-    """A file whose content cannot be read is a miss, once, also for who looks again under the mutex."""
+    """A file whose content cannot be read counts as one miss, even if the caller looks again under the mutex."""
     region = make_region().configure("paylogic.raw_filesystem", arguments={"base_dir": make_store().base_dir})
     region.set("k", io.BytesIO(b"value"))
 
@@ -318,7 +322,7 @@ def test_trouble_with_a_content(make_store, monkeypatch):
 
 
 def test_kept_until_written(clock):
-    """What somebody gathered who is gone is kept until it could be written, and no longer."""
+    """The counts of a store that is gone are kept until they are written, and no longer."""
 
     class Gathering:
         is_written = False
@@ -339,7 +343,7 @@ def test_kept_until_written(clock):
     gc.collect()
     assert not own.flush()
     kept().is_written = True
-    assert not own.flush()  # For the sake of the other one.
+    assert not own.flush()  # The flush also covers the other store.
     gc.collect()
     assert kept() is None
     assert kept_too() is not None
@@ -347,7 +351,7 @@ def test_kept_until_written(clock):
 
 @pytest.mark.leaves_damage("the lock file stays that of somebody else")
 def test_overwritten_lock_file(make_store, base_dir):
-    """A lock file that somebody overwrote while it is in use is somebody's: statistics are not written to it."""
+    """Statistics are not written to a lock file that was overwritten while in use, until it has been made anew."""
     store = make_store()
     assert store.put(b"k", b"value")
     content = b"something else " * 1000
@@ -359,11 +363,15 @@ def test_overwritten_lock_file(make_store, base_dir):
     with open(f"{base_dir}/lock", "rb") as file:
         assert file.read() == content
     store.directory.distrust()
-    assert not store.stats().is_available
+    stats = store.stats()
+    assert stats.is_available
+    assert not stats.is_counted
+    store.flush()
+    assert store.stats().total.hits == 1
 
 
 def test_bound_beyond_numbers(make_store):
-    """A bound that no number of the block can hold is no reason to fail, nor to count nothing."""
+    """A bound too large for the block neither fails nor stops the counting."""
     store = make_store(cache_size=1 << 70, max_entries=1 << 64)
     assert store.put(b"k", b"value")
     assert store.stats().total.stores == 1
@@ -371,7 +379,7 @@ def test_bound_beyond_numbers(make_store):
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_children_of_multiprocessing(spawn, make_store, base_dir, tmp_path, method):
-    """What the children of multiprocessing count is added when they end, although they have no exit handlers."""
+    """The counts of multiprocessing's children are added when they end, although they run no exit handlers."""
     assert make_store().put(b"k", b"value")
     program = tmp_path / "program.py"
     program.write_text(
@@ -396,7 +404,7 @@ def test_children_of_multiprocessing(spawn, make_store, base_dir, tmp_path, meth
 
 
 def test_nothing_is_made(make_store, base_dir):
-    """Statistics make no lock file and no directory, and say that they have no totals."""
+    """Reading statistics makes neither a lock file nor a directory, and reports that there are no totals."""
     store = make_store()
     assert store.get(b"k") is None
     stats = store.stats()
@@ -408,7 +416,7 @@ def test_nothing_is_made(make_store, base_dir):
 
 
 def test_deleted_lock_file(make_store, base_dir):
-    """With a new lock file the totals start anew, and what is counted from then on is in them."""
+    """With a new lock file the totals start again, and include every count from then on."""
     store = make_store()
     assert store.put(b"k", b"value")
     store.stats()
@@ -424,14 +432,14 @@ def test_deleted_lock_file(make_store, base_dir):
 
 @pytest.mark.parametrize("offset", [512, 520, 570, 900, 2500])
 def test_damaged_block(make_store, base_dir, offset):
-    """Totals of which a byte was changed are not believed: they start anew."""
+    """Totals in which a byte was changed are not trusted, and start again."""
     store = make_store()
     assert store.put(b"k", b"value")
     store.stats()
     with open(f"{base_dir}/lock", "r+b") as file:
         file.seek(offset)
         byte = file.read(1)[0]
-        # To close this file would drop the locks of this process: none is held here.
+        # Closing this file would drop the locks of this process, but it holds none here.
         file.seek(offset)
         file.write(bytes([byte ^ 0x40]))
     assert recorded(store.directory.ledger()) == Recorded()
@@ -440,7 +448,7 @@ def test_damaged_block(make_store, base_dir, offset):
 
 
 def test_unwritable_lock_file(make_store, base_dir, monkeypatch):
-    """What cannot be added is kept, and added as soon as that is possible."""
+    """Counts that cannot be added are kept, and added as soon as possible."""
     store = make_store()
     assert store.put(b"k", b"value")
     store.stats()
@@ -459,8 +467,8 @@ def test_unwritable_lock_file(make_store, base_dir, monkeypatch):
 
 def test_settings(make_store):
     """
-    The lock file tells the tools the bound, and when the entries of each kind expire, as who used it last had them.
-    Who has nothing to do with a kind leaves what is said of it, and a tool leaves everything.
+    The lock file tells the tools the bound and the expiration time of each kind, as its last user had them. A process
+    that does not use a kind leaves that kind's settings alone, and a tool leaves all of them alone.
     """
 
     def said_after(**arguments):
@@ -477,7 +485,9 @@ def test_settings(make_store):
 
 
 def test_ledger_for_reading(make_store, base_dir, tmp_path):
-    """A ledger that is opened for reading alone changes nothing, makes nothing, and refuses what is no lock file."""
+    """
+    A ledger that is opened for reading changes nothing, makes nothing, and refuses a file that is not a lock file.
+    """
     store = make_store()
     assert store.put(b"k", b"value")
     store.flush()
@@ -499,7 +509,7 @@ def test_ledger_for_reading(make_store, base_dir, tmp_path):
 
 
 def test_opened_for_reading_alone(make_store, base_dir):
-    """A lock file that was opened for reading alone, and may be written later, is written by who opens it for that."""
+    """A lock file that was opened for reading only is written by a process that opens it for writing later."""
     assert make_store().put(b"k", b"value")
     open_file = os.open
 
@@ -509,7 +519,7 @@ def test_opened_for_reading_alone(make_store, base_dir):
         return open_file(path, flags, *arguments, **options)
 
     def read_then_write():
-        lockfile._open_files.clear()  # The parent's, which was opened for writing.
+        lockfile._open_files.clear()  # The parent's descriptor was opened for writing.
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(os, "open", refuse_to_write)
             reading = Ledger.open(f"{base_dir}/lock", make=False)

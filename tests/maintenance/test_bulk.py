@@ -128,6 +128,7 @@ def test_what_cannot_be_removed(store, ledger, fill, shards, base_dir, monkeypat
     assert ondisk.difference(ledger.usage(), base_dir) == []
 
 
+@pytest.mark.leaves_damage("the content stays on the disk")
 def test_content_that_cannot_be_removed(store, ledger, shards, monkeypatch):
     """A content that cannot be removed stays on the disk, and so in the ledger."""
     assert store.put_file(b"a", io.BytesIO(bytes(3 * BLOCK)))

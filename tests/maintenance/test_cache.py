@@ -14,7 +14,9 @@ from dogpile_filesystem.lockfile.ledger import Usage
 from dogpile_filesystem.maintenance import Cache, is_cache
 
 
+@pytest.mark.leaves_damage("parts of the cache are deleted, and the ledger does not know")
 @pytest.mark.parametrize("kept", ["CACHEDIR.TAG", "lock", "values"])
+@pytest.mark.leaves_damage("the parts of a cache are deleted one by one, which the ledger still charges")
 def test_cache_is_recognised(fill, base_dir, kept):
     """Each of the tag, the lock file and the entries is enough to recognise a cache."""
     fill(b"a")

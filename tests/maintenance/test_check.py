@@ -21,7 +21,7 @@ from dogpile_filesystem.store.reservation import Reservation
 
 @pytest.fixture
 def store(make_store):
-    """A store with three values and a file: 3 + 1 + 2 blocks."""
+    """Makes a store with three values and a file: 3 + 1 + 2 blocks."""
     store = make_store()
     for key in (b"a", b"b", b"c"):
         assert store.put(key, b"value")

@@ -44,7 +44,7 @@ def test_content_that_was_left_behind(store, shards):
     """If several contents bear the name of an entry, only the one that the entry refers to is counted."""
     assert store.put_file(b"f", io.BytesIO(bytes(3 * BLOCK)))
     candidate = found(shards, FILE, b"f")
-    for unique in "0z":  # Before and behind it, in whatever order the directory is listed.
+    for unique in "0z":  # One name sorts before it and one behind it, in whatever order the directory is listed.
         with open(f"{path_of(shards, candidate.name)}.{unique}", "wb") as stray:
             stray.write(bytes(9 * BLOCK))
     assert list(inventory.entries(shards)) == [candidate]
@@ -120,7 +120,7 @@ def test_find(store, fill, shards):
 
 @pytest.mark.leaves_damage("the link stays in the place of an entry")
 def test_symbolic_link_is_not_followed(store, fill, shards, tmp_path):
-    """A shard that is a symbolic link is not looked into."""
+    """A shard that is a symbolic link is not listed."""
     fill(b"a")
     shard = f"{shards.directory.base_dir}/values/{layout.entry_name(VALUE, b'a')[:2]}"
     shutil.move(shard, tmp_path / "elsewhere")

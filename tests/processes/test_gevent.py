@@ -1,5 +1,5 @@
 """
-gevent: a process whose greenlets share one thread, which nothing may block.
+gevent: a process whose greenlets share one thread, which no call may block.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ PRELUDE = """
 TOOLS = """
     import functools, os, sys, time
     from dogpile.cache import make_region
+    from dogpile_filesystem import layout
     from dogpile_filesystem.layout import VALUE
 
     base_dir, *arguments = sys.argv[1:]
@@ -39,6 +40,7 @@ TOOLS = """
 
 HOLDER = """
     import contextlib, sys, time
+    from dogpile_filesystem import layout
     from dogpile_filesystem.layout import VALUE
     from dogpile_filesystem.store.store import Store
 
@@ -61,7 +63,7 @@ HOLDER = """
 @pytest.fixture
 def run(spawn, base_dir):
     """
-    Runs a program under gevent, and gives what it prints.
+    Runs a program under gevent, and returns its output.
     """
 
     def program(text, *arguments, prelude=PRELUDE):
@@ -87,7 +89,7 @@ def hold(spawn, base_dir):
     return start
 
 
-#: What waits for each of the ranges.
+#: The calls that wait for each of the ranges.
 WAITERS = """
     def fill():
         # The next new entry evicts.
@@ -117,7 +119,9 @@ def assert_others_go_on(process, holder, value):
 
 @pytest.mark.parametrize("what", ["mutex", "shard", "eviction"])
 def test_others_go_on_while_one_waits(run, spawn, hold, base_dir, what):
-    """While another process holds what some greenlets want, all others take their turns, and those get it at last."""
+    """
+    While another process holds a range that some greenlets need, all others run, and the waiting ones get it at last.
+    """
     run(WAITERS + ("    fill()\n" if what == "eviction" else ""))
     holder = hold(what)
     process = spawn(PRELUDE + TOOLS + WAITERS + f"    what = {what!r}" + WAIT, base_dir)
@@ -126,7 +130,7 @@ def test_others_go_on_while_one_waits(run, spawn, hold, base_dir, what):
 
 @pytest.mark.parametrize("what", ["mutex", "shard", "eviction"])
 def test_others_go_on_in_the_worker_of_a_preloading_server(spawn, hold, base_dir, what):
-    """The same in a child that turns to gevent after its parent used the cache without."""
+    """Waiting blocks no greenlet either in a child that starts gevent after its parent used the cache without it."""
     text = f"""
     fill()
     assert region.get("filling 99") == b""
@@ -211,7 +215,7 @@ def test_eviction_and_prune_under_load(run, spawn, base_dir, usage_on_disk):
 
 @pytest.mark.parametrize("distributed", [True, False])
 def test_one_creator(run, distributed):
-    """Of 20 greenlets that want one key, one creates it while the others wait."""
+    """If 20 greenlets want one key, one of them creates it while the others wait."""
     printed = run(
         f"""
     import gevent
@@ -232,7 +236,7 @@ def test_one_creator(run, distributed):
 
 
 def test_holder_is_killed(spawn, hold, base_dir):
-    """Greenlets that wait for a mutex have it, one after the other, when the process that holds it is killed."""
+    """If the process that holds a mutex is killed, the greenlets that wait for it get it one after the other."""
     holder = hold("mutex")
     process = spawn(
         PRELUDE
@@ -262,10 +266,11 @@ def test_uses_noted_in_the_threadpool(run):
     printed = run(
         f"""
     import gevent
-    from dogpile_filesystem import flusher as later
-    later.DELAY = 0.01
+    from dogpile_filesystem import flusher as flusher_module
+    flusher_module.DELAY = 0.01
     region.set_multi({{"k": "value", "another": "value"}})
-    path = ondisk.path(store, VALUE, b"k")
+    name = layout.entry_name(VALUE, b"k")
+    path = f"{{base_dir}}/values/{{name[:2]}}/{{name}}"
     os.utime(path, (1, 1))
     assert gevent.get_hub().threadpool.apply(region.get, ("k",)) == "value"
     with gevent.Timeout({PATIENCE}, False):
@@ -279,7 +284,7 @@ def test_uses_noted_in_the_threadpool(run):
 
 
 def test_fork_after_the_threadpool(run):
-    """Who forks goes on, although a thread of gevent's pool has started a timer that never ends."""
+    """A fork does not wait for a timer that a thread of gevent's pool has started and that never ends."""
     printed = run(
         f"""
     import gevent, subprocess

@@ -1,5 +1,5 @@
 """
-Processes by every start method, and forks at the worst moments.
+Processes by every start method, and forks at the most awkward moments.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from dogpile_filesystem.layout import FILE, VALUE
 from dogpile_filesystem.lockfile import file as lockfile
 from dogpile_filesystem.lockfile.presence import presence
 
-# What Python 3.12 and later say of a fork while there are threads. To do so is the subject here.
+# Python 3.12 and later warn about a fork while threads run. These tests do that on purpose.
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
 
 KEYS = [f"key {number}" for number in range(50)]
@@ -36,7 +36,7 @@ def region(base_dir):
 @contextlib.contextmanager
 def in_thread(held):
     """
-    Enter a context manager in a thread of its own, which stays in it until the end.
+    Enters a context manager in a thread of its own, which stays in it until the end.
     """
     entered, leave = threading.Event(), threading.Event()
 
@@ -57,7 +57,7 @@ def in_thread(held):
 
 class SlowFile(io.BytesIO):
     """
-    A file whose reading stops in the middle of being stored, until it may go on.
+    A file whose reading stops in the middle until the test lets it continue.
     """
 
     def __init__(self, data):
@@ -74,7 +74,7 @@ class SlowFile(io.BytesIO):
 @contextlib.contextmanager
 def storing(store, key, data, kept):
     """
-    While this lasts, a thread has a place reserved for a file. At the end it is stored.
+    While this context lasts, a thread holds a reservation for a file. At the end the file is stored.
     """
     file = SlowFile(data)
     thread = threading.Thread(target=lambda: kept.append(store.put_file(key, file)))
@@ -89,7 +89,7 @@ def storing(store, key, data, kept):
 
 def use(store, shard=None):
     """
-    Every operation but those on the whole directory, on some keys of other shards than this one.
+    Calls every operation except those on the whole directory, on keys of shards other than this one.
     """
     keys = [b"%d of %d" % (number, os.getpid()) for number in range(30)]
     for key in keys:
@@ -111,7 +111,7 @@ def use(store, shard=None):
 
 @pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
 def test_start_methods(method, region, base_dir, tmp_path):
-    """Children by every start method find what their parent stored, and of three one creates each missing value."""
+    """Children by every start method read what their parent stored, and one of three creates each missing value."""
     log = tmp_path / "log"
     log.touch()
     region.set(KEYS[0], f"value of {KEYS[0]}")
@@ -129,7 +129,7 @@ def test_start_methods(method, region, base_dir, tmp_path):
 
 
 def test_creator_that_forks(region):
-    """A creator whose forked children use its region finishes, and nothing they do frees its mutex."""
+    """A creator whose forked children use its region finishes, and no child releases its mutex."""
 
     def create():
         children = [
@@ -165,8 +165,8 @@ def test_child_that_leaves_the_creator(region):
 
 def test_child_of_a_holder_gives_back_what_it_takes(region):
     """
-    A mutex that a thread held at the fork is the child's to take and to give back once the parent has let go, through
-    the very object that the parent's threads share.
+    A mutex that a thread held at the fork can be acquired and released by the child once the parent has released it,
+    through the very object that the parent's threads share.
     """
     mutex = region._mutex("k")
     tried, released = Gate(), Gate()
@@ -191,8 +191,8 @@ def test_child_of_a_holder_gives_back_what_it_takes(region):
 @pytest.mark.parametrize("held", ["mutex", "shard", "eviction"])
 def test_fork_while_another_thread_holds_a_range(make_store, held):
     """
-    A child forked while a thread of its parent holds a range is excluded from it like anybody else, is kept from
-    nothing besides, and does not release it by using the store nor by ending.
+    A child forked while a thread of its parent holds a range is excluded from that range and from nothing else, and
+    neither its use of the store nor its end releases the range.
     """
     store = make_store()
     assert store.put(b"k", b"value")
@@ -214,7 +214,7 @@ def test_fork_while_another_thread_holds_a_range(make_store, held):
 
 @pytest.mark.parametrize("guard", ["lock file", "registry of lock files", "timer"])
 def test_fork_while_another_thread_is_in_a_guard(make_store, guard):
-    """A child forked while a thread of its parent is about to change what its threads share can use everything."""
+    """A child forked while a thread of its parent is about to change shared state can use everything."""
     store = make_store(max_entries=20)
     assert store.put(b"k", b"value")
     guards = {
@@ -235,8 +235,8 @@ def test_fork_while_another_thread_is_in_a_guard(make_store, guard):
 
 def test_fork_while_a_reservation_is_under_way(make_store, usage_on_disk):
     """
-    A child forked while a thread of its parent stores a file leaves that file alone, whatever the child does, a prune
-    and a file of its own under the same key included; and the ledger is right afterwards.
+    A child forked while a thread of its parent stores a file leaves that file alone, even if it prunes or stores a file
+    under the same key, and the ledger is right afterwards.
     """
     store, kept = make_store(cache_size=1 << 20), []
 
@@ -258,15 +258,15 @@ def test_fork_while_a_reservation_is_under_way(make_store, usage_on_disk):
 
 
 def test_names_after_a_fork():
-    """Children of one parent, and the parent, never use one name twice."""
+    """A parent and its children never use the same name twice."""
     names = [Child(presence.unique).result() for _ in range(3)]
     assert len({*names, presence.unique()}) == 4
 
 
 def test_use_in_the_moment_of_a_fork(spawn, base_dir):
     """
-    A use that another thread notes after the pending ones were written, and before the fork itself, is written by the
-    parent, and never by the child, whose own uses are written by a timer of its own.
+    A use that another thread notes between the flush before a fork and the fork itself is written by the parent and
+    never by the child, whose own uses are written by its own timer.
     """
     process = spawn(
         """
@@ -275,12 +275,12 @@ def test_use_in_the_moment_of_a_fork(spawn, base_dir):
         os.register_at_fork(before=lambda: note())
         note = lambda: None
 
-        from dogpile_filesystem import flusher as flusher_module
+        from dogpile_filesystem import flusher as flusher_module, layout
         from dogpile_filesystem.layout import VALUE
         from dogpile_filesystem.store.store import Store
 
         store = Store(sys.argv[1])
-        paths = {key: ondisk.path(store, VALUE, key) for key in (b"parent", b"child")}
+        paths = {key: f"{store.base_dir}/{layout.place(VALUE, key).path}" for key in (b"parent", b"child")}
         for key, path in paths.items():
             assert store.put(key, key)
             os.utime(path, (1, 1))
@@ -307,8 +307,8 @@ def test_use_in_the_moment_of_a_fork(spawn, base_dir):
 
 def test_forks_at_any_moment(make_store, usage_on_disk, files):
     """
-    Whatever the threads of a full cache are doing when a child is forked, the child can do all of it too, and at the
-    end nothing is left over and the ledger equals the disk.
+    Whatever the threads of a full cache are doing at a fork, the child can do all of it too, and at the end nothing is
+    left over and the ledger equals the disk.
     """
     store = make_store(cache_size=1 << 20, max_entries=60)
     stop = threading.Event()

@@ -27,10 +27,10 @@ pytest.importorskip("gunicorn")
 EXAMPLES = Path(__file__).parents[2] / "examples"
 WORKERS = 4
 CLIENTS = 32
-#: So that seven reports fit, each of some 5 MB, or three beside those that four workers are writing.
+#: Seven reports of some 5 MB each fit, or three beside those that four workers are writing.
 REPORTS_SIZE = "40MiB"
 
-#: The example, with its slow functions watched from the outside.
+#: The example, with its slow functions observed from outside.
 APPLICATION = """
     import functools, os
     from serving import creating
@@ -58,7 +58,7 @@ LOAD = {
 
 
 def settings(directory: Path) -> dict[str, str]:
-    """Have the examples keep everything below a directory: Flask by its environment, Pyramid by the INI file there."""
+    """Makes the examples keep everything below a directory: Flask by its environment, Pyramid by its INI file."""
     text = (EXAMPLES / "pyramid_app/production.ini").read_text()
     text = text.replace("~/.cache/pyramid_app", f"{directory}/cache").replace("1GiB", REPORTS_SIZE)
     (directory / "settings.ini").write_text(text)
@@ -88,7 +88,7 @@ def server(request, example, tmp_path_factory):
     yield running
     try:
         assert running.stop() == 0
-        # What is said where more reports are written at once than there is room for: they are only sent.
+        # The message when more reports are written at once than there is room for: they are sent, but not kept.
         assert [line for line in running.complaints() if "no room could be made" not in line] == []
         for name in ("pages", "news", "reports"):
             report = GenericFSBackend({"base_dir": directory / "cache" / name}).check()
@@ -105,7 +105,7 @@ def clients():
 
 
 def made(page: bytes) -> str:
-    """When the content of a page was made, which tells its versions apart."""
+    """Returns the time at which a page's content was made, which distinguishes its versions."""
     return re.search(rb"Made at ([^ ]+)\.", page)[1].decode()
 
 
@@ -124,7 +124,7 @@ def post(server: Gunicorn, path: str, body: str = "") -> None:
 
 
 def statistics(server: Gunicorn, region: str) -> dict[str, int]:
-    """What the administrator's page says of a region: what lies in it, and what all processes did."""
+    """Returns the figures of a region on the administrator's page: its contents, and the counts of all processes."""
     row = rf"<td>{region}<td>(\d+)<td>\d+<td>all processes\s*<td>\d+<td>\d+<td>(\d+)<td>(\d+)"
     figures = re.search(row, server.get("/admin").decode()).groups()
     return dict(zip(("entries", "stores", "evictions"), map(int, figures), strict=True))
@@ -132,12 +132,12 @@ def statistics(server: Gunicorn, region: str) -> dict[str, int]:
 
 @functools.cache
 def report_of(year: int) -> bytes:
-    """A report, with a star for the moment that it is of."""
+    """Returns a report with a star in place of its time."""
     return "".join(f"{year},{order:06},{order * 7919 % 100_000:05},*\n" for order in range(100_000)).encode()
 
 
 def as_of(report: bytes) -> bytes:
-    """The moment in the first row of a report, which tells its versions apart. All of them are of one length."""
+    """Returns the time in the first row of a report, which distinguishes its versions. All have the same length."""
     return report[: report.index(b"\n")].rpartition(b",")[2]
 
 
@@ -147,7 +147,7 @@ def is_one_version(report: bytes, year: int) -> bool:
 
 def test_once_per_key(server, clients):
     """
-    Each slow function runs once per key over all workers, whoever asks, and everybody gets what it made, escaped.
+    Each slow function runs once per key over all workers, and every client gets its result, escaped.
     """
     articles = {
         f"/article/{section}/{number}": f"query_article/{section}/{number}"
@@ -172,7 +172,7 @@ def test_once_per_key(server, clients):
 
 def test_statistics(server):
     """
-    The administrator's page shows what lies in the cache, and within seconds what all workers did.
+    The administrator's page shows the contents of the cache and, within seconds, the counts of all workers.
     """
     before = statistics(server, "pages")
     for number in range(10, 14):
@@ -183,7 +183,7 @@ def test_statistics(server):
 
 
 def until_all_answered(server: Gunicorn, clients: ThreadPoolExecutor, path: str) -> tuple[set[str], int]:
-    """The versions of a page that all workers answer with together, and how many requests that took."""
+    """Returns the versions of a page that all workers answered with, and how many requests that took."""
     workers, versions, requests = server.workers(), set[str](), 0
 
     def asked() -> bool:
@@ -200,8 +200,8 @@ def until_all_answered(server: Gunicorn, clients: ThreadPoolExecutor, path: str)
 
 def test_invalidation(server, clients):
     """
-    What is invalidated or removed by one worker is made anew once, and no worker shows the old one again; nothing else
-    goes, and nothing at all by GET.
+    A value that one worker invalidates or removes is made again once, and no worker shows the old one; no other value
+    is removed, and none by GET.
     """
     book, film = "/article/books/20", "/article/films/20"
     old = {path: until_all_answered(server, clients, path)[0] for path in (book, film)}
@@ -229,7 +229,7 @@ def test_invalidation(server, clients):
 
 def test_stale_while_refreshing(server, clients):
     """
-    While one worker makes a new version of the news, everybody gets the old one at once; then everybody gets the new.
+    While one worker makes a new version of the news, clients get the old one at once, and then all get the new one.
     """
     old, before = made(server.get("/news")), len(server.created())
     with server.holding():
@@ -247,8 +247,8 @@ def test_stale_while_refreshing(server, clients):
 @pytest.mark.parametrize("path", ["/article/books/30", "/report/2003", "/news"])
 def test_kill(server, clients, path):
     """
-    Where the worker that creates something is killed, another one creates it, once; nobody waits for ever, and what was
-    there stays.
+    If the worker that creates a value is killed, another one creates it once; no client waits for ever, and stored
+    values stay.
     """
     kept, old = (made(server.get(page)) for page in ("/article/books/31", "/news"))
     if path == "/news":
@@ -259,7 +259,7 @@ def test_kill(server, clients, path):
         creator = int(server.until_created(before + 1)[-1][1])
         others = [clients.submit(server.get, path) for _ in range(CLIENTS - 1)]
         server.kill_worker(creator)
-        if path == "/news":  # Nobody waits for them, so somebody has to ask when the worker is gone.
+        if path == "/news":  # No client waits for the news, so one has to ask when the worker is gone.
             wait_for(lambda: server.get(path) and server.created()[before + 1 :])
         assert int(server.until_created(before + 2)[-1][1]) != creator
     pages = [client.result(30) for client in [first, *others]]
@@ -267,7 +267,7 @@ def test_kill(server, clients, path):
     if path == "/report/2003":
         assert len({as_of(page) for page in pages}) == 1
         assert all(is_one_version(page, 2003) for page in pages)
-        # The file that the killed worker was writing. README.md says who removes it.
+        # The file that the killed worker was writing. README.md says how it is removed.
         [left] = (server.directory / "cache/tmp").iterdir()
         left.unlink()
     elif path == "/news":
@@ -282,13 +282,13 @@ def test_kill(server, clients, path):
 
 def test_ranges(server):
     """
-    A report is sent in the parts that are asked for, if it is still the same one, which its ETag tells.
+    A report is sent in the requested parts if its ETag shows that it is still the same one.
     """
     first, whole = server.request("/report/2004"), server.request("/report/2004")
     assert is_one_version(first.body, 2004)
     assert whole.body == first.body
     etag, length = whole.headers["ETag"], len(whole.body)
-    assert first.headers["ETag"] == etag  # Also for who made it, and got the file that was moved in.
+    assert first.headers["ETag"] == etag  # Its request moved the file in.
     assert "Last-Modified" not in whole.headers
     parts = {
         "bytes=0-99": (0, 100),
@@ -316,7 +316,7 @@ def test_ranges(server):
 
 class Downloads:
     """
-    What clients of changing reports do, and how often.
+    The actions of clients of changing reports, counted.
     """
 
     def __init__(self, server: Gunicorn) -> None:
@@ -324,7 +324,7 @@ class Downloads:
         self.done: Counter[str] = Counter()
 
     def __call__(self, number: int) -> None:
-        # Half of them want one report, and the rest more than fit.
+        # Half of the clients want one report, and the rest more reports than fit.
         year = 2010 if number % 4 < 2 else 2011 + number // 4 % 8
         if number % CLIENTS == 0:
             post(self._server, "/admin/invalidate/reports")
@@ -336,7 +336,7 @@ class Downloads:
         return self._server.get(f"/report/{year}")
 
     def _in_parts(self, year: int) -> bytes:
-        """As a client goes on with a broken download: from the start, if the report is another one by now."""
+        """Continues a broken download as a client does: from the start, if the report has changed."""
         report, etag, size = b"", None, None
         while len(report) != size:
             headers = {
@@ -356,7 +356,7 @@ class Downloads:
 
 def test_downloads_of_changing_reports(server, clients):
     """
-    Every download is one version, complete, while reports are replaced and evicted all the time; also in parts.
+    Every download is one complete version, also in parts, while reports are replaced and evicted all the time.
     """
     before, downloads = len(server.created()), Downloads(server)
     evictions = statistics(server, "reports")["evictions"]
@@ -373,11 +373,11 @@ def test_downloads_of_changing_reports(server, clients):
 
 def test_slow_download(server, clients):
     """
-    A report that is replaced and evicted while it is sent comes to its end as it was.
+    A report that is replaced and evicted while it is sent arrives whole and unchanged.
     """
     post(server, "/admin/invalidate/reports")
     with contextlib.closing(socket.socket()) as connection:
-        # The kernel's buffers take no more than a part of the report.
+        # The kernel's buffers hold only a part of the report.
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.settimeout(PATIENCE)
         connection.connect(("127.0.0.1", server.port))
@@ -398,7 +398,7 @@ def test_slow_download(server, clients):
 @pytest.mark.parametrize("example", LOAD)
 def test_failed_refresh(example, clients, tmp_path):
     """
-    Where a refresh fails, that is logged, the old version is shown, and the next one who asks has it tried again.
+    If a refresh fails, that is logged, the old version is shown, and the next request tries again.
     """
     running = start(example, tmp_path)
     try:
@@ -419,7 +419,7 @@ def test_failed_refresh(example, clients, tmp_path):
 @pytest.mark.parametrize("example", LOAD)
 def test_readme(example, tmp_path):
     """
-    The commands in README.md start the examples, which then keep what they cache in the user's own directory.
+    The commands in README.md start the examples, which then keep their caches in the user's own directory.
     """
     [command] = re.findall(rf"^gunicorn (.*{example}_app.*)$", (EXAMPLES / "README.md").read_text(), re.MULTILINE)
     arguments = shlex.split(command.replace("examples", str(EXAMPLES)))

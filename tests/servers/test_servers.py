@@ -13,7 +13,7 @@ from serving import Gunicorn
 pytest.importorskip("gunicorn")
 pytest.importorskip("gevent")
 
-#: What a creator makes of a key. Larger than any buffer on the way, and holding every byte.
+#: The value that a creator makes for a key. It is larger than any buffer on the way, and holds every byte.
 BODY = bytes(range(256)) * 300
 
 APPLICATION = """
@@ -79,7 +79,7 @@ def expected(path: str) -> bytes:
 def test_server(server):
     """
     Many clients get every value and file right, each created once by all workers together; killing the worker that
-    creates one delays nobody and loses nothing; and the server stops without a complaint.
+    creates one delays no client and loses nothing, and the server stops without a complaint.
     """
     paths = [f"/{kind}/{number}" for kind in ("value", "file") for number in range(12)]
     with ThreadPoolExecutor(24) as clients:

@@ -1,5 +1,5 @@
 """
-Who may use a directory: caches that a group of users shares, and directories that are refused.
+Access to a directory: caches that a group of users shares, and directories that are refused.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ both_backends = pytest.mark.parametrize("name", [VALUES, FILES], ids=["values", 
 @pytest.fixture(autouse=True, scope="module")
 def loaded(tmp_path_factory):
     """
-    Everything imported while this is still root: others may not be allowed to read what is installed.
+    Imports everything while this process is still root, since other users may not be able to read the installation.
     """
     for name, value in ((VALUES, b""), (FILES, io.BytesIO())):
         region = make_region().configure(name, arguments={"base_dir": tmp_path_factory.mktemp("cache")})
@@ -45,7 +45,7 @@ def loaded(tmp_path_factory):
 @pytest.fixture
 def parent():
     """
-    A directory that every user can reach, unlike those of pytest.
+    A directory that every user can reach, unlike pytest's own.
     """
     path = tempfile.mkdtemp()
     os.chmod(path, 0o755)
@@ -63,7 +63,7 @@ def make_directory(path, mode, uid=0, gid=0):
 @pytest.fixture(params=["administrator", "first user"])
 def base_dir(request, parent):
     """
-    A directory of the group: made beforehand by root, or when it is configured, in one that hands on its group.
+    A directory of the group: made beforehand by root, or made on configuration in a parent that passes on its group.
     """
     if request.param == "administrator":
         return make_directory(f"{parent}/cache", 0o2770, gid=GROUP)
@@ -81,7 +81,7 @@ def configure(base_dir, name=VALUES, **arguments):
 
 def act_as(user, call, umask=0o077):
     """
-    What a call returns that is made in a process of a user.
+    Makes a call in a process of another user, and returns its result.
     """
 
     def act():
@@ -97,7 +97,7 @@ def failures(region):
 
 def modes(base_dir):
     """
-    The modes, and the groups, of what lies in a cache.
+    Returns the modes and the groups of all files and directories in a cache.
     """
     found = set()
     for directory, _, names in os.walk(base_dir):
@@ -110,7 +110,7 @@ def modes(base_dir):
 
 def set_file(region, key, data, directory):
     """
-    Store a file that has a name of its own, and is the caller's alone.
+    Stores a file that has a name and belongs to the caller alone.
     """
     with tempfile.NamedTemporaryFile(dir=directory, delete=False) as file:
         file.write(data)
@@ -133,7 +133,7 @@ def read(region, key):
 @pytest.mark.parametrize("umask", [0o022, 0o077], ids=["022", "077"])
 @pytest.mark.parametrize("given", [SHARED, {"dir_mode": 0o2770, "file_mode": 0o660}], ids=["strings", "numbers"])
 def test_modes(base_dir, umask, given):
-    """Whatever the umask, everything in a shared cache has the modes that were asked for, and the group's group."""
+    """Whatever the umask, everything in a shared cache has the configured modes and the directory's group."""
 
     def write():
         region = configure(base_dir, **given)
@@ -149,7 +149,7 @@ def test_modes(base_dir, umask, given):
 
 
 def test_values(base_dir):
-    """What one user of the group stored, another reads, overwrites, deletes and evicts; and back."""
+    """A value that one user of the group stored can be read, overwritten, deleted and evicted by another."""
 
     def write():
         region = configure(base_dir)
@@ -166,7 +166,7 @@ def test_values(base_dir):
     def fill():
         region = configure(base_dir, max_entries=3)
         seen = region.get_multi(["read", "overwritten"]), region.get("deleted") is NO_VALUE
-        # The times of another's files are set to that of the flush, not of the hit.
+        # The times of another user's files are set to the time of the flush, not of the hit.
         region.backend.store.flush()
         region.set_multi({f"new {number}": number for number in range(3)})
         evicted = [region.get(key) is NO_VALUE for key in ("read", "overwritten")]
@@ -180,7 +180,7 @@ def test_values(base_dir):
 
 @pytest.mark.parametrize("movable", [False, True], ids=["copied", "moved"])
 def test_files(base_dir, movable):
-    """The same of files, though a file that is moved in was its owner's alone before."""
+    """Users of the group share files too, even if a moved-in file could be read only by its owner before."""
 
     def set_one(region, key, data):
         with tempfile.TemporaryDirectory() as own:
@@ -213,7 +213,7 @@ def test_files(base_dir, movable):
 
 @both_backends
 def test_hits_of_another_user_count(base_dir, name):
-    """A hit by a user who may write an entry's file but does not own it counts as a use."""
+    """A hit counts as a use even if the user may write the entry's file but does not own it."""
 
     def value(number):
         return number if name == VALUES else io.BytesIO(b"%d" % number)
@@ -222,7 +222,7 @@ def test_hits_of_another_user_count(base_dir, name):
         region = configure(base_dir, name, max_entries=3)
         for number in range(3):
             region.set(f"{number}", value(number))
-        # Long ago, and in this order.
+        # All of these uses are long ago, in this order.
         for path in ondisk.files(f"{base_dir}/values"):
             long_ago = os.stat(path).st_mtime - 1000
             os.utime(path, (long_ago, long_ago))
@@ -245,7 +245,7 @@ def test_hits_of_another_user_count(base_dir, name):
 
 
 def test_uses_that_cannot_be_written(directory_of_root):
-    """Where a user may read the files of another but not write them, hits do not count, and are hits all the same."""
+    """If a user may read another's files but not write them, reads are hits, but do not count as uses."""
 
     def write():
         configure(directory_of_root, file_mode="0640").set("k", "value")
@@ -262,7 +262,7 @@ def test_uses_that_cannot_be_written(directory_of_root):
 
 @both_backends
 def test_outsider(directory_of_root, name):
-    """A user outside of the group gets misses and values that are not kept, but no exceptions, and sees nothing."""
+    """A user outside the group gets misses and unstored values, without an exception, and can read nothing."""
 
     def write():
         configure(directory_of_root, name).set("k", 1 if name == VALUES else io.BytesIO(b"1"))
@@ -282,7 +282,7 @@ def test_outsider(directory_of_root, name):
 
 def refusal(base_dir, name, **arguments):
     """
-    What is said when a directory is refused; None: it is not.
+    Returns the message with which a directory is refused, or None if it is accepted.
     """
     try:
         make_region().configure(name, arguments={"base_dir": base_dir, **arguments})
@@ -294,7 +294,7 @@ def refusal(base_dir, name, **arguments):
 @both_backends
 @pytest.mark.parametrize("mode", [0o777, 0o1777], ids=["0777", "01777"])
 def test_writable_by_everybody(parent, mode, name):
-    """A directory that everybody can write to is refused, and it is said what mends it: what is said does."""
+    """A directory that everybody can write to is refused, and following the advice in the message fixes it."""
     path = make_directory(f"{parent}/cache", mode)
     message = refusal(path, name)
     assert path in message
@@ -311,7 +311,7 @@ def test_writable_by_everybody(parent, mode, name):
 @pytest.mark.parametrize("user", [SECOND, ROOT], ids=["another user", "root"])
 @pytest.mark.parametrize("mode", [0o700, 0o755], ids=["0700", "0755"])
 def test_owned_by_another_user(parent, mode, user, name):
-    """A directory that belongs to another user, who is not root, is refused, and it is said what mends it."""
+    """A directory that belongs to another user than root is refused, and the message says how to fix it."""
     path = make_directory(f"{parent}/cache", mode, FIRST[0], FIRST[1])
     message = act_as(user, lambda: refusal(path, name))
     assert path in message
@@ -323,7 +323,7 @@ def test_owned_by_another_user(parent, mode, user, name):
 
 
 def test_of_a_group_that_is_not_mine(parent):
-    """A directory shared by a group is refused by who is not in it, unless it belongs to root."""
+    """A directory that a group shares is refused to a user outside the group, unless it belongs to root."""
     path = make_directory(f"{parent}/cache", 0o2770, FIRST[0], GROUP)
     assert act_as(OUTSIDER, lambda: refusal(path, VALUES, **SHARED))
     assert act_as(SECOND, lambda: refusal(path, VALUES, **SHARED)) is None
@@ -331,7 +331,7 @@ def test_of_a_group_that_is_not_mine(parent):
 
 @both_backends
 def test_writable_by_the_group(parent, name, caplog):
-    """A directory that its group can write to, although no mode was asked for, works; of each is warned once."""
+    """A directory that its group can write to works without a configured mode, with one warning per directory."""
     paths = [make_directory(f"{parent}/{number}", 0o770, gid=GROUP) for number in range(2)]
     for path in paths * 2:
         region = make_region().configure(name, arguments={"base_dir": path})
@@ -350,7 +350,7 @@ def test_writable_by_the_group(parent, name, caplog):
 @both_backends
 @pytest.mark.parametrize("umask", [0, 0o077], ids=["000", "077"])
 def test_private_by_default(parent, umask, name):
-    """What is missing is made for its owner alone, whatever the umask."""
+    """Missing directories and files are made for their owner alone, whatever the umask."""
 
     def write():
         region = make_region().configure(name, arguments={"base_dir": f"{parent}/users/cache"})

@@ -26,7 +26,7 @@ from dogpile_filesystem.store.visit import Visitor
 
 @pytest.fixture
 def outside(tmp_path):
-    """A directory that is none of the cache's business, with a file."""
+    """A directory outside the cache, with a file."""
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "precious.txt").write_text("precious")
@@ -44,7 +44,7 @@ def shard_of(base_dir, key):
 @pytest.mark.parametrize("what", ["values", "shard"])
 @pytest.mark.leaves_damage("the link stays in the place of a directory")
 def test_symbolic_link_instead_of_a_directory(make_store, base_dir, outside, what):
-    """A symbolic link in the place of a directory is followed by nothing: no read, no write, no removal."""
+    """A symbolic link in place of a directory is never followed: not by a read, a write or a removal."""
     store = make_store()
     assert store.put(b"a", b"old")
     path = values(base_dir) if what == "values" else shard_of(base_dir, b"a")
@@ -66,7 +66,9 @@ def test_symbolic_link_instead_of_a_directory(make_store, base_dir, outside, wha
 
 @pytest.mark.leaves_damage("the link stays in the place of a directory")
 def test_link_that_comes_while_the_directory_is_in_use(make_store, base_dir, outside, clock):
-    """Who used a shard before it became a symbolic link notices at the next look, and at once before removing."""
+    """
+    A process notices that a shard became a symbolic link at its next check, and always before it removes anything.
+    """
     store = make_store(expiration_time=10)
     assert store.put(b"a", b"value")
     assert store.get(b"a") == b"value"
@@ -79,7 +81,7 @@ def test_link_that_comes_while_the_directory_is_in_use(make_store, base_dir, out
 
 
 def test_link_instead_of_a_cleared_tree(make_store, base_dir, outside):
-    """A symbolic link named like a tree that was cleared is removed, and what it leads to is not."""
+    """A symbolic link named like a cleared tree is removed, and its target is not."""
     store = make_store()
     store.put(b"a", b"value")
     (outside / layout.entry_name(VALUE, b"a")[:2]).mkdir()
@@ -91,7 +93,7 @@ def test_link_instead_of_a_cleared_tree(make_store, base_dir, outside):
 
 
 def test_link_inside_a_cleared_tree(make_store, base_dir, outside):
-    """Clearing removes a symbolic link, and not what it leads to."""
+    """Clearing removes a symbolic link and leaves its target alone."""
     store = make_store()
     store.put(b"a", b"value")
     os.symlink(outside, f"{shard_of(base_dir, b'a')}/{'0' * 32}")
@@ -118,7 +120,9 @@ def replace(path, what, outside):
 
 @pytest.mark.parametrize("what", ["link", "fifo", "directory", "file"])
 def test_something_else_instead_of_an_entry(make_store, files, outside, what, usage_on_disk):
-    """What lies in the place of an entry or a content and is none makes a miss, goes, and nothing behind it."""
+    """
+    Anything in the place of an entry or content that is not one is a miss and is removed, and its target is not.
+    """
     store = make_store()
     for kind in (VALUE, FILE):
         put = store.put if kind == VALUE else lambda key, value: store.put_file(key, io.BytesIO(value))
@@ -138,7 +142,7 @@ def test_something_else_instead_of_an_entry(make_store, files, outside, what, us
 
 @pytest.mark.leaves_damage("the ledger still charges what was deleted with the first directory")
 def test_directory_put_in_the_place_of_a_deleted_one(make_store, base_dir, tmp_path):
-    """Entries of a directory that somebody else put in the place of a deleted one are not read before it is checked."""
+    """Entries of a directory that replaced a deleted one are not read before that directory has been checked."""
     store = make_store()
     assert store.put(b"a", b"mine")
     assert store.get(b"a") == b"mine"
@@ -164,7 +168,7 @@ def test_directory_put_in_the_place_of_a_deleted_one(make_store, base_dir, tmp_p
 
 
 def test_directory_that_appears_later(make_store, base_dir, tmp_path):
-    """A store on a directory that cannot be made finds it once it is there, and misses until then."""
+    """A store whose directory cannot be made misses until the directory appears, and then uses it."""
     (tmp_path / "cache").write_text("a file in the way")
     store = make_store()
     assert store.get(b"a") is None
@@ -176,7 +180,7 @@ def test_directory_that_appears_later(make_store, base_dir, tmp_path):
 
 
 def test_descriptors_closed_by_a_daemon(make_store, base_dir, outside):
-    """A child that closes all descriptors and opens others reads and writes its cache, and nothing else."""
+    """A child that closes all descriptors and opens others still uses its cache, and touches no other file."""
     store = make_store()
     assert store.put(b"a", b"value")
     child = os.fork()
@@ -208,11 +212,11 @@ def test_descriptor_of_a_store_that_is_gone(make_store, open_descriptors):
 
 
 def test_what_is_cleared_is_charged_until_it_is_gone(make_store, base_dir, usage_on_disk):
-    """While a tree that was cleared lies on the disk, its bytes count, and writers make room by removing it."""
+    """While a cleared tree lies on the disk its bytes count, and writers make room by removing it."""
     store = make_store(cache_size=10 * BLOCK)
     for number in range(10):
         assert store.put(b"%d" % number, b"")
-    os.rename(values(base_dir), f"{base_dir}/values.killed")  # As far as a killed clear came.
+    os.rename(values(base_dir), f"{base_dir}/values.killed")  # The state that a killed clear leaves.
     assert store.usage().size == 10 * BLOCK
     for number in range(10):
         assert store.put(b"%d" % number, b"")
@@ -223,7 +227,7 @@ def test_what_is_cleared_is_charged_until_it_is_gone(make_store, base_dir, usage
 
 @pytest.mark.leaves_damage("the visit ends before the cleared entry is gone, so the ledger still charges it")
 def test_cleared_during_a_visit(make_store, base_dir, monkeypatch):
-    """What is cleared while a shard is visited stays charged until it is gone."""
+    """Entries that are cleared while a shard is visited stay charged until they are removed."""
     store = make_store()
     assert store.put(b"a", b"value")
     remove_cleared = Visitor._remove_cleared
@@ -243,7 +247,7 @@ def test_cleared_during_a_visit(make_store, base_dir, monkeypatch):
 
 
 def test_lock_file_deleted_while_a_file_is_copied(make_store, base_dir, monkeypatch):
-    """A large value whose reservation went with the lock file is reserved again, in the new one."""
+    """A large value whose reservation was lost with the lock file is reserved again in the new one."""
     store = make_store(cache_size=100 * BLOCK)
     assert store.put(b"a", b"")
     other = make_store(cache_size=100 * BLOCK)
@@ -263,7 +267,7 @@ def test_lock_file_deleted_while_a_file_is_copied(make_store, base_dir, monkeypa
 
 
 def test_deleted_while_the_lock_file_is_opened(make_store, base_dir, monkeypatch):
-    """A mutex that is taken while somebody deletes the directory is one that excludes other processes."""
+    """A mutex that is acquired while the directory is being deleted excludes other processes."""
     open_ledger = Ledger.open
 
     def delete_first(*where, **options):
@@ -281,7 +285,7 @@ def test_deleted_while_the_lock_file_is_opened(make_store, base_dir, monkeypatch
 
 
 def test_directory_moved_away(make_store, base_dir, tmp_path):
-    """What was moved away with the directory is not read any more, and what is removed then does not come back."""
+    """Entries that were moved away with the directory are not read any more, and entries removed then stay removed."""
     store = make_store()
     assert store.put(b"a", b"value")
     assert store.get(b"a") == b"value"
@@ -293,12 +297,12 @@ def test_directory_moved_away(make_store, base_dir, tmp_path):
     assert store.get(b"a") == b"value"
 
 
-# Who may use it
+# Access
 
 
 @pytest.mark.parametrize("mode", [0o777, 0o1777, 0o707], ids=oct)
 def test_directory_that_everybody_can_write_to(make_store, base_dir, mode):
-    """A directory that everybody can write to is refused, unless that is wanted."""
+    """A directory that everybody can write to is refused unless the configured mode allows that."""
     os.mkdir(base_dir)
     os.chmod(base_dir, mode)
     with pytest.raises(Refused, match=r"subdirectory.*chmod.*signing_key.*allow_shared"):
@@ -310,7 +314,7 @@ def test_directory_that_everybody_can_write_to(make_store, base_dir, mode):
 
 
 def test_directory_that_everybody_comes_to_write_to(make_store, base_dir):
-    """A directory that is opened to everybody while it is in use is used no more, until it is closed to them again."""
+    """A directory that becomes writable by everybody is not used until that is undone."""
     store = make_store()
     assert store.put(b"a", b"value")
     os.chmod(base_dir, 0o777)
@@ -323,7 +327,7 @@ def test_directory_that_everybody_comes_to_write_to(make_store, base_dir):
 
 
 def test_directory_that_a_group_can_write_to(make_store, base_dir, caplog, monkeypatch):
-    """A directory that a group can write to is used with one warning, and with none if the group is meant."""
+    """A directory that a group can write to causes one warning, and none if the configured mode includes the group."""
     monkeypatch.setattr(access_module, "_warned", set())
     os.mkdir(base_dir)
     os.chmod(base_dir, 0o770)
@@ -351,11 +355,11 @@ def test_modes_whatever_the_umask(make_store, base_dir):
             assert os.stat(f"{directory}/{name}").st_mode & 0o7777 == 0o640
 
 
-# What 0.2.0 left
+# Files of 0.2.0
 
 
 def test_predecessor(make_store, base_dir, caplog):
-    """Files of 0.2.0 are reported once, with a command that removes them and nothing else, and otherwise left alone."""
+    """Files of 0.2.0 are reported once, with a command that removes only them, and are otherwise left alone."""
     os.makedirs(values(base_dir))
     os.chmod(base_dir, 0o700)
     old = [f"{values(base_dir)}/{'ab' * 32}.{kind}" for kind in ("payload", "metadata")]
@@ -407,6 +411,7 @@ def snapshot(directory):
     return {str(path.relative_to(directory)): (path.read_bytes(), path.stat().st_mtime_ns) for path in paths}
 
 
+@pytest.mark.leaves_damage("the directory that is left is refused")
 def test_file_is_not_read_from_a_replaced_directory(replaced):
     """A file comes from the directory that passed its check, as a value does, not from what lies at its path by now."""
     with replaced.get_file(b"k").file as file:
@@ -414,6 +419,7 @@ def test_file_is_not_read_from_a_replaced_directory(replaced):
     assert replaced.get(b"k") == b"value"
 
 
+@pytest.mark.leaves_damage("the directory that is left is refused")
 @pytest.mark.parametrize("act", ["put", "put_file", "flush", "remove", "clear", "prune"])
 def test_replaced_directory_is_not_written_to(replaced, base_dir, clock, act):
     """Writes, last uses and removals never change a directory that has not passed its check."""

@@ -1,5 +1,5 @@
 """
-The format of an entry: what was written comes back, and nothing else does.
+The format of an entry: it decodes to exactly what was encoded, or not at all.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ def encoded(payload=b"payload", key=b"key", kind=VALUE, created_ns=1234):
 
 @given(key=st.binary(max_size=100), payload=st.binary(max_size=300), created_ns=st.integers(0, 2**64 - 1))
 def test_round_trip(key, payload, created_ns):
-    """Any key, payload and time come back as they were."""
+    """Any key, payload and time are decoded as they were encoded."""
     assert entry.decode(VALUE, key, encoded(payload, key, created_ns=created_ns)) == (payload, created_ns)
 
 
 def test_every_flipped_bit_is_noticed():
-    """An entry in which any single bit has flipped is damaged, whichever it is."""
+    """An entry in which any single bit has flipped is damaged."""
     data = encoded()
     for position in range(len(data) * 8):
         flipped = bytearray(data)
@@ -36,7 +36,7 @@ def test_every_flipped_bit_is_noticed():
 
 
 def test_every_other_length_is_noticed():
-    """An entry that was cut off anywhere, or has something behind it, is damaged."""
+    """An entry that is cut off anywhere, or has extra bytes at its end, is damaged."""
     data = encoded()
     for length in range(len(data)):
         with pytest.raises(entry.Damaged):
@@ -46,20 +46,20 @@ def test_every_other_length_is_noticed():
 
 
 def test_other_key():
-    """A whole entry of another key is not taken for this one's, nor for damage."""
+    """A whole entry of another key is neither returned for this key nor treated as damaged."""
     with pytest.raises(entry.OtherKey):
         entry.decode(VALUE, b"other", encoded())
 
 
 def test_other_kind():
-    """A value is not taken for a file."""
+    """A value is not returned as a file."""
     with pytest.raises(entry.Damaged):
         entry.decode(FILE, b"key", encoded())
     assert layout.entry_name(VALUE, b"key") != layout.entry_name(FILE, b"key")
 
 
 def test_digest_stays():
-    """Names of entries never change within a format version: otherwise an upgrade loses the whole cache unnoticed."""
+    """The names of entries never change within a format version, so an upgrade never silently loses the cache."""
     assert layout.entry_name(VALUE, b"key") == "6f99a5db24eb7719ce51cf9556d9e463v"
     assert encoded(b"p", b"k", created_ns=0).hex() == (
         "89444653 da990cc3 01 01 0000 01000000 0100000000000000 0000000000000000 6b 70".replace(" ", "")
@@ -67,7 +67,7 @@ def test_digest_stays():
 
 
 def test_content_round_trip():
-    """What an entry says of its content comes back."""
+    """The description of a content is decoded as it was encoded."""
     content = entry.Content("abc.name", 5, 3, True, b"metadata")
     assert entry.Content.unpack(content.pack(), "abc") == content
 
@@ -84,7 +84,7 @@ def test_content_round_trip():
     ],
 )
 def test_content_that_is_none(payload):
-    """A payload that is no content, or leads out of its directory, is damaged."""
+    """A payload that does not name a content, or names one outside its directory, is damaged."""
     with pytest.raises(entry.Damaged):
         entry.Content.unpack(payload, "abc")
 

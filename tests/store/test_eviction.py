@@ -31,24 +31,24 @@ def put_all(store, clock, keys):
 
 
 def kept(store, keys):
-    """Which of the keys are there, without using them."""
+    """Returns which of the keys are stored, without using them."""
     return [key for key in keys if os.path.exists(ondisk.path(store, 1, key))]
 
 
 def test_oldest_goes_first(make_store, clock):
-    """In a full cache, the entry used longest ago makes room for the next, and a read counts as use."""
+    """In a full cache, the entry used longest ago makes room for the next, and a read counts as a use."""
     store = make_store(cache_size=5 * BLOCK)
     put_all(store, clock, names(range(5)))
     clock.move(1)
     assert store.get(b"0") is not None
     put_all(store, clock, [b"new"])
-    # 6 blocks were needed, 5 are to be had, and a tenth of 6 entries is none: one entry goes.
+    # 6 blocks are needed and 5 are available. A tenth of 6 entries rounds down to none, so one entry is evicted.
     assert kept(store, [*names(range(5)), b"new"]) == [b"0", b"2", b"3", b"4", b"new"]
 
 
 def test_a_tenth_goes(make_store, clock, usage_on_disk):
-    """Up to 1,000 entries, a tenth goes at once, 64 at most, and exactly the oldest."""
-    # 101 entries at the moment of eviction: 10 go, and 91 remain.
+    """Up to 1,000 entries, an eviction removes exactly the oldest tenth, but no more than 64 entries."""
+    # There are 101 entries at the moment of eviction: 10 are evicted, and 91 remain.
     store = make_store(cache_size=100 * BLOCK)
     put_all(store, clock, names(range(101)))
     assert kept(store, names(range(101))) == names(range(10, 101))
@@ -56,16 +56,16 @@ def test_a_tenth_goes(make_store, clock, usage_on_disk):
 
 
 def test_64_go_at_most(make_store, clock):
-    """However many entries there are, no more than 64 go if one would do."""
-    # 901 entries at the moment of eviction: a tenth were 90.
+    """However many entries there are, no more than 64 are evicted if one would do."""
+    # There are 901 entries at the moment of eviction, and a tenth would be 90.
     store = make_store(cache_size=900 * BLOCK)
     put_all(store, clock, names(range(901)))
     assert kept(store, names(range(901))) == names(range(64, 901))
 
 
 def test_as_many_go_as_are_needed(make_store, clock, usage_on_disk):
-    """For a large value, as many of the oldest go as make room for it."""
-    # 20 of 20 blocks are taken. The value takes 8, so that the 8 oldest go; a tenth of 21 were 2.
+    """A large value evicts as many of the oldest entries as it needs room for."""
+    # 20 of 20 blocks are taken. The value takes 8, so the 8 oldest are evicted; a tenth of 21 would be 2.
     store = make_store(cache_size=20 * BLOCK)
     put_all(store, clock, names(range(20)))
     clock.move(1)
@@ -75,8 +75,8 @@ def test_as_many_go_as_are_needed(make_store, clock, usage_on_disk):
 
 
 def test_value_that_takes_most_of_the_cache(make_store, clock, usage_on_disk):
-    """A value that takes most of a large cache is kept: if need be, all entries go, not only the older part."""
-    # 1,500 of 1,500 blocks are taken. Of 1,450 blocks that are needed, one round of samples gives some 900.
+    """A value that takes most of a large cache is kept, even if every entry has to be evicted for it."""
+    # 1,500 of 1,500 blocks are taken and 1,450 are needed, of which one round of samples frees some 900.
     store = make_store(cache_size=1500 * BLOCK)
     put_all(store, clock, names(range(1500)))
     assert store.put(b"large", bytes(1450 * BLOCK - 100))
@@ -85,7 +85,7 @@ def test_value_that_takes_most_of_the_cache(make_store, clock, usage_on_disk):
 
 
 def test_uses_of_another_store(make_store, clock):
-    """In one process, a use through one store counts at once for the eviction by another on the same directory."""
+    """In one process, a use through one store counts at once when another store on the directory evicts."""
     store, other = make_store(cache_size=3 * BLOCK), make_store(cache_size=3 * BLOCK)
     put_all(store, clock, names(range(3)))
     clock.move(1)
@@ -95,7 +95,7 @@ def test_uses_of_another_store(make_store, clock):
 
 
 def test_max_entries(make_store, clock, usage_on_disk):
-    """The number of entries is bounded likewise, and replacing one evicts no other."""
+    """The number of entries is bounded too, and replacing an entry evicts no other."""
     store = make_store(max_entries=3)
     put_all(store, clock, names(range(3)))
     put_all(store, clock, [b"0", b"0", b"1"])
@@ -106,7 +106,7 @@ def test_max_entries(make_store, clock, usage_on_disk):
 
 
 def test_entry_being_replaced_goes_last(make_store, clock, monkeypatch):
-    """To make room for its own replacement, an entry is not evicted while another could go."""
+    """An entry that is being replaced is not evicted to make room while another could be."""
     store = make_store(cache_size=2 * BLOCK)
     put_all(store, clock, [b"0", b"1"])
     seen = []
@@ -121,7 +121,7 @@ def test_entry_being_replaced_goes_last(make_store, clock, monkeypatch):
 
 @pytest.mark.parametrize("length", [0, 100_000])
 def test_entry_gone_while_it_is_replaced(make_store, clock, monkeypatch, usage_on_disk, length):
-    """If the entry to be replaced goes while its replacement is written, room is made for one entry more."""
+    """If the entry being replaced disappears while its replacement is written, room is made for one more entry."""
     store = make_store(max_entries=2)
     put_all(store, clock, [b"0", b"1"])
     make_room = store._room.make
@@ -155,25 +155,25 @@ def test_only_entry_replaced(make_store, clock, usage_on_disk):
 def test_used_since_it_was_seen(make_store, clock):
     """A candidate that was used after the visit that found it is not evicted."""
     store = make_store(cache_size=100 * BLOCK)
-    put_all(store, clock, names(range(101)))  # 0 to 9 went; 10 is the next candidate.
+    put_all(store, clock, names(range(101)))  # Entries 0 to 9 were evicted, and 10 is the next candidate.
     clock.move(1)
     assert store.get(b"10") is not None
-    put_all(store, clock, names(range(101, 111)))  # 91 + 10 = 101 again: 10 go.
+    put_all(store, clock, names(range(101, 111)))  # 91 + 10 = 101 entries again, so 10 are evicted.
     assert kept(store, names(range(111))) == [b"10", *names(range(21, 111))]
 
 
 def test_expired_go_before_live_ones(make_store, clock):
-    """An expired entry makes room before a live one does, even if that was used longer ago."""
+    """An expired entry is evicted before a live one, even if the live one was used longer ago."""
     store = make_store(cache_size=10 * BLOCK, expiration_time=100)
     put_all(store, clock, names(range(5)))
     clock.move(101)
-    # 5 expired and 10 live ones do not fit together, the live ones do.
+    # 5 expired and 10 live entries do not fit together; the live ones alone do.
     put_all(store, clock, names(range(5, 15)))
     assert kept(store, names(range(15))) == names(range(5, 15))
 
 
 def test_sweep(make_store, clock):
-    """Expired entries leave the disk within one expiration time, without being asked for."""
+    """Expired entries leave the disk within one expiration time, even if nobody reads them."""
     store = make_store(expiration_time=256)
     put_all(store, clock, names(range(50)))
     clock.move(257)
@@ -184,7 +184,7 @@ def test_sweep(make_store, clock):
 
 
 def test_files_go_with_their_content(make_store, clock, files, tmp_path, usage_on_disk):
-    """Evicting a file frees what its entry and its content take."""
+    """Evicting a file frees the blocks of its entry and of its content."""
     # Each file takes 1 + 3 blocks, so that 3 of them fit in 13.
     store = make_store(cache_size=13 * BLOCK)
     path = tmp_path / "content"
@@ -198,7 +198,7 @@ def test_files_go_with_their_content(make_store, clock, files, tmp_path, usage_o
 
 
 def test_entries_that_cannot_be_removed(make_store, clock, monkeypatch):
-    """An entry that cannot be removed is skipped: the next one goes in its place."""
+    """An entry that cannot be removed is skipped, and the next one is evicted instead."""
     store = make_store(cache_size=3 * BLOCK)
     put_all(store, clock, names(range(3)))
     stuck = layout.place(1, b"0").name
@@ -215,7 +215,7 @@ def test_entries_that_cannot_be_removed(make_store, clock, monkeypatch):
 
 
 def test_nothing_can_be_removed(make_store, clock, monkeypatch, usage_on_disk):
-    """If no room can be made, the value is not kept, nothing raises, and the reservation is given back."""
+    """If no room can be made, the value is not kept, nothing raises, and the reservation is released."""
     store = make_store(cache_size=3 * BLOCK)
     put_all(store, clock, names(range(3)))
     with monkeypatch.context() as patch:
@@ -226,11 +226,12 @@ def test_nothing_can_be_removed(make_store, clock, monkeypatch, usage_on_disk):
 
 
 def test_prune(make_store, clock, usage_on_disk):
-    """Pruning with a smaller bound removes what is over it, and what is expired."""
+    """Pruning with a smaller bound removes expired entries, and the oldest of those over the bound."""
     put_all(make_store(), clock, names(range(20)))
     store = make_store(cache_size=10 * BLOCK, expiration_time=15)
     store.prune()
-    # 15 to 1 seconds old: 0 to 4 are older and expired, and the 5 oldest of the other 15 are over the bound.
+    # The entries are 15 to 1 seconds old: 0 to 4 are older and expired, and the 5 oldest of the other 15 are over the
+    # bound.
     assert kept(store, names(range(20))) == names(range(10, 20))
     assert store.usage() == usage_on_disk() == Usage(10 * BLOCK, 10, 256)
 

@@ -1,5 +1,5 @@
 """
-Taking in files: what is moved, what is copied, what is refused, and that the caller's file is none the worse.
+Taking in files: which are moved, copied or refused, and that the caller's file is not harmed.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def source_path(tmp_path):
 
 def open_files(path):
     """
-    A file of every kind that can be read and seeked, and has `content` for its content.
+    Opens a file of every kind that can be read and seeked, with the given content.
     """
 
     def spooled(max_size):
@@ -82,7 +82,7 @@ KINDS = list(open_files(None))
 @pytest.mark.parametrize("movable", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_file(source_path, target, kind, movable):
-    """The whole content is taken in, not yet flushed data included, and the file stays open at its position."""
+    """The whole content is stored, unflushed data included, and the file stays open at its position."""
     with open_files(source_path)[kind]() as file:
         file.seek(3)
         assert take_in(file, target, movable=movable) == b"content"
@@ -91,7 +91,7 @@ def test_every_kind_of_file(source_path, target, kind, movable):
 
 
 def test_unflushed(tmp_path, target):
-    """What was written but not flushed is taken in."""
+    """Data that was written to the file but not flushed is stored."""
     with open(tmp_path / "file", "w+b") as file:
         file.write(b"not flushed")
         assert take_in(file, target) == b"not flushed"
@@ -106,7 +106,7 @@ def test_copied_file_stays(source_path, target):
 
 
 def test_moved_file_goes_on_working(source_path, target):
-    """A movable file loses its name, is the very same file in its new place, and can still be read."""
+    """A movable file loses its name, becomes the content itself without a copy, and can still be read."""
     inode = source_path.stat().st_ino
     with open(source_path, "rb") as file:
         assert take_in(file, target, movable=True) == b"content"
@@ -116,7 +116,7 @@ def test_moved_file_goes_on_working(source_path, target):
 
 
 def test_write_only_file_is_moved(tmp_path, target):
-    """A file that was opened only for writing can be moved, since nobody has to read it."""
+    """A file that was opened only for writing can be moved, since its bytes need not be read."""
     with open(tmp_path / "file", "wb") as file:
         file.write(b"content")
         assert take_in(file, target, movable=True) == b"content"
@@ -132,14 +132,14 @@ def linked(path, file):
 
 
 def test_entry_of_the_cache_is_copied(source_path, target):
-    """What a hit returned is an entry's content already: stored under another key, it is copied."""
+    """A file that a hit returned is already an entry's content, so storing it under another key copies it."""
     with open_content_file(source_path.name, os.open(source_path.parent, os.O_RDONLY), str(source_path.parent)) as file:
         assert take_in(file, target, movable=True) == b"content"
     assert source_path.exists()
 
 
 def test_wrappers_around_a_file(source_path, target):
-    """Of an object that wraps a file and shows part of it, that part is stored, not the file behind it."""
+    """If an object wraps a file and shows only a part of it, that part is stored and not the whole file."""
 
     class Window(io.BytesIO):
         def __init__(self, file):
@@ -165,7 +165,7 @@ def test_wrappers_around_a_file(source_path, target):
 
 
 def test_given_back(source_path, target):
-    """A file that was moved, but could not be kept, gets its name again."""
+    """A file that was moved but could not be kept gets its name back."""
     with open(source_path, "rb") as file:
         source = ExternalFile(file, movable=True)
         source.take_in(target, Directory(os.path.dirname(target), Access()))
@@ -192,7 +192,7 @@ def behind_a_link(path, file):
 
 @pytest.mark.parametrize("change", [replaced, linked, behind_a_link])
 def test_name_that_is_not_only_this_file(source_path, target, change):
-    """A file is copied, and its name left alone, if the name leads elsewhere, through a link, or is one of two."""
+    """A file is copied and its name left alone if the name leads elsewhere, is a link, or is one of two names."""
     with open(source_path, "rb") as file:
         change(source_path, file)
         assert take_in(file, target, movable=True) == b"content"
@@ -200,7 +200,7 @@ def test_name_that_is_not_only_this_file(source_path, target, change):
 
 
 def test_name_that_is_another_file_by_now(source_path, target):
-    """A file whose name went to another one since it was looked at is copied, and the other one left alone."""
+    """If another file took over the name since it was checked, the file is copied and the other one left alone."""
     with open(source_path, "rb") as file:
         source = ExternalFile(file, movable=True)
         replaced(source_path, file)
@@ -221,7 +221,7 @@ def test_temporary_file_that_stays(target, tmp_path):
 
 
 def test_file_that_deletes_itself(target):
-    """A NamedTemporaryFile with delete=True is copied: moved, it would delete whatever gets its name later."""
+    """A NamedTemporaryFile with delete=True is copied: if moved, it would later delete any file that took its name."""
     with tempfile.NamedTemporaryFile() as file:
         file.write(b"content")
         assert take_in(file, target, movable=True) == b"content"
@@ -229,7 +229,7 @@ def test_file_that_deletes_itself(target):
 
 
 def test_other_filesystem(source_path, target, monkeypatch):
-    """A movable file on another filesystem is copied, and its name removed."""
+    """A movable file on another filesystem is copied, and its name is removed."""
 
     def rename(*_, **__):
         raise OSError(errno.EXDEV, "another filesystem")
@@ -241,7 +241,7 @@ def test_other_filesystem(source_path, target, monkeypatch):
 
 
 def test_real_other_filesystem(tmp_path):
-    """The same between real filesystems, where there are two."""
+    """A movable file is copied between real filesystems too, where there are two."""
     if not os.path.isdir("/dev/shm") or os.stat("/dev/shm").st_dev == os.stat(tmp_path).st_dev:
         pytest.skip("needs a second filesystem at /dev/shm")
     directory = tempfile.mkdtemp(dir="/dev/shm")
@@ -257,7 +257,7 @@ def test_real_other_filesystem(tmp_path):
 
 @pytest.mark.parametrize("refused", [["copy_file_range"], ["copy_file_range", "sendfile"]])
 def test_kernel_that_does_not_copy(source_path, target, monkeypatch, refused):
-    """Where the kernel cannot copy between two files, the content is copied all the same."""
+    """If the kernel cannot copy between two files, the content is copied by other means."""
 
     def refuse(*_):
         raise OSError(errno.EXDEV, "not between these")
@@ -271,7 +271,7 @@ def test_kernel_that_does_not_copy(source_path, target, monkeypatch, refused):
 
 
 def test_kernel_that_stops_in_the_middle(source_path, target, monkeypatch):
-    """If one way of copying fails half-way, another goes on where it stopped."""
+    """If one way of copying fails half-way, another continues where it stopped."""
     copy_file_range = os.copy_file_range
     results = iter([3])
 
@@ -315,7 +315,7 @@ def pipe():
 )
 @pytest.mark.parametrize("movable", [False, True])
 def test_refused(make, error, message, movable):
-    """What is no open, seekable, binary file is refused with what to pass instead."""
+    """An object that is not an open, seekable, binary file is refused with advice on what to pass instead."""
     value = make()
     try:
         with pytest.raises(error, match=message) as caught:

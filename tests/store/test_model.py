@@ -33,14 +33,14 @@ class StoreMachine(RuleBasedStateMachine):
         self.directory = tempfile.mkdtemp(prefix="model-")
         self.now = 1_700_000_000.0
         self.size, self.entries = bound
-        # Not both: when expired entries leave the disk, and so make room, is not for the model to know.
+        # Never both: the model does not know when expired entries leave the disk and so make room.
         self.expiration_time = 100 if bound == (None, None) else None
         self.model: OrderedDict[bytes, tuple[bytes, float]] = OrderedDict()
         self.open()
 
     @rule()
     def open(self):
-        """Another store on the directory goes on where this one was, once its uses are written."""
+        """A new store on the directory continues where the previous one was, once the pending uses are written."""
         if hasattr(self, "store"):
             self.store.flush()
         self.store = Store(
@@ -77,7 +77,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.now += 0.001
         value = fill * (blocks * BLOCK - 100)
         assert self.store.put(key, value)
-        # Both the old and the new value are there for a moment, so that there has to be room for both.
+        # The old and the new value exist side by side for a moment, so there must be room for both.
         if key in self.model:
             self.model.move_to_end(key)
         self.make_room(blocks, new=key not in self.model)

@@ -1,5 +1,5 @@
 """
-Uses of entries: when they reach the disk, and what happens to them at a fork and at the end.
+Uses of entries: when they reach the disk, and what a fork and the end of a process do to them.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def last_use(path):
 
 
 def test_stamps_are_in_order(recency, clock):
-    """Every stamp is later than the one before, even if the clock stands or goes back."""
+    """Every stamp is later than the one before, even if the clock stands still or goes back."""
     stamps = [recency.stamp() for _ in range(3)]
     clock.move(-5)
     stamps.append(recency.stamp())
@@ -47,7 +47,7 @@ def test_stamps_are_in_order(recency, clock):
 
 
 def test_note_costs_no_write(recency, entry, clock):
-    """A use is only written by the flush, and a thousand uses are one write, of the last."""
+    """A use is written only by the flush, and a thousand uses of an entry are one write, of the last."""
     before = last_use(entry)
     for _ in range(1000):
         clock.move(0.001)
@@ -58,7 +58,7 @@ def test_note_costs_no_write(recency, entry, clock):
 
 
 def test_many_pending_are_written(recency, entry, clock):
-    """When LIMIT uses are pending they are written at once."""
+    """As soon as LIMIT uses are pending, they are written."""
     recency.note(entry)
     for number in range(LIMIT - 2):
         recency.note(f"/nonexistent/{number}")
@@ -68,7 +68,7 @@ def test_many_pending_are_written(recency, entry, clock):
 
 
 def test_written_by_itself(recency, entry, monkeypatch):
-    """The uses of a process that then falls idle are written by themselves, within the promised 5 seconds."""
+    """The uses of a process that falls idle are written without another call, within the promised 5 seconds."""
     assert DELAY < 5
     monkeypatch.setattr(flusher_module, "DELAY", 0.01)
     before = last_use(entry)
@@ -81,7 +81,7 @@ def test_written_by_itself(recency, entry, monkeypatch):
 
 
 def test_timer_that_never_comes(recency, entry, monkeypatch):
-    """Where the timer does not come, as in a thread of gevent's pool, who reads later writes what is pending."""
+    """If the timer never fires, as in a thread of gevent's pool, a later read writes the pending uses."""
     before = last_use(entry)
     monkeypatch.setattr(flusher, "timer", threading.Timer(3600, lambda: None))
     monkeypatch.setattr(flusher, "_overdue_at", time.monotonic() + 3600)
@@ -95,7 +95,7 @@ def test_timer_that_never_comes(recency, entry, monkeypatch):
 
 
 def test_no_timer_to_be_had(recency, entry, clock, monkeypatch):
-    """Where no thread can be started, what is pending is written at once, and then every few seconds."""
+    """If no thread can be started, pending uses are written at once and then every few seconds."""
     monkeypatch.setattr(threading.Timer, "start", refuse_to_start)
     recency.note(entry)
     first = last_use(entry)
@@ -113,7 +113,7 @@ def refuse_to_start(timer):
 
 
 def test_never_backwards(recency, entry, clock):
-    """A use noted before another process wrote or used the entry does not make it older again."""
+    """Writing a use never makes an entry older than another process's later write or use made it."""
     recency.note(entry)
     later = clock() + 100
     os.utime(entry, (later, later))
@@ -122,7 +122,7 @@ def test_never_backwards(recency, entry, clock):
 
 
 def test_forgotten(recency, entry):
-    """A use of an entry that was written anew is not written."""
+    """A use of an entry that has since been overwritten is not written."""
     before = last_use(entry)
     recency.note(entry)
     recency.forget(entry)
@@ -131,7 +131,9 @@ def test_forgotten(recency, entry):
 
 
 def test_not_the_owner(recency, entry, monkeypatch):
-    """Who may not set a time but may write the file sets it to now; who may not even that is not bothered."""
+    """
+    A process that may write a file but not set its time sets it to now, and one that may do neither sees no error.
+    """
     utime, calls = os.utime, []
 
     def refuse(path, *, ns=None, dir_fd=None, follow_symlinks=True):
@@ -154,7 +156,7 @@ def test_not_the_owner(recency, entry, monkeypatch):
 
 
 def test_fork_with_pending_uses(recency, entry):
-    """Before a fork our thread ends and what is pending is written; the child has neither."""
+    """Before a fork the flusher thread ends and pending uses are written, and the child inherits neither."""
     before = last_use(entry)
     recency.note(entry)
     assert flusher.timer is not None
@@ -167,7 +169,7 @@ def test_fork_with_pending_uses(recency, entry):
 
 
 def test_written_at_exit(spawn, entry, clock):
-    """What is pending when a process ends is written."""
+    """Uses that are pending when a process ends are written."""
     before = last_use(entry)
     process = spawn(
         """

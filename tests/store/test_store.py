@@ -1,5 +1,5 @@
 """
-The store: what was put is got, and the ledger equals the disk, whatever happens in between.
+The store: it returns what was stored, and the ledger equals the disk whatever happens in between.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import pytest
 
 from dogpile_filesystem import layout
 from dogpile_filesystem.layout import BLOCK, FILE, VALUE
+from dogpile_filesystem.lockfile import format as format_module
 from dogpile_filesystem.lockfile.ledger import Usage
 from dogpile_filesystem.lockfile.ranges import RangeLock
 from dogpile_filesystem.store import entry, reading
@@ -26,7 +27,7 @@ def put_all(store, *keys):
 
 
 def test_values(make_store, usage_on_disk):
-    """A value is got as it was put last, also by another store on the directory, until it is removed."""
+    """A read returns the last value stored, also through another store on the directory, until it is removed."""
     store = make_store()
     assert store.get(b"a") is None
     put_all(store, b"a", b"b")
@@ -51,7 +52,7 @@ def test_lengths(make_store, usage_on_disk, length):
 
 
 def test_layout(make_store, base_dir, files):
-    """Entries lie in the shard of their digest; the directory says that it is a cache; all is private."""
+    """An entry lies in the shard of its digest, the directory carries the cache tag, and everything is private."""
     put_all(make_store(), b"a")
     digest = layout.entry_name(VALUE, b"a")
     assert files() == {digest: f"{base_dir}/values/{digest[:2]}/{digest}"}
@@ -65,7 +66,7 @@ def test_layout(make_store, base_dir, files):
 
 
 def test_expiry(make_store, clock):
-    """An entry is a hit up to its expiration time, reads do not prolong it, and a new value starts anew."""
+    """An entry is a hit until its expiration time, reads do not prolong it, and a new value starts it again."""
     store = make_store(expiration_time=10)
     put_all(store, b"a")
     clock.move(10)
@@ -100,7 +101,7 @@ def test_damaged_entry(make_store, files, usage_on_disk, damage):
 
 
 def test_replaced_while_found_damaged(make_store, monkeypatch):
-    """A reader that found an entry damaged gets the whole one that has replaced it meanwhile, and removes nothing."""
+    """A reader that found a damaged entry returns the whole one that has since replaced it, and removes nothing."""
     store = make_store()
     put_all(store, b"a")
     torn = iter([b"torn"])
@@ -122,7 +123,7 @@ def test_symbolic_link_instead_of_an_entry(make_store, files, tmp_path):
 
 @pytest.mark.leaves_damage("the other key's entry is damage to a check")
 def test_another_key_with_the_same_digest(make_store, monkeypatch):
-    """Of two keys with one digest, the one that was put last is a hit, the other a miss."""
+    """Of two keys with one digest, the last one stored is a hit, and the other one is a miss."""
     monkeypatch.setattr(layout, "blake2b", lambda *_, **__: types.SimpleNamespace(hexdigest=lambda: "00" * 16))
     store = make_store()
     put_all(store, b"a", b"b")
@@ -131,8 +132,8 @@ def test_another_key_with_the_same_digest(make_store, monkeypatch):
 
 
 def test_too_large(make_store, usage_on_disk):
-    """A value larger than the cache is not kept, evicts nothing, and leaves no older value behind."""
-    # Bound: 4 blocks. Header and key take less than 100 bytes, so that a value of 4 blocks takes 5.
+    """A value larger than the cache is not kept, evicts nothing, and removes the older value."""
+    # The bound is 4 blocks. Header and key take less than 100 bytes, so that a value of 4 blocks takes 5.
     store = make_store(cache_size=4 * BLOCK)
     put_all(store, b"a", b"b")
     assert not store.put(b"a", bytes(4 * BLOCK))
@@ -144,7 +145,7 @@ def test_too_large(make_store, usage_on_disk):
 
 @pytest.mark.parametrize("what", ["", "values", "values/{shard}", "lock"])
 def test_deleted_under_its_feet(make_store, base_dir, usage_on_disk, what):
-    """After any part of the directory was deleted, there are misses, then the store works, and its ledger is right."""
+    """If any part of the directory is deleted, reads miss, the store then works again, and its ledger is right."""
     store = make_store(cache_size=100 * BLOCK)
     put_all(store, b"a", b"b")
     path = os.path.join(base_dir, what.format(shard=layout.entry_name(VALUE, b"a")[:2]))
@@ -158,7 +159,7 @@ def test_deleted_under_its_feet(make_store, base_dir, usage_on_disk, what):
 
 
 def test_ledger_lost_with_many_entries(make_store, base_dir, usage_on_disk):
-    """The bound holds through the loss of the ledger: nothing is stored until everything has been counted again."""
+    """The bound holds after the ledger is lost, since nothing is stored until all entries have been counted again."""
     # 1,100 entries in 1,100 blocks, which is the bound. One put counts 1,000 entries, then the shard it is in.
     store = make_store(cache_size=1100 * BLOCK)
     put_all(store, *(b"%d" % number for number in range(1100)))
@@ -172,7 +173,7 @@ def test_ledger_lost_with_many_entries(make_store, base_dir, usage_on_disk):
 
 
 def test_leftovers(make_store, base_dir, clock, usage_on_disk):
-    """What nobody will finish goes when its shard is visited; what does not look like ours, after an hour."""
+    """A visit to a shard removes what killed processes left there at once, and unknown files after an hour."""
     store = make_store()
     put_all(store, b"a")
     digest = layout.entry_name(VALUE, b"a")
@@ -191,7 +192,7 @@ def test_leftovers(make_store, base_dir, clock, usage_on_disk):
 
 
 def test_clear(make_store, base_dir, usage_on_disk):
-    """After clear nothing is left, not even of a clear that was killed, and the store goes on."""
+    """After clear nothing is left, not even the remains of a clear that was killed, and the store still works."""
     store = make_store()
     put_all(store, b"a", b"b")
     os.mkdir(f"{base_dir}/values.killed")
@@ -217,23 +218,23 @@ def test_two_stores_see_one_ledger(make_store, base_dir, tmp_path, usage_on_disk
 
 @pytest.mark.leaves_damage("a directory stays in the place of the lock file")
 def test_lock_file_that_cannot_be_used(make_store, base_dir):
-    """Without a ledger nothing is stored, but what should be replaced or removed is not served any more."""
+    """If the lock file is unusable nothing is stored, and entries to be replaced or removed are not served any more."""
     store = make_store()
     put_all(store, b"a", b"b")
-    os.remove(f"{base_dir}/lock")
-    os.mkdir(f"{base_dir}/lock")
+    with open(f"{base_dir}/lock", "wb") as lock:
+        lock.write(format_module._head(2))
     store = make_store()
     assert not store.put(b"a", b"new")
     assert store.get(b"a") is None
     assert store.remove(b"b")
     assert store.get(b"b") is None
     assert store.mutex(VALUE, b"a").acquire()
-    assert set(store.failures.counts) == {"EISDIR"}
+    assert set(store.failures.counts) == {"EPROTO"}
 
 
 @pytest.mark.leaves_damage("a file stays in the place of a shard")
 def test_shard_that_cannot_be_listed(make_store, base_dir, usage_on_disk):
-    """A shard that cannot be listed does not keep the others from being stored, evicted and counted."""
+    """A shard that cannot be listed does not prevent storing, evicting and counting in the others."""
     store = make_store(cache_size=300 * BLOCK)
     put_all(store, *(b"%d" % number for number in range(250)))
     shard = layout.entry_name(VALUE, b"0")[:2]
@@ -250,7 +251,7 @@ def test_shard_that_cannot_be_listed(make_store, base_dir, usage_on_disk):
 
 
 def test_trash_of_a_killed_clear(make_store, base_dir):
-    """What a killed clear left behind is removed by prune."""
+    """Prune removes what a killed clear left behind."""
     store = make_store()
     put_all(store, b"a")
     os.rename(f"{base_dir}/values", f"{base_dir}/values.killed")
@@ -260,7 +261,7 @@ def test_trash_of_a_killed_clear(make_store, base_dir):
 
 
 def test_writes_that_fall_short(make_store, monkeypatch):
-    """A value arrives whole, even if each call writes less than it was asked."""
+    """A value is stored whole even if each call writes less than it was asked to."""
     writev, write = os.writev, os.write
     monkeypatch.setattr(os, "writev", lambda fd, parts: writev(fd, [parts[0][:5]]))
     monkeypatch.setattr(os, "write", lambda fd, data: write(fd, data[:7]))
@@ -270,7 +271,7 @@ def test_writes_that_fall_short(make_store, monkeypatch):
 
 
 def test_symbolic_link_that_comes_to_lead_elsewhere(make_store, base_dir, tmp_path, usage_on_disk):
-    """A store whose base_dir is a symbolic link follows it to another directory, and keeps that one's own ledger."""
+    """If base_dir is a symbolic link that changes, the store follows it and uses the new directory's own ledger."""
     link = tmp_path / "link"
     os.symlink(base_dir, link)
     put_all(make_store(), b"b")
@@ -300,7 +301,7 @@ def read(hit):
 
 
 def test_files(make_store, files, usage_on_disk):
-    """A file is got with its position and metadata, replaced as a whole, and removed with its content."""
+    """A file comes back with its position and metadata, is replaced as a whole, and is removed with its content."""
     store = make_store()
     assert store.get_file(b"a") is None
     assert store.put_file(b"a", file_with(b"content", position=3), b"metadata")
@@ -326,7 +327,7 @@ def test_files_and_values_do_not_meet(make_store):
 
 @pytest.mark.parametrize("damage", ["gone", "shorter", "longer"])
 def test_damaged_content(make_store, files, usage_on_disk, damage):
-    """A content that is gone or has another length makes a miss, and its entry goes."""
+    """If a content is missing or has another length, the read is a miss and the entry is removed."""
     store = make_store()
     store.put_file(b"a", file_with(b"content"))
     (content,) = [path for name, path in files().items() if "." in name]
@@ -342,7 +343,7 @@ def test_damaged_content(make_store, files, usage_on_disk, damage):
 
 @pytest.mark.parametrize("change", ["replace", "remove", "evict", "clear"])
 def test_reader_is_not_disturbed(make_store, change):
-    """Who has a file open reads it to its end, whatever becomes of its entry."""
+    """A reader that has a file open can read it to its end, whatever happens to its entry."""
     store = make_store(cache_size=4 * BLOCK)
     store.put_file(b"a", file_with(b"old content"))
     with store.get_file(b"a").file as reader:
@@ -359,7 +360,7 @@ def test_reader_is_not_disturbed(make_store, change):
 
 
 def test_entry_that_cannot_be_read_for_now(make_store, monkeypatch):
-    """A visit that cannot read an entry, for want of descriptors say, leaves its content alone."""
+    """If a visit cannot read an entry for now, for example for want of descriptors, it leaves the content alone."""
     store = make_store()
     store.put_file(b"a", file_with(b"content"))
 
@@ -373,7 +374,7 @@ def test_entry_that_cannot_be_read_for_now(make_store, monkeypatch):
 
 
 def test_stored_under_another_key(make_store):
-    """What one key returned can be stored under another, and the first keeps it."""
+    """A file that one key returned can be stored under another, and the first key keeps it."""
     store = make_store()
     store.put_file(b"a", file_with(b"content"))
     with store.get_file(b"a").file as file:
@@ -391,7 +392,7 @@ def test_moved_file_that_cannot_be_kept(make_store, tmp_path, monkeypatch, usage
         raise OSError(errno.ENOSPC, "no space left on device")
 
     store = make_store()
-    store.put(b"b", b"")  # Goes, to make space.
+    store.put(b"b", b"")  # It is evicted to make space.
     monkeypatch.setattr(os, "writev", full)
     with open(path, "rb") as file:
         assert not store.put_file(b"a", file, movable=True)
@@ -401,7 +402,7 @@ def test_moved_file_that_cannot_be_kept(make_store, tmp_path, monkeypatch, usage
 
 
 def test_given_back_where_there_are_no_links(make_store, tmp_path, monkeypatch):
-    """Where a file cannot have two names, one that was moved in and cannot be kept is renamed back."""
+    """If the filesystem has no hard links, a file that was moved in and cannot be kept is renamed back."""
     path = tmp_path / "source"
     path.write_bytes(b"content")
 
@@ -417,7 +418,7 @@ def test_given_back_where_there_are_no_links(make_store, tmp_path, monkeypatch):
 
 
 def test_content_that_is_gone_for_good(make_store, clock, monkeypatch, files):
-    """Looking at an entry whose content is gone, under the lock of its shard, waits for nobody."""
+    """Checking an entry whose content is gone, under the lock of its shard, never waits."""
     monkeypatch.setattr(RangeLock, "PATIENCE", 0.05)
     store = make_store(expiration_time=100)
     store.put_file(b"a", file_with(b"content"))
@@ -429,7 +430,7 @@ def test_content_that_is_gone_for_good(make_store, clock, monkeypatch, files):
 
 @pytest.mark.leaves_damage("the old value goes without a lock, and the ledger still charges it")
 def test_shard_held_by_a_stopped_process(make_store, spawn, base_dir, clock, monkeypatch):
-    """A process that was stopped while it held a shard keeps others from storing there, and nowhere else."""
+    """A process that is stopped while it holds a shard keeps others from storing there, and in no other shard."""
     monkeypatch.setattr(RangeLock, "PATIENCE", 0.05)
     store = make_store(cache_size=100 * BLOCK)
     put_all(store, *(b"%d" % number for number in range(100)))
@@ -466,7 +467,7 @@ def test_content_always_replaced_while_it_is_opened(make_store, monkeypatch):
 
 
 def test_content_replaced_while_it_is_opened(make_store, monkeypatch):
-    """A reader that read the entry before it was replaced, and finds the content gone, gets the new one."""
+    """A reader whose entry is replaced before it opens the content returns the new file."""
     store = make_store()
     store.put_file(b"a", file_with(b"old"))
     open_content = store.reader.open_content
@@ -481,7 +482,7 @@ def test_content_replaced_while_it_is_opened(make_store, monkeypatch):
 
 
 def test_a_source_that_lies_about_its_length(make_store, files, usage_on_disk):
-    """A file that turns out shorter than it said is not kept, and leaves nothing behind."""
+    """A file that is shorter than it claimed is not kept, and leaves nothing behind."""
 
     class Ends(io.BytesIO):
         def read(self, size=-1, /):
@@ -496,7 +497,7 @@ def test_a_source_that_lies_about_its_length(make_store, files, usage_on_disk):
 
 @pytest.mark.parametrize("length", [100, 1 << 16, 1 << 17], ids=str)
 def test_entry_that_is_far_too_long(make_store, spawn, base_dir, files, length):
-    """An entry that is longer than it says is a miss, and goes; what follows is not read, be it terabytes."""
+    """An entry that is longer than its header says is a miss and is removed, and its surplus is never read."""
     store = make_store()
     head = len(entry.head(VALUE, b"k", b"", 0))
     assert store.put(b"k", bytes(length - head))

@@ -1,0 +1,76 @@
+"""
+What belongs to what in a shard: which temporary files somebody will finish, which content has an entry, and which files
+belong to nothing.
+
+Under the shard's lock, a content has its entry or its temporary file. Any other content was left behind.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+from dogpile_filesystem.layout import charge, parse_content, parse_temporary
+from dogpile_filesystem.lockfile import LockFile, presence
+from dogpile_filesystem.store.listing import Listing
+from dogpile_filesystem.store.reading import refers_to
+
+#: Seconds after which a temporary file that is not named as this version names them is treated as rubbish.
+STALE = 3600.0
+
+
+class Survey(NamedTuple):
+    """
+    What belongs to what in a shard.
+
+    :ivar reserved_size: bytes reserved for entries being written.
+    :ivar reserved_entries: the number of new entries being written.
+    :ivar contents: name and charge of the content of each entry that has one.
+    :ivar left_over: files that belong to nothing, and what is charged for each.
+    """
+
+    reserved_size: int
+    reserved_entries: int
+    contents: dict[str, tuple[str, int]]
+    left_over: dict[str, int]
+
+    @property
+    def size(self) -> int:
+        """Bytes charged for everything but the entries' own files and what is left over."""
+        return self.reserved_size + sum(size for _, size in self.contents.values())
+
+
+def survey(listing: Listing, file: LockFile, now: float) -> Survey:
+    """
+    Tell what belongs to what. The shard is locked.
+
+    :param file: the lock file, which tells which processes live.
+    :param now: seconds since the epoch.
+    """
+    left_over = {}
+    unfinished = set()
+    size = entries = 0
+    for name, found in listing.temporaries.items():
+        unique_part, reserved_size, reserved_entries = parse_temporary(name) or ("", charge(found.st_size), 0)
+        if _is_left_over(unique_part, found, file, now):
+            left_over[name] = charge(found.st_size)
+        else:
+            unfinished.add(unique_part)
+            size += reserved_size
+            entries += reserved_entries
+    contents = {}
+    for name, found in listing.contents.items():
+        owner, unique_part = parse_content(name)
+        if unique_part in unfinished:  # Part of a reservation.
+            continue
+        if owner in listing.entries and refers_to(owner, name, listing.fd):
+            contents[owner] = name, charge(found.st_size)
+        else:
+            left_over[name] = charge(found.st_size)
+    return Survey(size, entries, contents, left_over)
+
+
+def _is_left_over(unique_part: str, found: os.stat_result, file: LockFile, now: float) -> bool:
+    if not unique_part:
+        return now - found.st_mtime > STALE
+    return presence.is_left_over(unique_part, file)
