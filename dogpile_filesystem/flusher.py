@@ -99,11 +99,13 @@ class Flusher:
         timer = threading.Timer(DELAY, self._on_timer)
         timer.name = "dogpile_filesystem"
         timer.daemon = True
+        # Before it starts: it may come, and take itself away, before this thread goes on.
+        self.timer = timer
         try:
             timer.start()
         except RuntimeError:  # The interpreter is shutting down, or there are too many threads.
+            self.timer = None
             return False
-        self.timer = timer
         return True
 
     def flush(self, kind: type[Pending] | None = None) -> bool:
@@ -151,7 +153,8 @@ class Flusher:
         timer, self.timer = self.timer, None
         if timer is not None and timer is not threading.current_thread():
             timer.cancel()
-            timer.join(_PATIENCE)
+            with contextlib.suppress(RuntimeError):  # Another thread is just about to start it.
+                timer.join(_PATIENCE)
         if any(gathering.is_pending() for gathering in self._all()):
             self._flush_briefly()
         self.hook_multiprocessing()

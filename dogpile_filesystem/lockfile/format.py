@@ -69,13 +69,14 @@ class Foreign(OSError):
     """A lock file that belongs to another program, or to a later version of this one."""
 
 
-def _head(version: int) -> bytes:
+def head(version: int) -> bytes:
+    """What a lock file of a version begins with."""
     header = _HEADER.pack(_MAGIC, version)
     return header + _CHECKSUM.pack(crc32(header))
 
 
 #: The first bytes of a lock file of this version.
-HEAD = _head(_VERSION)
+HEAD = head(_VERSION)
 
 
 def key_offset(digest: str) -> int:
@@ -156,7 +157,7 @@ def _refuse_foreign(data: bytes, length: int, path: str) -> None:
     begin = data[: len(HEAD)]
     if len(begin) == len(HEAD):
         _, version = _HEADER.unpack_from(begin)
-        if begin == _head(version) and version > _VERSION:
+        if begin == head(version) and version > _VERSION:
             what = f"was made by a version with format {version}, this one has {_VERSION}: use another base_dir"
             raise Foreign(errno.EPROTO, f"the lock file {what}", path)
     # Records without a header are ours: a thread that had the ledger of a deleted file was faster than `make`.

@@ -199,7 +199,7 @@ def decode(kind: int, key: bytes, data: Data, signing_keys: Sequence[bytes] = ()
     """
     found_kind, found_key, payload, created_ns = inspect(data, signing_keys)
     if found_kind != kind:
-        msg = f"it is a {KINDS[found_kind]}"
+        msg = f"it is a {KINDS[found_kind].name}"
         raise Damaged(msg)
     if found_key != key:
         raise OtherKey(found_key)

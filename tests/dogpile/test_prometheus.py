@@ -21,6 +21,7 @@ from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.openmetrics import parser as strict
 from prometheus_client.parser import text_string_to_metric_families as parse
 
+from dogpile_filesystem.lockfile.format import head
 from dogpile_filesystem.prometheus import RegionCollector
 
 DASHBOARD = Path(__file__).parent.parent.parent / "examples" / "grafana-dashboard.json"
@@ -178,7 +179,7 @@ def test_other_backends(make, scrape):
 def test_unreadable(make, scrape, tmp_path, caplog):
     """A region whose lock file cannot be used is down and in the log; the others are up."""
     broken, whole = make("broken"), make("whole")
-    (tmp_path / "broken" / "lock").write_bytes(b"not of this cache")
+    (tmp_path / "broken" / "lock").write_bytes(head(2))
     exposition = scrape(broken=broken, whole=whole)
     assert samples(exposition, "broken") == {"up": 0}
     assert samples(exposition, "whole")["up"] == 1
@@ -214,7 +215,8 @@ def test_conventions(make):
 WORKER = """
     import sys
     from dogpile.cache import make_region
-    from dogpile_filesystem.prometheus import RegionCollector
+    from dogpile_filesystem.lockfile.format import head
+from dogpile_filesystem.prometheus import RegionCollector
     from prometheus_client import CollectorRegistry, generate_latest
 
     base_dir, number = sys.argv[1:]
