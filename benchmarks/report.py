@@ -48,6 +48,7 @@ def rows(results: Results) -> Iterator[Row]:
     yield _open_row(results)
     yield from _herd_rows(results)
     yield from _raw_rows(results)
+    yield from _large_rows(results)
     yield from _tool_rows(results)
     yield from _other_rows(results)
 
@@ -120,6 +121,19 @@ def _raw_rows(results: Results) -> Iterator[Row]:
     measured = results.median(lambda r: r["ours"] / r["copyfile"], "copying")
     yield Row(f"copying in {big}", 1.15, measured, " × shutil.copyfile")
     yield Row(f"copying in {big}: memory", 16, most("copying"), " MiB")
+
+
+def _large_rows(results: Results) -> Iterator[Row]:
+    for size in sorted({run["parameters"]["size"] for run in results.runs if run["job"] == "large"}):
+        title = f"value of {size / _MIB:,.0f} MiB"
+        for name, limit, unit in (
+            ("set", 1.3, " × pickle to a plain file"),
+            ("get", 1.3, " × pickle from a plain file"),
+            ("set memory", 2, " × the value, on top of it"),
+            ("get memory", 2, " × the value, on top of it"),
+        ):
+            measured = results.median(lambda r, n=name: r[n], "large", size=size)
+            yield Row(f"{title}: {name}", limit, measured, unit)
 
 
 def _tool_rows(results: Results) -> Iterator[Row]:

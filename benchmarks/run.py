@@ -26,7 +26,7 @@ from report import make_console, show
 from results import Results
 
 #: The names that ``--jobs`` accepts.
-JOBS = ["basic", "open", "mixed", "herd", "raw", "bound", "trace", "leaks", "tools", "full", "curve"]
+JOBS = ["basic", "open", "mixed", "herd", "raw", "large", "bound", "trace", "leaks", "tools", "full", "curve"]
 _CURVE_SIZES = [100, 300, 1000, 3000, 10_000, 30_000, 100_000, 300_000, 1_000_000]
 _CURVE_SYSTEMS = ["floor", "ours", "diskcache-lru", "cachelib", "django", "old"]
 _COMMANDS = {
@@ -44,6 +44,7 @@ class Options:
     jobs: frozenset[str]
     max_entries: int
     big: int
+    largest: int
     bound_seconds: float
 
 
@@ -84,6 +85,10 @@ def once(options: Options) -> Iterator[Step]:
         yield Step("trace", "peers", {})
     if "leaks" in options.jobs:
         yield Step("leaks", "peers", {})
+    if "large" in options.jobs:
+        for size in sorted({1 << 20, 200 << 20, options.largest}):
+            if size <= options.largest:
+                yield Step("large", "peers", {"size": size, "repeats": 15 if size <= 1 << 20 else 5})
     if "bound" in options.jobs:
         yield Step("bound", "peers", {"seconds": options.bound_seconds})
     if "tools" in options.jobs:
@@ -164,6 +169,13 @@ def _jobs(_context: click.Context, _parameter: click.Parameter, text: str) -> fr
     "--max-entries", default=1_000_000, show_default=True, type=click.IntRange(1000), help="Entries in a cache."
 )
 @click.option("--big", default="1GiB", show_default=True, callback=_size, help="Size of the big file of the job 'raw'.")
+@click.option(
+    "--largest",
+    default="1GiB",
+    show_default=True,
+    callback=_size,
+    help="The largest value of the job 'large', which takes five times its size of memory.",
+)
 @click.option("--bound-seconds", default=30.0, show_default=True, help="Seconds for which the job 'bound' writes.")
 @click.option(
     "--output",
@@ -185,13 +197,14 @@ def main(
     jobs: frozenset[str],
     max_entries: int,
     big: int,
+    largest: int,
     bound_seconds: float,
     output: Path,
     plots: Path,
 ) -> None:
     """Measure this project, its peers and the floor; print tables, write results.json and the plots."""
     console = make_console()
-    options = Options(jobs, max_entries, big, bound_seconds)
+    options = Options(jobs, max_entries, big, largest, bound_seconds)
     results = Results(about(directory))
     for environment in ENVIRONMENTS:
         console.print(f"Preparing the environment {environment} ...")

@@ -26,6 +26,7 @@ JOBS = {
     "bound": ("jobs.processes", "bound"),
     "moving": ("jobs.raw", "moving"),
     "copying": ("jobs.raw", "copying"),
+    "large": ("jobs.large", "large"),
     "reading": ("jobs.tools", "reading"),
     "removing": ("jobs.tools", "removing"),
     "fault": ("jobs.faults", "fault"),

@@ -235,7 +235,7 @@ def _access(arguments: Mapping[str, Any], *, is_signed: bool) -> Access:
     if dir_mode & stat.S_IWOTH and not trusts_everybody:
         msg = f"dir_mode={dir_mode:#o} lets everybody plant entries: leave that out, or pass signing_key"
         raise ValueError(msg)
-    # Who may enter a directory may read the files in it; who may change it may write them, and so set their times.
+    # A user who may enter a directory may read its files; one who may change it may write them, and so set their times.
     file_mode = _mode("file_mode", arguments.get("file_mode"), dir_mode & 0o666, 0o666)
     return Access(dir_mode, file_mode, trusts_everybody)
 
@@ -259,7 +259,7 @@ def _mode(name: str, value: object, default: int, most: int) -> int:
 
 
 def _keys(value: object) -> tuple[bytes, ...]:
-    """The keys for signing. What is wrong with a secret is said without the secret."""
+    """The keys for signing. An error message never shows a secret."""
     if _is_none(value):
         return ()
     secrets: Sequence[object] = value if isinstance(value, list | tuple) else [value]

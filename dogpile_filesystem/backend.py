@@ -51,7 +51,7 @@ def _key_bytes(key: object) -> bytes:
 def _unpickle(data: bytes) -> Any:
     try:
         return pickle.loads(data)  # noqa: S301 - from a directory that only the user can write to
-    except Exception as error:  # A class that is gone can raise anything.
+    except Exception as error:  # A class that no longer exists can raise anything.
         raise CantDeserializeException from error
 
 
@@ -103,10 +103,10 @@ class _FSBackend(CacheBackend):
 
     def prune(self) -> None:
         """
-        Remove what is expired, left over, and over the bound, now.
+        Remove expired entries, leftovers of killed processes, and everything over the bound, now.
 
-        Nobody has to call it: the bound always holds, and expired entries leave the disk by themselves. Looks at
-        every entry, so that it takes time in proportion to their number.
+        There is no need to call it: the bound always holds, and expired entries are removed in the course of use. It
+        looks at every entry, so its time is in proportion to their number.
         """
         self.store.prune()
 
@@ -119,12 +119,12 @@ class _FSBackend(CacheBackend):
         or a ``key_mangler``, which acts first. A prefix that ends within an argument also matches longer ones: ``|4``
         is the beginning of ``|42``.
 
-        Takes time in proportion to the number of all entries: some 10 us each, and 80 us for each that goes. A value
-        whose creation began before may be stored afterwards. One that cannot be removed is not read by this process any
-        more, as with :meth:`delete`.
+        The time is in proportion to the number of all entries: about 10 us for each, and 80 us more for each that is
+        removed. A value whose creation had already begun may be stored afterwards. If an entry cannot be removed, this
+        process no longer reads it, as with :meth:`delete`.
 
-        :return: how many were removed; where the filesystem makes trouble, at least so many.
-        :raises TypeError: the prefix is no string.
+        :return: how many were removed. If the filesystem fails, more may have been removed.
+        :raises TypeError: the prefix is neither a string nor bytes.
         :raises ValueError: it is empty.
         """
         packed = _key_bytes(prefix)
@@ -135,27 +135,28 @@ class _FSBackend(CacheBackend):
 
     def clear(self) -> None:
         """
-        Remove all entries of the directory: at once for readers, and then from the disk.
+        Remove all entries of the directory: readers miss them at once, and then they are removed from the disk.
 
-        What is being written meanwhile may be lost.
+        A value that is being written at the same time may be lost.
         """
         self.store.clear()
 
     def stats(self) -> Stats:
         """
-        What was done with the cache, by this process and by all, and what is in it. Never fails.
+        Counts of hits, misses and the like, by this process and by all, and of what is in the cache. Never fails.
 
-        Takes some 100 us, however many entries there are.
+        It takes about 100 us, regardless of the number of entries.
         """
         return self.store.stats()
 
     def check(self, *, repair: bool = False) -> Report:
         """
-        Read everything, and say what is wrong. Takes time in proportion to the entries, and disturbs nobody.
+        Read everything, and report what is wrong. The time is in proportion to the entries and the bytes of values;
+        others can use the cache meanwhile.
 
-        :param repair: whether to mend it: damaged entries, and what killed processes left, go; the ledger is counted
-         anew.
-        :return: what was found, before it was mended.
+        :param repair: whether to repair it: remove damaged entries and leftovers of killed processes, and count the
+         ledger anew. Default False.
+        :return: what was found, before any repair.
         :raises OSError: the directory cannot be used.
         """
         return check(self.store, repair=repair)
@@ -163,7 +164,7 @@ class _FSBackend(CacheBackend):
 
 class GenericFSBackend(_FSBackend, BytesBackend):
     """
-    Keeps values as files: anything that can be pickled, or that the region's own serializer takes.
+    Keeps each value as a file: any value that can be pickled, or that the region's own serializer takes.
 
     ::
 
@@ -175,44 +176,47 @@ class GenericFSBackend(_FSBackend, BytesBackend):
             arguments={"base_dir": "/var/cache/myapp", "cache_size": "512MiB"},
         )
 
-    Arguments, each also accepted as a string, as an INI file gives it:
+    Each argument may also be a string, as an INI file gives it. ``none`` means None, and an empty string means the
+    default.
 
-    :param base_dir: the directory, for this cache alone. Made when it is missing, for its owner only. ``~`` is
-     expanded. Required.
-    :param cache_size: bytes that entries take on disk at most, each counted in whole blocks of 4096; or a string such
-     as ``"512MiB"`` or ``"10GB"``. Default 1 GiB. None: unbounded.
-    :param max_entries: the number of entries at most. Default None: unbounded.
-    :param expiration_time: seconds, or a ``timedelta``, after which an entry is a miss and leaves the disk. Default
-     None: never. It is independent of the region's ``expiration_time``, after which a region regenerates a value that
-     it may still use; set it to the longest time for which an old value is of any use.
-    :param distributed_lock: whether at most one thread of one *process* creates the value of a key. Default True.
-     False: dogpile excludes the threads of each process by itself.
-    :param min_free_space: bytes, or a string, that are to stay free on the filesystem: the cache evicts, and then does
-     not store, rather than leave less, give or take what several processes write in one moment. Default None: anything.
-    :param dir_mode: permission bits of directories, as a number or an octal string, whatever the umask. Default 0o700.
-     With ``"2770"`` a group shares the cache.
-    :param file_mode: permission bits of files. Default: those of directories without what is of no use to a file.
-    :param signing_key: bytes or a string, or a list of them: the first signs entries, and none is read that was not
-     signed with one of them. Default None: entries are not signed.
-    :param allow_shared: whether to use a directory that everybody can write to, or that belongs to somebody else than
-     this user or root, although whoever writes there can run code here. Default False.
-    :param lock_timeout: seconds that a thread waits for another creator, before it creates the value too. Default
-     None: for ever. A creator that dies does not keep anybody waiting.
+    :param base_dir: the directory, for this cache alone. It is made if it is missing, for its owner only. ``~`` is
+     expanded. Required, and never empty.
+    :param cache_size: the most bytes that entries take on the disk, each file counted in whole blocks of 4096; or a
+     string such as ``"512MiB"`` or ``"10GB"``. At least 4096. Default 1 GiB. None: unbounded.
+    :param max_entries: the largest number of entries. Default None: unbounded.
+    :param expiration_time: seconds, or a ``timedelta``, after which an entry is a miss and is removed from the disk.
+     Default None: never. It does not depend on the region's ``expiration_time``, after which a region regenerates a
+     value but may still use the old one. Set it to the longest time for which an old value is of any use.
+    :param distributed_lock: whether at most one thread in all *processes* creates the value of a key at a time.
+     Default True. False: dogpile excludes the threads of one process only.
+    :param min_free_space: bytes, or a string such as ``"1GiB"``, to leave free on the filesystem. The cache evicts
+     entries to keep this space free; if that is not enough, it does not store the value. Several processes that write
+     at the same moment may go below it for that moment. Default None: nothing is left free.
+    :param dir_mode: permission bits of directories, as a number or an octal string, regardless of the umask. Default
+     0o700. With ``"2770"`` a group shares the cache.
+    :param file_mode: permission bits of files, given likewise. Default: the bits of ``dir_mode`` that apply to files.
+    :param signing_key: bytes, a string, or a list of them. The first one signs entries. An entry that is not signed
+     with one of them is not read. Default None: entries are not signed.
+    :param allow_shared: whether to use a directory that everybody can write to, or that belongs to a user other than
+     this one and root. Anybody who can write there can run code in this program. Default False.
+    :param lock_timeout: seconds that a thread waits while another one creates the value, before it creates the value
+     itself. Default None: no limit. A creator that dies does not keep others waiting.
 
-    :raises TypeError: ``base_dir`` is missing, or an argument is of a wrong type.
+    :raises TypeError: ``base_dir`` is missing, or an argument has a wrong type.
     :raises ValueError: an argument is out of range.
-    :raises PermissionError: others could plant entries in the directory.
+    :raises PermissionError: others could plant entries in the directory. The message says what to do.
 
-    Concurrency. Any number of threads and processes, forked and spawned, may share a directory, also through symbolic
-    links to it. Who reads gets a value as it was written, or a miss.
+    Concurrency. Any number of threads and processes, forked or spawned, may share a directory, also through symbolic
+    links to it. A reader gets a value exactly as it was written, or a miss.
 
-    Crash. Nothing has to be repaired by hand. A killed process loses at most the value it was writing. After a power
-    cut, values that were not yet on the disk are misses.
+    Crash. Nothing needs to be repaired by hand. A killed process loses at most the value that it was writing. After a
+    power cut, a value that had not yet reached the disk is a miss.
 
-    Limits. Trouble with the filesystem never raises: a read is a miss, and a value is returned though it could not be
-    kept. It is logged once a minute per cause, and counted in ``backend.stats()``. Up to 1,000 entries eviction is
-    exactly in the order of last use; beyond, it goes by a sample. A use in another process counts after 5 seconds.
-    Directories and the lock file are not part of ``cache_size``.
+    Limits. A filesystem that fails never raises: a read is a miss, and a created value is returned even if it cannot
+    be kept. Each cause is logged once a minute, and counted in ``backend.stats()``. With up to 1,000 entries, eviction
+    follows the order of last use exactly; with more, it uses a sample. Other processes see a use after 5 seconds.
+    Directories and the lock file do not count towards ``cache_size``. A set and a hit need memory for up to two
+    serialized copies of the value, besides the value itself: dogpile joins and splits it from its metadata.
     """
 
     _kind = VALUE
@@ -246,7 +250,7 @@ class GenericFSBackend(_FSBackend, BytesBackend):
             self.set_serialized(key, value)
 
     def get(self, key: KeyType) -> BackendFormatted:
-        """As :meth:`get_serialized`: this backend knows no other form of values."""
+        """As :meth:`get_serialized`: this backend handles serialized values only."""
         return self.get_serialized(key)
 
     def get_multi(self, keys: Iterable[KeyType]) -> Sequence[BackendFormatted]:
@@ -264,7 +268,7 @@ class GenericFSBackend(_FSBackend, BytesBackend):
 
 class RawFSBackend(_FSBackend):
     """
-    Keeps binary files, whose content never passes through memory as a whole.
+    Keeps binary files, without ever holding the whole content of one in memory.
 
     ::
 
@@ -280,31 +284,32 @@ class RawFSBackend(_FSBackend):
             file.seek(0)
             return file
 
-    A value is any binary file that can be read and seeked. Its whole content is stored, whatever its position; the
-    position is where reading starts after a hit. A hit is a file opened for its caller alone, with a descriptor and a
-    name, to be closed by the caller. It stays readable if its entry is replaced or evicted meanwhile.
+    A value is any binary file that can be read and seeked. The whole content is stored, regardless of the file's
+    position; after a hit, reading starts at that position. Each hit opens the file anew for its caller, with a
+    descriptor and a name, and the caller closes it. It stays readable if the entry is replaced or evicted meanwhile.
 
-    Arguments as of :class:`GenericFSBackend`, and:
+    The arguments and guarantees are those of :class:`GenericFSBackend`, and:
 
-    :param file_movable: whether a file may be moved into the cache by renaming it, which costs the same for any size.
-     The caller's open file goes on working, but must not be written to any more. A file that cannot be renamed is
-     copied, and its name removed if the reason is that it lies on another filesystem. Only copied are files without
-     a name of their own, and a ``NamedTemporaryFile`` with ``delete=True``. Default False: files are copied, in the
-     kernel where it can.
+    :param file_movable: whether the cache may move a file in by renaming it, which takes the same time for any size.
+     The caller's open file keeps working, but must not be written to any more. A file that cannot be renamed is copied;
+     if that is because it lies on another filesystem, its name is removed afterwards. A file without a name of its own,
+     and a ``NamedTemporaryFile`` with ``delete=True``, is always copied. Default False: files are copied, by the kernel
+     where it can.
 
-    :raises TypeError: also by ``set``, for what is no binary file.
-    :raises ValueError: also by ``set``, for a file that is closed, cannot seek or cannot be read.
+    :raises TypeError: also by ``set``: the value is not a binary file.
+    :raises ValueError: also by ``set``: the file is closed, cannot seek or cannot be read.
 
-    Limits. The content is checked for its length on each hit, and on ext4 for holes that a power cut makes; not for its
-    bytes. A file on ext4 with parts that were allocated, but never written, may be taken for damaged, and made anew. A
-    file that was moved in and cannot be kept gets its name back, unless the process is killed in that moment.
+    Limits. Each hit checks the length of the content, and on ext4 that a power cut left no holes in it; it does not
+    check the bytes. On ext4, a file with parts that were allocated but never written may be treated as damaged, and
+    created again. A file that was moved in but cannot be kept gets its name back, unless the process is killed at that
+    moment.
     """
 
     _kind = FILE
 
     def get(self, key: KeyType) -> BackendFormatted:
         """
-        The file of a key in a ``CachedValue``, or ``NO_VALUE``. What was set without metadata comes without them.
+        The file of a key in a ``CachedValue``, or ``NO_VALUE``. A file set without metadata comes without any.
         """
         hit = self.store.get_file(_key_bytes(key))
         if hit is None:

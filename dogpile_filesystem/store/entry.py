@@ -8,22 +8,22 @@ little-endian:
 offset  type  content
 ======  ====  =========================================================================
 0       4s    magic ``\x89DFS``
-4       u32   CRC-32 (zlib) of everything behind it
+4       u32   CRC-32 (zlib) of everything after it
 8       u8    format version
-9       u8    kind: 1 a value, 2 a file whose content lies beside the entry
+9       u8    kind: 1 a value, 2 a file whose content is in another file
 10      u16   1 if it is signed, else 0
 12      u32   length of the key in bytes
 16      u64   length of the payload in bytes
 24      u64   time of creation, nanoseconds since the epoch
 ======  ====  =========================================================================
 
-Whatever does not add up is :class:`Damaged`: a file torn or emptied by a power cut, one of another version, one that
-is no entry. Nobody gets a payload that was not written under the key asked for.
+A file that fails any check is :class:`Damaged`: it was torn or emptied by a power cut, is of another version, or is no
+entry at all. No reader gets a payload that was not written under the key it asked for.
 
-The signature is a BLAKE2b MAC of 32 bytes over the header behind the checksum, the key and the payload. Who has signing
-keys takes nothing that was not signed with one of them. Who has none reads signed entries too: the checksum covers all.
-A signature does not say when, nor in which directory: an old entry of the same key, put back, is accepted, until it
-expires.
+The signature is a BLAKE2b MAC of 32 bytes over the header after the checksum, the key and the payload. A reader with
+signing keys accepts only entries signed with one of them. A reader without keys accepts signed entries too, since the
+checksum covers them. A signature covers neither the directory nor the order of writes: an old entry that is put back
+under its key is accepted until it expires.
 
 The payload of an entry of kind 2 is a :class:`Content`: a header (u64 length, u64 position, u16 length of the name, u8
 1 if the content has no holes, else 0), the name of the file with the content, and the caller's metadata.
