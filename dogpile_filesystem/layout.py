@@ -62,6 +62,7 @@ KINDS = {
 _BY_LETTER = {kind.letter: kind for kind in KINDS.values()}
 # Prefix of the key and letter, by number: two look-ups less on each hit than the table above.
 _NAMING = {number: (kind.letter.encode(), kind.letter) for number, kind in KINDS.items()}
+_SHARD_PATHS = tuple(f"{VALUES}/{shard:02x}" for shard in range(SHARDS))
 _DIGEST_SIZE = 16
 _DIGITS = 2 * _DIGEST_SIZE
 
@@ -95,7 +96,7 @@ def place(kind: int, key: bytes) -> Place:
 
 def shard_path(shard: int) -> str:
     """The directory of a shard, below ``base_dir``."""
-    return f"values/{shard:02x}"
+    return _SHARD_PATHS[shard]
 
 
 def kind_of(name: str) -> Kind | None:
