@@ -18,16 +18,13 @@ from typing import NamedTuple
 import pytest
 from cases import scratch
 from forked import Child
+from patience import PATIENCE
 
 from dogpile_filesystem.layout import BLOCK, TAG, VALUE
 from dogpile_filesystem.store import Store
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
-
 #: How often a new process may try to store before the cache counts as stuck.
 ATTEMPTS = 5
-#: Seconds after which a call hangs.
-PATIENCE = 10
 TEXT = b"the notes of somebody, who had no idea\n" * 10
 
 
