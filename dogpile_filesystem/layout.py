@@ -11,10 +11,10 @@ Names and numbers on disk: the kinds of entries, what each file is called, and w
         <name>.<unique>        the content of an entry that has one: nothing but the user's bytes
         .<unique>-<size>-<entries>.tmp
                                an entry being written; this many bytes and entries are reserved for it
-      values.<unique>/         a cleared tree, until its files are removed
+      values.<unique>/         a cleared tree, until its files are removed; see also lockfile/file.py
 
-The name of an entry says its kind, because a visit and an eviction decide by names and ``stat`` alone: they never open
-an entry.
+The name of an entry says its kind, so that a visit and an eviction need not open the entry of a value. A visit opens
+the entry of a file, to learn which content belongs to it.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class Place(NamedTuple):
 
 
 def entry_name(kind: int, key: bytes) -> str:
-    """The name of a key's entry: 32 hexadecimal digits, BLAKE2b of the key, and the letter of the kind."""
+    """The name of a key's entry: BLAKE2b of the kind's letter and the key, 32 hexadecimal digits; then that letter."""
     prefix, letter = _NAMING[kind]
     return blake2b(prefix + key, digest_size=_DIGEST_SIZE).hexdigest() + letter
 

@@ -1,7 +1,8 @@
 """
 The command line: the only package that prints.
 
-May import: maintenance, arguments, layout, lockfile; the demo's job also store.
+May import: maintenance, arguments, layout, lockfile, store. Only the demo's job uses a Store; of the rest, ``reading``
+names some types of that package.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ The end. A :class:`LockFile` lives as long as there are references to it: of a l
 held. A thread that uses its descriptor has one. When the last is gone, nothing is locked in it, and it is closed; so no
 thread ever uses a number that was closed.
 
-Limits. What lies in the place of the lock file of a cache, and is no regular file, is removed, or set aside.
+Limits. Anything but a regular file is removed, or set aside, if it lies in the place of the lock file of a cache.
 
 Deletion. A lock file that was deleted, and made again by another process or thread, is followed: its descriptor is
 turned to the new file, under its old number, and the ranges held are locked there too, unless another process was
@@ -203,7 +203,7 @@ def _set_aside(path: str) -> None:
     try:
         os.rmdir(path)
     except OSError:
-        # It is not empty. The next visits remove it like a cleared tree.
+        # It is not empty. The next visit to all shards removes it, like what is left of a cleared tree.
         os.rename(path, f"{base_dir}/{CLEARED_PREFIX}{os.urandom(8).hex()}")
 
 

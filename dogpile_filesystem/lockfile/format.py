@@ -1,5 +1,5 @@
 """
-The layout of the lock file; whose file it is; how it is made, and mended.
+The layout of the lock file; how it is made and mended, and when it is left alone because it is somebody else's.
 
 Little-endian:
 

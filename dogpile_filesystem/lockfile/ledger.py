@@ -149,7 +149,7 @@ class Ledger:
 
     def record(self, shard: int) -> Usage:
         """
-        What the record of a shard says; ``counted`` is 1 if it can be believed.
+        What the record of a shard says; ``counted`` is 1 if it can be believed, else 0.
 
         :raises OSError: the file cannot be read.
         """
@@ -222,7 +222,8 @@ class Ledger:
 
     def stamps(self) -> tuple[float, float]:
         """
-        Until when values are invalidated: hard, soft; seconds since the epoch, 1: never were. Takes no lock.
+        The two stamps of invalidation, hard and soft: values older than a stamp are invalidated. Both are seconds since
+        the epoch; 1 stands for no invalidation. Takes no lock.
 
         :raises OSError: the file cannot be read, or has none: it was emptied, or is just being made.
         """

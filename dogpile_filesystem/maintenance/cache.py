@@ -28,7 +28,7 @@ class Cache:
     The cache in ``base_dir``.
 
     :raises OSError: the directory is missing, or cannot be looked at.
-    :ivar directory: as the engine has it open.
+    :ivar directory: ``base_dir``, opened.
     :ivar shards: of the directory.
     :ivar access: the modes of new files and directories, taken from those of ``base_dir``. Any owner is accepted: the
      person who runs a command on a directory has decided that it may be used.

@@ -1,5 +1,5 @@
 """
-One bounded directory of entries, shared by threads and processes. It knows no dogpile, no fsspec and no tools.
+One bounded directory of entries, shared by threads and processes. It knows neither dogpile nor the tools.
 
 May import: lockfile, layout, failures, flusher.
 """

@@ -7,7 +7,7 @@ in its place, nothing is read from the new one until it has passed its check (se
 leads to the open directory is looked at before every use, but not twice within 50 ms.
 
 Limits. A symbolic link in the place of ``values`` or a shard is not followed. One that is put there while the directory
-is in use is noticed at once by removals of many entries, and by everything else after a second.
+is in use is noticed at once by visits, eviction and removals of many entries, and by everything else after a second.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Directory:
 
     :param access: modes of what is made, and which directories are refused.
     :param clock: seconds since the epoch.
-    :ivar checked: shards that are known not to be symbolic links.
+    :ivar checked: names of shards that a moment ago were no symbolic links.
     :ivar loses_content: whether its filesystem may keep the length of a file and lose what was in it. After a power
      cut, ext4 did so with one content in 50 that were written while the journal committed, and each was a hole; xfs,
      and ext4 without delayed allocation, did not. Elsewhere holes say nothing: ZFS makes them of zeros.

@@ -1,5 +1,6 @@
 """
 Files: reading whole entries, writing and removing, files and trees, and the flags with which all of that is done.
+Of the format of an entry, this module knows only where an entry ends.
 
 No symbolic link is followed in the last part of a path, and nothing that is opened is inherited by other programs.
 """

@@ -1,5 +1,5 @@
 """
-What lies in a shard, by names and ``stat`` alone.
+What lies in a shard, by names and ``stat``. An entry is opened only where names cannot tell which content it has.
 
 Limits. A listing is a picture of one moment. Only under the shard's lock does it stay true.
 """

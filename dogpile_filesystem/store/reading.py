@@ -1,8 +1,10 @@
 """
 Stored entries, read with all checks: which content an entry has, that content opened, and whether the entry is whole.
 
+The hit of a value is not here: :meth:`.Store.get` reads and checks the entry itself, to save calls.
+
 An entry is addressed by the descriptor of a directory that passed its check, and a name below it, never by an absolute
-path: a directory that comes to lie at the path flusher is not read.
+path: a directory that comes to lie at the path later is not read.
 
 Limits. The content of a file is checked for its length, and for holes where the filesystem makes them of lost data; not
 for its bytes.

@@ -2,8 +2,8 @@
 Uses of entries: noted in memory, written to the files' ``mtime`` a little later.
 
 A hit must not cost a write. So :meth:`Recency.note` only remembers the time, and :meth:`Recency.flush` writes what has
-gathered: before this process evicts, when :data:`LIMIT` uses are pending, some seconds after the first of them (see
-flusher.py), and at exit. An entry used a thousand times in between costs one ``utime``.
+gathered: before this process evicts, when uses of :data:`LIMIT` entries are pending, some seconds after the first of
+them (see flusher.py), and at exit. An entry used a thousand times in between costs one ``utime``.
 
 Limits. Where times cannot be set, as on a filesystem mounted read-only, uses do not count. Filesystems with whole
 seconds keep the order only to the second. A use of what another user owns gets the time at which it is written.
@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dogpile_filesystem.flusher import flusher
 from dogpile_filesystem.store.directory import Directory
 
-#: Number of pending uses at which a hit writes them all.
+#: Number of entries with a pending use at which a hit writes them all.
 LIMIT = 500
 
 
@@ -37,7 +37,7 @@ class Recency:
 
     def stamp(self) -> int:
         """
-        Now in nanoseconds, flusher than every stamp before: within a process the order of uses is exact.
+        Now in nanoseconds, later than every stamp before: within a process the order of uses is exact.
         """
         # Two threads may get one stamp. Then the order of their uses was never defined.
         stamp = int(self._clock() * 1e9)
@@ -90,7 +90,7 @@ class Recency:
 
 def _set_last_use(path: str, stamp: int, dir_fd: int) -> None:
     try:
-        # Never backwards: another process may have written the entry anew, or used it flusher.
+        # Never backwards: another process may have written the entry anew, or used it later.
         if os.stat(path, dir_fd=dir_fd, follow_symlinks=False).st_mtime_ns >= stamp:
             return
         try:

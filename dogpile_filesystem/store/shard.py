@@ -1,5 +1,8 @@
 """
-The shard: every change of its entries, and of its record in the ledger, is made here.
+The shard: the changes of its entries, and of its record in the ledger, are made here.
+
+Exceptions: ``Store.clear`` renames all shards away together. The functions of removal.py unlink a damaged entry, and an
+entry whose shard cannot be locked.
 
 Invariants, by the functions that keep them:
 

@@ -2,7 +2,8 @@
 The face of the package: a size-bounded store of values and files under one directory, shared by threads and processes.
 
 Concurrency. A reader takes no lock: it opens, reads and checks an entry, and gets it as it was written, or nothing. The
-rename alone decides which; locks only keep the ledger right.
+rename alone decides which; locks only keep the ledger right. There are two exceptions. With an ``expiration_time``, a
+read now and then makes a visit. A reader whose content was replaced :data:`_TRIES` times in a row locks the shard.
 
 Crash. The next visit to a shard mends what a killed process left there (see visit.py). After a power cut an entry may
 be empty or torn under its final name: it does not pass its checks, and is a miss.
@@ -63,7 +64,7 @@ class Store:
     :param expiration_time: seconds after which an entry is a miss; None: never.
     :param access: modes of what is made, and which directories are refused.
     :param kinds: the kinds of entries that the store is used for. Only these expire here, and the tools are told when.
-     None at all: the store is not an application's, and tells the tools nothing.
+     An empty sequence: the store is a tool's, and tells the other tools nothing.
     :param signing_keys: of :func:`.entry.signing_key`; the first signs, all are accepted; none: nothing is signed.
     :param clock: seconds since the epoch.
     """
@@ -264,7 +265,7 @@ class Store:
             self._sweep()
             return True
         self.remover.remove(place)
-        flusher.start()  # To have told what went wrong.
+        flusher.start()  # The statistics of what went wrong are written soon.
         return False
 
     # Removing

@@ -2,10 +2,10 @@
 The visit to a shard: everything in it is looked at, expired entries and left-over files are removed, and its record is
 corrected.
 
-What a killed process left is known at once: each process that writes locks a byte of the lock file as long as it lives
-(see lockfile/presence.py), and the names of temporary files begin with the name of their process. A content belongs to
-its entry, or to a temporary file with the same unique part in its name. Trees that were cleared (``values.*``) are
-removed a shard at a time, so that their bytes are charged as long as they lie on the disk.
+A visit knows at once which files a killed process left: each process that writes locks a byte of the lock file as long
+as it lives (see lockfile/presence.py), and the names of temporary files begin with the name of their process. A content
+belongs to its entry, or to a temporary file with the same unique part in its name. Trees that were cleared
+(``values.*``) are removed a shard at a time, so that their bytes are charged as long as they lie on the disk.
 
 Expiry goes by kind: a store's visits remove expired entries of the kinds that the store is used for, and no others,
 because another store on the directory may keep its own kind for ever.
@@ -76,7 +76,7 @@ class Visitor:
         return found
 
     def visit_patiently(self, ledger: Ledger, number: int) -> list[Seen]:
-        """As :meth:`visit`, but a shard that a stopped process holds is passed over."""
+        """As :meth:`visit`, but report and pass over a shard that a stopped process holds."""
         try:
             return self.visit(ledger, number)
         except TimeoutError as error:
@@ -133,7 +133,7 @@ class Visitor:
         for name in listing.entries:
             seen = listing.see(name, *survey.contents.get(name, ("", 0)))
             kind = kind_of(name)
-            # An entry's last use is its creation or flusher, so an entry not used for so long is expired.
+            # An entry's last use is its creation or later, so an entry not used for so long is expired.
             is_expired = kind is not None and seen.used_ns < expired_ns.get(kind.number, 0)
             if not is_expired or shard.remove_unused(seen) is None:
                 found.append(seen)

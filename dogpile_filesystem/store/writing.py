@@ -1,6 +1,6 @@
 """
-How a value gets in, from the outside: room is made, it is reserved, written and published, and tried again where that
-may help. See reservation.py for the states of one try.
+How a value or a file is stored: its bytes are reserved, room is made for them, the entry is written and published. A
+try that fails is repeated where that may help. See reservation.py for the states of one try.
 
 A value is tried again when the directory was deleted meanwhile; when there is no room beside what others are writing;
 and once when the disk or the quota is full, after entries were evicted for it.
@@ -140,7 +140,7 @@ class Writer:
                 raise
 
     def _write_locked(self, incoming: Incoming, ledger: Ledger, reservation: Reservation) -> bool:
-        """Reserve, and write and publish at once what is not worth a second lock; whether that was done."""
+        """Reserve. Write and publish a small value at once, if there is room; whether it was published."""
         place, size = incoming.place, incoming.size
         with self._shards.locked(ledger, place.shard) as shard:
             # To replace an entry must not evict another one for the sake of `max_entries`.
