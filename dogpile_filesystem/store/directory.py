@@ -13,6 +13,7 @@ is in use is noticed at once by removals of many entries, and by everything else
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import os
 import stat
@@ -99,6 +100,17 @@ class Directory:
     def fd(self) -> int:
         """The directory, opened; -1: it is not there, or refused."""
         return self._usable.fd
+
+    def require(self) -> int:
+        """
+        The directory, opened.
+
+        :raises FileNotFoundError: it is not there, or refused: another thread has noticed.
+        """
+        fd = self.fd
+        if fd < 0:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.base_dir)
+        return fd
 
     def ledger(self, *, fresh: bool = False) -> Ledger:
         """

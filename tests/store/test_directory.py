@@ -439,3 +439,23 @@ def test_replaced_directory_is_not_written_to(replaced, base_dir, clock, act):
     else:
         replaced.prune()
     assert snapshot(base_dir) == before
+
+
+def test_clear_of_a_replaced_directory(make_store, base_dir):
+    """A clear removes the entries of the directory that is at the path, even if it was put there a moment ago."""
+    store = make_store()
+    assert store.put(b"a", b"value")
+    shutil.copytree(base_dir, f"{base_dir}.copy")
+    assert store.get(b"a") == b"value"
+    store.directory.fresh.until = float("inf")  # The 50 ms in which nobody looks do not pass.
+    os.rename(base_dir, f"{base_dir}.moved")
+    os.rename(f"{base_dir}.copy", base_dir)
+    store.clear()
+    assert store.get(b"a") is None
+
+
+def test_clear_of_a_missing_directory(make_store):
+    """To clear a cache that is not there is no failure."""
+    store = make_store()
+    store.clear()
+    assert store.failures.counts == {}
