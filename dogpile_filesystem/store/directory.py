@@ -101,12 +101,15 @@ class Directory:
         """The directory, opened; -1: it is not there, or refused."""
         return self._usable.fd
 
-    def require(self) -> int:
+    def require(self, *, make: bool = False) -> int:
         """
-        The directory, opened.
+        The directory, opened. Another thread may have let go of it since this one looked, because it was deleted.
 
-        :raises FileNotFoundError: it is not there, or refused: another thread has noticed.
+        :param make: whether to make it if it is missing.
+        :raises OSError: as :meth:`look`.
         """
+        if self.fd < 0:
+            self.look(make=make)
         fd = self.fd
         if fd < 0:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.base_dir)
@@ -215,7 +218,7 @@ class Directory:
         if shard in self.checked:
             return
         for name in (VALUES, f"{VALUES}/{shard}"):
-            if stat.S_ISLNK(os.stat(name, dir_fd=self.fd, follow_symlinks=False).st_mode):
+            if stat.S_ISLNK(os.stat(name, dir_fd=self.require(), follow_symlinks=False).st_mode):
                 msg = f"a symbolic link inside a cache is not followed: remove {self.base_dir}/{name}"
                 raise Refused(msg)
         self.checked.add(shard)

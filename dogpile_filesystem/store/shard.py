@@ -279,8 +279,9 @@ class Shards:
 
         :param ledger: of the directory.
         :param listing: the listing whose open directory is to be used; None: that of the cache directory.
+        :raises OSError: the cache directory is missing, and cannot be made.
         """
-        return Shard(ledger, number, self.directory.fd, self._clock, listing)
+        return Shard(ledger, number, self.directory.require(make=True), self._clock, listing)
 
     def list(self, number: int) -> Listing:
         """

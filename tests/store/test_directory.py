@@ -459,3 +459,44 @@ def test_clear_of_a_missing_directory(make_store):
     store = make_store()
     store.clear()
     assert store.failures.counts == {}
+
+
+def let_go(store, base_dir):
+    """What a reader in another thread does when the directory is gone for a moment."""
+    os.rename(base_dir, f"{base_dir}.moved")
+    store.directory.reopen_if_replaced()
+    os.rename(f"{base_dir}.moved", base_dir)
+
+
+@pytest.mark.parametrize("act", ["put", "remove"])
+def test_another_thread_finds_the_directory_gone(make_store, base_dir, monkeypatch, act):
+    """A value is stored or removed although another thread finds the directory missing in that moment."""
+    store = make_store()
+    assert store.put(b"a", b"old")
+    refuse_link = store.directory.refuse_link
+
+    def let_go_first(shard):
+        monkeypatch.undo()
+        let_go(store, base_dir)
+        store.directory.checked.clear()
+        refuse_link(shard)
+
+    monkeypatch.setattr(store.directory, "refuse_link", let_go_first)
+    if act == "put":
+        assert store.put(b"a", b"new")
+        assert store.get(b"a") == b"new"
+    else:
+        assert store.remove(b"a")
+        assert store.get(b"a") is None
+    assert store.failures.counts == {}
+
+
+def test_visit_while_another_thread_finds_the_directory_gone(make_store, base_dir):
+    """A shard is counted, not believed to be empty, although another thread has found the directory missing."""
+    store = make_store()
+    assert store.put(b"a", b"value")
+    os.unlink(f"{base_dir}/lock")
+    ledger = store.directory.ledger(fresh=True)
+    let_go(store, base_dir)
+    store.visitor.visit_all(ledger)
+    assert store.usage() == (BLOCK, 1, 256)
