@@ -4,6 +4,7 @@ The ranges of the lock file, and the one descriptor of it that a process has.
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 
@@ -178,3 +179,19 @@ def test_child_does_not_show_its_parent(path):
     os.close(fd)
     child.pipe.send("end")
     assert child.wait() == 0
+
+
+def test_file_turned_while_a_range_is_locked(path, monkeypatch):
+    """A range is locked although the descriptor is turned to another file meanwhile: Linux says EBADF then."""
+    lock = open_lock_file(path).borrow(0, 1)
+    lockf = locking.lockf
+
+    def turned_first(*arguments):
+        monkeypatch.setattr(locking, "lockf", lockf)
+        raise OSError(errno.EBADF, "Bad file descriptor")
+
+    for acquire in (lock.__enter__, lock.acquire):
+        monkeypatch.setattr(locking, "lockf", turned_first)
+        acquire()
+        assert lock.owned
+        lock.release()
