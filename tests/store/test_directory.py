@@ -21,6 +21,7 @@ from dogpile_filesystem.predecessor import report_predecessor
 from dogpile_filesystem.store import access as access_module
 from dogpile_filesystem.store.access import Access, Refused
 from dogpile_filesystem.store.ingest import ExternalFile
+from dogpile_filesystem.store.reservation import Reservation
 from dogpile_filesystem.store.visit import Visitor
 
 
@@ -244,6 +245,23 @@ def test_cleared_during_a_visit(make_store, base_dir, monkeypatch):
     store.visitor.visit(ledger, int(layout.entry_name(VALUE, b"a")[:2], 16))
     assert visited == [layout.entry_name(VALUE, b"a")[:2]]
     assert store.usage().size == BLOCK
+
+
+def test_cleared_while_a_value_is_written(make_store, base_dir, monkeypatch):
+    """A writer whose temporary file was cleared does not take the cleared entries off the ledger while they lie there."""
+    store = make_store()
+    assert store.put(b"a", b"value")
+    write = Reservation.write
+
+    def clear_first(self, *arguments):
+        monkeypatch.undo()
+        os.rename(values(base_dir), f"{base_dir}/values.killed")  # The state that a killed clear leaves.
+        write(self, *arguments)
+
+    monkeypatch.setattr(Reservation, "write", clear_first)
+    assert store.put(b"a", bytes(20 * BLOCK))
+    on_disk = sum(len(names) for _, _, names in os.walk(base_dir)) - 2  # Without the lock file and the tag.
+    assert (store.usage().entries, on_disk) == (1, 1)
 
 
 def test_lock_file_deleted_while_a_file_is_copied(make_store, base_dir, monkeypatch):
