@@ -5,6 +5,7 @@ What an interrupt leaves: KeyboardInterrupt, or an exception that a handler of a
 from __future__ import annotations
 
 import io
+import os
 
 import pytest
 
@@ -48,3 +49,22 @@ def test_interrupted_when_reserved(make_store, files, monkeypatch):
     assert presence.unfinished == set()
     assert len(files()) == 1
     assert store.usage() == (BLOCK, 1, 256)
+
+
+def test_interrupted_when_moved(make_store, tmp_path, monkeypatch):
+    """A file that was moved in has its name again when its writer is interrupted."""
+    store = make_store()
+    path = tmp_path / "file"
+    path.write_bytes(b"content")
+    rename = os.rename
+
+    def interrupted(*arguments, **options):
+        monkeypatch.undo()
+        rename(*arguments, **options)
+        raise KeyboardInterrupt
+
+    with path.open("rb") as file:
+        monkeypatch.setattr(os, "rename", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            store.put_file(b"a", file, movable=True)
+    assert path.read_bytes() == b"content"
