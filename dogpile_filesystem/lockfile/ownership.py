@@ -8,7 +8,15 @@ from __future__ import annotations
 
 import os
 
-from dogpile_filesystem.layout import TAG, TAG_NAME, VALUES, is_entry_name, is_shard_name, parse_content, parse_temporary
+from dogpile_filesystem.layout import (
+    TAG,
+    TAG_NAME,
+    VALUES,
+    is_entry_name,
+    is_shard_name,
+    parse_content,
+    parse_temporary,
+)
 
 # Not to be kept waiting by a FIFO, nor led elsewhere by a symbolic link.
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK

@@ -248,7 +248,7 @@ def test_cleared_during_a_visit(make_store, base_dir, monkeypatch):
 
 
 def test_cleared_while_a_value_is_written(make_store, base_dir, monkeypatch):
-    """A writer whose temporary file was cleared does not take the cleared entries off the ledger while they lie there."""
+    """A writer whose temporary file was cleared takes no cleared entry off the ledger while it lies on the disk."""
     store = make_store()
     assert store.put(b"a", b"value")
     write = Reservation.write
