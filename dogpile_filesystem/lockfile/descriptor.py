@@ -69,6 +69,7 @@ class Descriptor:
             os.close(fd)
         else:
             _owners[fd] = self._token
+            self._numbers[fd] = identity  # First: another thread may set its own number at any moment.
             self.fd = fd
         self._numbers[self.fd] = identity
         self.identity = identity

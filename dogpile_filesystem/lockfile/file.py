@@ -143,6 +143,7 @@ class LockFile:
     def reset_after_fork(self) -> None:
         """Make the child's locks new. Threads of the parent may have held the old ones."""
         self._guard = threading.Lock()
+        self._shown_as = None  # The parent's name: in another file, the child would keep its byte locked.
         for lock in self._ranges.values():
             lock.reset_after_fork()
 
@@ -326,7 +327,7 @@ def _reset_after_fork() -> None:
     global _registry_guard  # noqa: PLW0603 - a thread of the parent may hold the old one for ever
     _registry_guard = threading.Lock()
     _held.clear()
-    for file in [*_open_files.values(), *_detached_files.values()]:
+    for file in [*_open_files.values(), *_read_only_files.values(), *_detached_files.values()]:
         file.reset_after_fork()
 
 

@@ -8,7 +8,15 @@ from __future__ import annotations
 
 import os
 
-from dogpile_filesystem.layout import TAG, TAG_NAME, VALUES, is_entry_name, is_shard_name, parse_content
+from dogpile_filesystem.layout import (
+    TAG,
+    TAG_NAME,
+    VALUES,
+    is_entry_name,
+    is_shard_name,
+    parse_content,
+    parse_temporary,
+)
 
 # Not to be kept waiting by a FIFO, nor led elsewhere by a symbolic link.
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
@@ -36,4 +44,6 @@ def has_entries(base_dir: str) -> bool:
         names = [name for shard in shards for name in os.listdir(os.path.join(values_dir, shard))]
     except OSError:
         return False
-    return bool(names) and all(name.startswith(".") or is_entry_name(parse_content(name)[0]) for name in names)
+    # Hidden files are left aside, since other programs leave theirs in any directory. They say nothing, either.
+    owners = [parse_content(name)[0] for name in names if parse_temporary(name) or not name.startswith(".")]
+    return bool(owners) and all(not owner or is_entry_name(owner) for owner in owners)

@@ -210,7 +210,15 @@ class RangeLock:
         return self._threads.acquire(timeout=-1 if timeout is None else timeout)
 
     def _try(self) -> bool:
-        return self._descriptor.fd < 0 or try_to_lock(self._descriptor.fd, self.length, self.offset)
+        if self._descriptor.fd < 0:
+            return True
+        try:
+            return try_to_lock(self._descriptor.fd, self.length, self.offset)
+        except OSError as error:
+            # Linux says EBADF when the descriptor was turned to another file meanwhile.
+            if error.errno != errno.EBADF:
+                raise
+        return try_to_lock(self._descriptor.fd, self.length, self.offset)
 
     def lock_again(self) -> None:
         """Lock in a new lock file what this process held in the deleted one, if nobody else was faster."""

@@ -13,6 +13,7 @@ is in use is noticed at once by visits, eviction and removals of many entries, a
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import os
 import stat
@@ -99,6 +100,20 @@ class Directory:
     def fd(self) -> int:
         """The directory, opened; -1: it is not there, or refused."""
         return self._usable.fd
+
+    def require(self, *, make: bool = False) -> int:
+        """
+        The directory, opened. Another thread may have let go of it since this one looked, because it was deleted.
+
+        :param make: whether to make it if it is missing.
+        :raises OSError: as :meth:`look`.
+        """
+        if self.fd < 0:
+            self.look(make=make)
+        fd = self.fd
+        if fd < 0:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.base_dir)
+        return fd
 
     def ledger(self, *, fresh: bool = False) -> Ledger:
         """
@@ -203,7 +218,7 @@ class Directory:
         if shard in self.checked:
             return
         for name in (VALUES, f"{VALUES}/{shard}"):
-            if stat.S_ISLNK(os.stat(name, dir_fd=self.fd, follow_symlinks=False).st_mode):
+            if stat.S_ISLNK(os.stat(name, dir_fd=self.require(), follow_symlinks=False).st_mode):
                 msg = f"a symbolic link inside a cache is not followed: remove {self.base_dir}/{name}"
                 raise Refused(msg)
         self.checked.add(shard)

@@ -79,12 +79,13 @@ class ExternalFile:
                     raise FileNotFoundError(errno.ENOENT, "another file has its name by now", self.path)
                 self._found = os.fstat(self._fd)
                 directory.access.take_over(self._fd, target, directory.fd)
+                self._moved_to = target, directory.fd  # First: an interrupt must not lose the file.
                 os.rename(self.path, target, dst_dir_fd=directory.fd)
             except OSError:  # It lies on another filesystem, belongs to somebody else, or may not be renamed.
+                self._moved_to = None
                 self._copied = True
                 self._restore()
             else:
-                self._moved_to = target, directory.fd
                 self._finish(self._fd)
                 return
         fd = directory.create(target)

@@ -56,7 +56,8 @@ class Remover:
         try:
             # At once, not after 50 ms: a removal that misses a new directory would leave a stale value there.
             directory.look()
-            os.stat(place.path, dir_fd=directory.fd, follow_symlinks=False)  # Mostly there is nothing to lock for.
+            # Mostly there is nothing to lock for.
+            os.stat(place.path, dir_fd=directory.require(), follow_symlinks=False)
             self._recency.forget(place.path)
             ledger = directory.ledger()
             directory.refuse_link(place.name[:2])

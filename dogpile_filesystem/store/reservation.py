@@ -94,14 +94,15 @@ class Reservation:
         self._name = temporary_name(self._unique, self._size, self._entries)
         presence.show(self._ledger.file)
         shard.reserve(self._size, self._entries)
+        # First: whatever interrupts this from now on, the reservation is discarded.
+        self.is_pending = True
         presence.unfinished.add(self._unique)
         try:
             self._fd = self._directory.create(self._path)
-        except BaseException:
-            presence.unfinished.discard(self._unique)
+        except OSError:
+            self._let_go()
             shard.give_back(self._size, self._entries)
             raise
-        self.is_pending = True
 
     def write(self, parts: list[bytes], stamp: int) -> None:
         """
@@ -146,16 +147,18 @@ class Reservation:
                 self._discard_locked(shard)
         except OSError:
             # The ledger stays too high, until a visit finds nothing there, or what could not be removed either.
-            unlink_quietly(self.content_path, self._directory.fd)
-            unlink_quietly(self._path, self._directory.fd)
+            if unlink_quietly(self._path, self._directory.fd):
+                unlink_quietly(self.content_path, self._directory.fd)
 
     def _discard_locked(self, shard: Shard) -> None:
         try:
+            # First, since it may be published: then its content belongs to the entry.
+            shard.unlink(self._name)
             with contextlib.suppress(FileNotFoundError):  # Mostly there is none.
                 shard.unlink(content_name(self._place.name, self._unique))
-            shard.unlink(self._name)
         except OSError:
-            # It could not be removed; or someone deleted it, and a visit may have counted the shard since.
+            # It could not be removed; it was published before an interrupt; or someone deleted it, and a visit may have
+            # counted the shard since.
             shard.recount()
         else:
             shard.give_back(self._size, self._entries)

@@ -25,10 +25,10 @@ import os
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from dogpile_filesystem.layout import charge, shard_path
+from dogpile_filesystem.layout import CLEARED_PREFIX, charge, shard_path
 from dogpile_filesystem.lockfile import Ledger
 from dogpile_filesystem.store.directory import Directory
-from dogpile_filesystem.store.files import close_quietly, open_below, unlink_quietly
+from dogpile_filesystem.store.files import DIRECTORY_FLAGS, close_quietly, open_below, remove_tree, unlink_quietly
 from dogpile_filesystem.store.listing import Listing, Seen
 from dogpile_filesystem.store.reading import content_of
 from dogpile_filesystem.store.survey import Survey, survey
@@ -239,11 +239,13 @@ class Shard:
 
     def recount(self) -> None:
         """
-        Remove left-over files, and write the record anew, from what lies in the shard.
+        Remove what is left over, or was cleared, and write the record anew, from what lies in the shard.
 
         :raises OSError: the shard cannot be listed, or the record cannot be written.
         """
         listing = self.list()
+        # After the shard was listed, as in a visit: the record that is written then does not charge what was cleared.
+        remove_cleared(f"{self.number:02x}", self._base_fd)
         size = sum(charge(found.st_size) for found in listing.entries.values())
         found = self.survey(listing)
         contents = sum(content_size for _, content_size in found.contents.values())
@@ -265,6 +267,27 @@ class Shard:
         self._ledger.set(self.number, size + survey.reserved_size, entries + survey.reserved_entries)
 
 
+def remove_cleared(shard: str, base_fd: int) -> None:
+    """Remove a shard of all trees that were cleared; with an empty string, all of them."""
+    with contextlib.suppress(OSError):
+        for tree in os.listdir(base_fd):
+            if tree.startswith(CLEARED_PREFIX):
+                _remove_shard(tree, shard, base_fd)
+
+
+def _remove_shard(tree: str, shard: str, base_fd: int) -> None:
+    if not shard:
+        remove_tree(tree, base_fd)
+        return
+    with contextlib.suppress(OSError):
+        fd = os.open(tree, DIRECTORY_FLAGS | os.O_NOFOLLOW, dir_fd=base_fd)
+        try:
+            remove_tree(shard, fd)
+        finally:
+            os.close(fd)
+        os.rmdir(tree, dir_fd=base_fd)  # Succeeds with the last shard.
+
+
 class Shards:
     """
     The shards of a directory.
@@ -282,8 +305,9 @@ class Shards:
 
         :param ledger: of the directory.
         :param listing: the listing whose open directory is to be used; None: that of the cache directory.
+        :raises OSError: the cache directory is missing, and cannot be made.
         """
-        return Shard(ledger, number, self.directory.fd, self._clock, listing)
+        return Shard(ledger, number, self.directory.require(make=True), self._clock, listing)
 
     def list(self, number: int) -> Listing:
         """

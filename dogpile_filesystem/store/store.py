@@ -294,8 +294,9 @@ class Store:
 
     def _move_away(self) -> None:
         with contextlib.suppress(FileNotFoundError):
-            self.directory.reopen_if_stale()
-            fd = self.directory.fd
+            # At once, not after 50 ms: the values of a new directory would stay.
+            self.directory.look()
+            fd = self.directory.require()
             os.rename(VALUES, f"{CLEARED_PREFIX}{presence.unique()}", src_dir_fd=fd, dst_dir_fd=fd)
 
     def prune(self) -> None:

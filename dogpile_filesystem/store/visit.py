@@ -18,16 +18,14 @@ used until it expired is removed later.
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Callable, Mapping
 
 from dogpile_filesystem.failures import Failures
-from dogpile_filesystem.layout import CLEARED_PREFIX, SHARDS, kind_of
+from dogpile_filesystem.layout import SHARDS, kind_of
 from dogpile_filesystem.lockfile import Ledger
-from dogpile_filesystem.store.files import DIRECTORY_FLAGS, remove_tree
 from dogpile_filesystem.store.listing import Listing, Seen
-from dogpile_filesystem.store.shard import Shard, Shards
+from dogpile_filesystem.store.shard import Shard, Shards, remove_cleared
 from dogpile_filesystem.store.survey import Survey
 
 #: Number of entries after which a writer that counts a lost ledger again stops, and leaves the rest to the next writer.
@@ -141,21 +139,4 @@ class Visitor:
 
     def _remove_cleared(self, shard: str) -> None:
         """Remove a shard of all trees that were cleared; with an empty string, all of them."""
-        base_fd = self._shards.directory.fd
-        with contextlib.suppress(OSError):
-            for tree in os.listdir(base_fd):
-                if tree.startswith(CLEARED_PREFIX):
-                    _remove_shard(tree, shard, base_fd)
-
-
-def _remove_shard(tree: str, shard: str, base_fd: int) -> None:
-    if not shard:
-        remove_tree(tree, base_fd)
-        return
-    with contextlib.suppress(OSError):
-        fd = os.open(tree, DIRECTORY_FLAGS | os.O_NOFOLLOW, dir_fd=base_fd)
-        try:
-            remove_tree(shard, fd)
-        finally:
-            os.close(fd)
-        os.rmdir(tree, dir_fd=base_fd)  # Succeeds with the last shard.
+        remove_cleared(shard, self._shards.directory.fd)

@@ -32,6 +32,9 @@ _SMALL = 1 << 16
 #: Seconds that a writer pauses at most before it tries again, since there was no room beside what others are writing;
 #: None: the last try.
 _PAUSES = (0.005, 0.02, 0.1, None)
+#: Error numbers of the first entry of its shard, and of a directory that was deleted, perhaps with the ledger. EBADF:
+#: another thread has noticed that, and let go of the directory; or the program became a daemon.
+_MISSING = (errno.ENOENT, errno.EBADF)
 #: Error numbers of a full disk, and of a full quota.
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -107,17 +110,15 @@ class Writer:
                     self._directory.make(incoming.place.shard)
                     is_missing = False
                 return self._try(incoming)
-            except FileNotFoundError:
-                # The first entry of its shard; or the directory was deleted, perhaps with the ledger.
-                if pause is None:
-                    raise
-                is_missing = True
             except NoRoom as trouble:
                 # Others are writing, and together they take too much: let some of them finish.
                 if pause is None or isinstance(trouble, NotCounted):
                     raise
                 time.sleep(random.uniform(0, pause))  # noqa: S311 - spreads writers, keeps no secret
             except OSError as error:
+                is_missing = error.errno in _MISSING
+                if is_missing and pause is not None:
+                    continue
                 if pause is None or was_full or error.errno not in FULL:
                     raise
                 was_full = True

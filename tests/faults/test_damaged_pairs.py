@@ -151,7 +151,7 @@ def test_running_process(tmp_path):
             assert store.get(b"k") == damage.what.encode()
 
 
-@pytest.mark.parametrize("beside", ["nothing", "a foreign tag", "foreign values"])
+@pytest.mark.parametrize("beside", ["nothing", "a foreign tag", "foreign values", "hidden files"])
 def test_directory_of_somebody_else(tmp_path, beside):
     """In a directory that is no cache, a lock file of another program stays as it is, and so does all the rest."""
     (tmp_path / "lock").write_bytes(TEXT)
@@ -160,6 +160,9 @@ def test_directory_of_somebody_else(tmp_path, beside):
     elif beside == "foreign values":
         (tmp_path / "values").mkdir()
         (tmp_path / "values" / "notes").write_bytes(TEXT)
+    elif beside == "hidden files":
+        (tmp_path / "values" / "00").mkdir(parents=True)
+        (tmp_path / "values" / "00" / ".gitkeep").touch()
     store = Store(str(tmp_path))
     assert not store.put(b"k", b"value")
     assert store.failures.counts["EPROTO"] > 0

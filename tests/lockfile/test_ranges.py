@@ -4,16 +4,19 @@ The ranges of the lock file, and the one descriptor of it that a process has.
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 
 import pytest
-from forked import Child
+from forked import Child, Forked
 from holding import COUNTS, MUTEXES, OFFSET
 
 from dogpile_filesystem.lockfile import ranges as locking
 from dogpile_filesystem.lockfile.file import LockFile, detached_lock_file, open_lock_file
+from dogpile_filesystem.lockfile.format import process_offset
 from dogpile_filesystem.lockfile.mutex import KeyMutex
+from dogpile_filesystem.lockfile.presence import presence
 from dogpile_filesystem.lockfile.ranges import RangeLock
 
 
@@ -155,3 +158,40 @@ def test_detached_file_excludes_threads(tmp_path):
     assert second.locked()
     first.release()
     assert not second.locked()
+
+
+def replace_lock_file(pipe, path):
+    """What a forked child does that finds the lock file deleted, and writes nothing."""
+    os.unlink(path)
+    open_lock_file(path)
+    pipe.send("replaced")
+    pipe.recv()
+
+
+def test_child_does_not_show_its_parent(path):
+    """A child never locks the byte of its parent: when the child ended, the parent would be treated as dead."""
+    file = open_lock_file(path)
+    presence.show(file)
+    child = Forked(replace_lock_file, path)
+    assert child.pipe.recv() == "replaced"
+    fd = os.open(path, os.O_RDWR)  # Nothing is locked in it by this process yet.
+    assert locking.try_to_lock(fd, 1, process_offset(presence.name))
+    os.close(fd)
+    child.pipe.send("end")
+    assert child.wait() == 0
+
+
+def test_file_turned_while_a_range_is_locked(path, monkeypatch):
+    """A range is locked although the descriptor is turned to another file meanwhile: Linux says EBADF then."""
+    lock = open_lock_file(path).borrow(0, 1)
+    lockf = locking.lockf
+
+    def turned_first(*arguments):
+        monkeypatch.setattr(locking, "lockf", lockf)
+        raise OSError(errno.EBADF, "Bad file descriptor")
+
+    for acquire in (lock.__enter__, lock.acquire):
+        monkeypatch.setattr(locking, "lockf", turned_first)
+        acquire()
+        assert lock.owned
+        lock.release()

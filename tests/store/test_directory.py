@@ -21,6 +21,7 @@ from dogpile_filesystem.predecessor import report_predecessor
 from dogpile_filesystem.store import access as access_module
 from dogpile_filesystem.store.access import Access, Refused
 from dogpile_filesystem.store.ingest import ExternalFile
+from dogpile_filesystem.store.reservation import Reservation
 from dogpile_filesystem.store.visit import Visitor
 
 
@@ -246,6 +247,23 @@ def test_cleared_during_a_visit(make_store, base_dir, monkeypatch):
     assert store.usage().size == BLOCK
 
 
+def test_cleared_while_a_value_is_written(make_store, base_dir, monkeypatch):
+    """A writer whose temporary file was cleared takes no cleared entry off the ledger while it lies on the disk."""
+    store = make_store()
+    assert store.put(b"a", b"value")
+    write = Reservation.write
+
+    def clear_first(self, *arguments):
+        monkeypatch.undo()
+        os.rename(values(base_dir), f"{base_dir}/values.killed")  # The state that a killed clear leaves.
+        write(self, *arguments)
+
+    monkeypatch.setattr(Reservation, "write", clear_first)
+    assert store.put(b"a", bytes(20 * BLOCK))
+    on_disk = sum(len(names) for _, _, names in os.walk(base_dir)) - 2  # Without the lock file and the tag.
+    assert (store.usage().entries, on_disk) == (1, 1)
+
+
 def test_lock_file_deleted_while_a_file_is_copied(make_store, base_dir, monkeypatch):
     """A large value whose reservation was lost with the lock file is reserved again in the new one."""
     store = make_store(cache_size=100 * BLOCK)
@@ -439,3 +457,64 @@ def test_replaced_directory_is_not_written_to(replaced, base_dir, clock, act):
     else:
         replaced.prune()
     assert snapshot(base_dir) == before
+
+
+def test_clear_of_a_replaced_directory(make_store, base_dir):
+    """A clear removes the entries of the directory that is at the path, even if it was put there a moment ago."""
+    store = make_store()
+    assert store.put(b"a", b"value")
+    shutil.copytree(base_dir, f"{base_dir}.copy")
+    assert store.get(b"a") == b"value"
+    store.directory.fresh.until = float("inf")  # The 50 ms in which nobody looks do not pass.
+    os.rename(base_dir, f"{base_dir}.moved")
+    os.rename(f"{base_dir}.copy", base_dir)
+    store.clear()
+    assert store.get(b"a") is None
+
+
+def test_clear_of_a_missing_directory(make_store):
+    """To clear a cache that is not there is no failure."""
+    store = make_store()
+    store.clear()
+    assert store.failures.counts == {}
+
+
+def let_go(store, base_dir):
+    """What a reader in another thread does when the directory is gone for a moment."""
+    os.rename(base_dir, f"{base_dir}.moved")
+    store.directory.reopen_if_replaced()
+    os.rename(f"{base_dir}.moved", base_dir)
+
+
+@pytest.mark.parametrize("act", ["put", "remove"])
+def test_another_thread_finds_the_directory_gone(make_store, base_dir, monkeypatch, act):
+    """A value is stored or removed although another thread finds the directory missing in that moment."""
+    store = make_store()
+    assert store.put(b"a", b"old")
+    refuse_link = store.directory.refuse_link
+
+    def let_go_first(shard):
+        monkeypatch.undo()
+        let_go(store, base_dir)
+        store.directory.checked.clear()
+        refuse_link(shard)
+
+    monkeypatch.setattr(store.directory, "refuse_link", let_go_first)
+    if act == "put":
+        assert store.put(b"a", b"new")
+        assert store.get(b"a") == b"new"
+    else:
+        assert store.remove(b"a")
+        assert store.get(b"a") is None
+    assert store.failures.counts == {}
+
+
+def test_visit_while_another_thread_finds_the_directory_gone(make_store, base_dir):
+    """A shard is counted, not believed to be empty, although another thread has found the directory missing."""
+    store = make_store()
+    assert store.put(b"a", b"value")
+    os.unlink(f"{base_dir}/lock")
+    ledger = store.directory.ledger(fresh=True)
+    let_go(store, base_dir)
+    store.visitor.visit_all(ledger)
+    assert store.usage() == (BLOCK, 1, 256)
