@@ -5,6 +5,7 @@ A descriptor that keeps its number when it is turned to another file; and how ma
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import os
 
@@ -74,11 +75,20 @@ class Descriptor:
         self._numbers[self.fd] = identity
         self.identity = identity
 
+    def _may_be_mine(self, fd: int, identity: Identity) -> bool:
+        """As :meth:`_is_mine`; yes, where the filesystem does not tell: else each trouble would cost a descriptor."""
+        if _owners.get(fd) is not self._token:
+            return False
+        try:
+            return identity_of(os.fstat(fd)) == identity
+        except OSError as error:
+            return error.errno != errno.EBADF
+
     def close(self) -> None:
         """Close what is still its own. No thread may be using the number; one that comes later finds -1."""
         numbers, self.fd = dict(self._numbers), -1
         for fd, identity in numbers.items():
-            if self._is_mine(fd, identity):
+            if self._may_be_mine(fd, identity):
                 # First forgotten: once it is closed, another thread may get the number.
                 del _owners[fd]
                 with contextlib.suppress(OSError):

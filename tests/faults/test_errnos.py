@@ -46,7 +46,7 @@ def test_errno_at_each_call(scratch, record_property, name):
     record_property("faults", found["struck"])
     print(f"{name}: {found['cases']} cases, {found['struck']} faults")
     assert not found["wrong"], cases.summary(found["wrong"])
-    assert found["struck"] >= found["cases"] >= 8
+    assert found["struck"] >= found["cases"] >= 5
 
 
 def _unlocks(call):
