@@ -137,8 +137,8 @@ class RangeLock:
         if not (self._threads.acquire(blocking=False) or self._exclude_threads(wait, timeout)):
             return False
         try:
-            moves, fd = self.file.moves, self._descriptor.fd
-            self.owned = fd < 0 or try_to_lock(fd, self.length, self.offset) or (wait and self._wait(give_up_at))
+            moves = self.file.moves
+            self.owned = self._try() or (wait and self._wait(give_up_at))
             if self.owned and self.file.moves != moves:
                 self.lock_again()
         finally:
