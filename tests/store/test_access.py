@@ -31,6 +31,14 @@ SHARED = {"dir_mode": "2770", "file_mode": "0660"}
 both_backends = pytest.mark.parametrize("name", [VALUES, FILES], ids=["values", "files"])
 
 
+@pytest.fixture(autouse=True)
+def nothing_was_warned_of(monkeypatch):
+    """
+    Each directory is warned of once, by its inode, and the system gives out inodes again.
+    """
+    monkeypatch.setattr(access, "_warned", set())
+
+
 @pytest.fixture(autouse=True, scope="module")
 def loaded(tmp_path_factory):
     """
@@ -403,7 +411,6 @@ def test_group_on_a_filesystem_without_modes(parent, monkeypatch, caplog):
     """Of a directory that its group can write to, a warning gives no advice that has no effect there."""
     path = make_directory(f"{parent}/cache", 0o770, gid=GROUP)
     monkeypatch.setattr(access, "_keeps_modes", lambda path: False)
-    monkeypatch.setattr(access, "_warned", set())  # The system gives out inodes again.
     make_region().configure(VALUES, arguments={"base_dir": path})
     assert "umask=077" in caplog.text
     assert "chmod g-w" not in caplog.text
