@@ -91,7 +91,8 @@ def entry_name(kind: int, key: bytes) -> str:
 def place(kind: int, key: bytes) -> Place:
     """Where the entry of a key lies."""
     name = entry_name(kind, key)
-    return Place(kind, key, name, f"values/{name[:2]}/{name}", int(name[:2], 16))
+    digits = name[:2]
+    return Place(kind, key, name, f"values/{digits}/{name}", int(digits, 16))
 
 
 def shard_path(shard: int) -> str:

@@ -103,7 +103,8 @@ class Shard:
                 self._ledger.add(self.number, -self._size, -self._entries, self._record)
         finally:
             self._lock.__exit__()
-            close_quietly(self._opened)
+            if self._opened >= 0:
+                close_quietly(self._opened)
             if self._listed is not None:
                 self._listed.close()
 

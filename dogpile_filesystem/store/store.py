@@ -261,7 +261,8 @@ class Store:
         else:
             self._statistics.count_store(incoming.size)
             self._recency.forget(place.path)
-            self.remover.forget(place)
+            if self._stale:
+                self.remover.forget(place)
             self._sweep()
             return True
         self.remover.remove(place)
