@@ -47,13 +47,18 @@ class Descriptor:
         """Whether the number still leads to the file."""
         return self._is_mine(self.fd, self.identity)
 
-    def _is_mine(self, fd: int, identity: Identity | None) -> bool:
+    def _is_mine(self, fd: int, identity: Identity | None, *, otherwise: bool = False) -> bool:
+        """
+        Whether a number still leads to a file.
+
+        :param otherwise: the answer where the filesystem does not tell.
+        """
         if _owners.get(fd) is not self._token:
             return False
         try:
             return identity_of(os.fstat(fd)) == identity
-        except OSError:
-            return False
+        except OSError as error:
+            return otherwise and error.errno != errno.EBADF
 
     def leads_to(self, found: os.stat_result) -> bool:
         """Whether the number leads to the file with this status."""
@@ -75,20 +80,12 @@ class Descriptor:
         self._numbers[self.fd] = identity
         self.identity = identity
 
-    def _may_be_mine(self, fd: int, identity: Identity) -> bool:
-        """As :meth:`_is_mine`; yes, where the filesystem does not tell: else each trouble would cost a descriptor."""
-        if _owners.get(fd) is not self._token:
-            return False
-        try:
-            return identity_of(os.fstat(fd)) == identity
-        except OSError as error:
-            return error.errno != errno.EBADF
-
     def close(self) -> None:
         """Close what is still its own. No thread may be using the number; one that comes later finds -1."""
         numbers, self.fd = dict(self._numbers), -1
         for fd, identity in numbers.items():
-            if self._may_be_mine(fd, identity):
+            # Yes, where the filesystem does not tell: else each such trouble would cost a descriptor.
+            if self._is_mine(fd, identity, otherwise=True):
                 # First forgotten: once it is closed, another thread may get the number.
                 del _owners[fd]
                 with contextlib.suppress(OSError):
