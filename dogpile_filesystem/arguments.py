@@ -98,10 +98,10 @@ class Arguments:
             base_dir=_path(arguments["base_dir"]),
             cache_size=_cache_size(arguments.get("cache_size", 1 << 30)),
             max_entries=_count("max_entries", arguments.get("max_entries")),
-            expiration_time=_seconds("expiration_time", arguments.get("expiration_time")),
-            distributed_lock=_boolean("distributed_lock", arguments.get("distributed_lock", True)),
-            lock_timeout=_seconds("lock_timeout", arguments.get("lock_timeout")),
-            file_movable=_boolean("file_movable", arguments.get("file_movable", False)),
+            expiration_time=parse_seconds("expiration_time", arguments.get("expiration_time")),
+            distributed_lock=parse_boolean("distributed_lock", arguments.get("distributed_lock", True)),
+            lock_timeout=parse_seconds("lock_timeout", arguments.get("lock_timeout")),
+            file_movable=parse_boolean("file_movable", arguments.get("file_movable", False)),
             min_free_space=parse_size("min_free_space", arguments.get("min_free_space")),
             access=_access(arguments, is_signed=bool(signing_keys)),
             signing_keys=signing_keys,
@@ -199,7 +199,15 @@ def _count(name: str, value: object) -> int | None:
     return count
 
 
-def _seconds(name: str, value: object) -> float | None:
+def parse_seconds(name: str, value: object) -> float | None:
+    """
+    A number of seconds: a number, a timedelta, or a string.
+
+    :param name: the argument's name, for the error message.
+    :return: seconds; None: the value is None or ``none``.
+    :raises TypeError: it is none of these.
+    :raises ValueError: it is not more than 0, or unintelligible.
+    """
     if _is_none(value):
         return None
     if isinstance(value, str):
@@ -218,7 +226,14 @@ def _seconds(name: str, value: object) -> float | None:
     return float(seconds)
 
 
-def _boolean(name: str, value: object) -> bool:
+def parse_boolean(name: str, value: object) -> bool:
+    """
+    Whether something is the case: a boolean, 0 or 1, or a string such as ``yes`` or ``off``.
+
+    :param name: the argument's name, for the error message.
+    :raises TypeError: it is none of these.
+    :raises ValueError: it is unintelligible.
+    """
     if isinstance(value, bool):
         return value
     text = str(value).strip().lower()
@@ -230,7 +245,7 @@ def _boolean(name: str, value: object) -> bool:
 
 
 def _access(arguments: Mapping[str, Any], *, is_signed: bool) -> Access:
-    trusts_everybody = is_signed or _boolean("allow_shared", arguments.get("allow_shared", False))
+    trusts_everybody = is_signed or parse_boolean("allow_shared", arguments.get("allow_shared", False))
     dir_mode = _mode("dir_mode", arguments.get("dir_mode"), 0o700, 0o3777)
     if dir_mode & stat.S_IWOTH and not trusts_everybody:
         msg = f"dir_mode={dir_mode:#o} lets everybody plant entries: leave that out, or pass signing_key"

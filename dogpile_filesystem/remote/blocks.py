@@ -1,0 +1,173 @@
+"""
+The blocks of a version: read from the cache, or fetched from the source and kept.
+
+A block that is missing is fetched by one thread of one process, under the block's mutex; the others wait for it, and
+read it from the cache then. A fetch takes the missing blocks behind it along, in the same request, as far as nobody
+else is fetching them.
+
+Concurrency. A thread waits for one block at a time, and holds none meanwhile: what it takes along it only tries to get.
+
+Crash. The mutexes of a killed process are free at once. What it had stored stays.
+
+Limits. Where a block cannot be kept, each reader fetches it for itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from dogpile_filesystem.layout import PART
+from dogpile_filesystem.remote.source import Source, SourceChanged
+from dogpile_filesystem.remote.versions import Version, Versions
+from dogpile_filesystem.store import Store
+
+#: Bytes that a request asks for at most.
+LARGEST_REQUEST = 16 << 20
+#: A reader that goes on where it was asks for so many times more in its next request.
+GROWTH = 4
+
+
+class Fetched(NamedTuple):
+    """
+    Bytes that came from the source.
+
+    :ivar start: where they begin in the file.
+    :ivar is_kept: whether all whole blocks of them are in the cache now.
+    """
+
+    start: int
+    data: bytes
+    is_kept: bool = True
+
+    @property
+    def stop(self) -> int:
+        """Where they end in the file."""
+        return self.start + len(self.data)
+
+
+class Blocks:
+    """
+    The blocks of the files of a source.
+
+    :param lock_timeout: seconds after which a reader no longer waits for another one's fetch; None: it always waits.
+    :ivar counter: counts what is read, fetched and waited for.
+    """
+
+    def __init__(self, store: Store, source: Source, versions: Versions, *, lock_timeout: float | None) -> None:
+        self._store = store
+        self._source = source
+        self._versions = versions
+        self._lock_timeout = lock_timeout
+        self.counter = store.source_counter
+
+    def read_into(self, version: Version, position: int, view: memoryview) -> int:
+        """
+        Read what is in the cache, up to the end of a block.
+
+        :return: how many bytes were read; 0: the block is not there.
+        """
+        number, start = divmod(position, version.block_size)
+        length = min(len(view), self._length(version, number) - start)
+        if not self._store.read_part_into(version.key(number), start, view[:length]):
+            return 0
+        self.counter.block_hits += 1
+        self.counter.cache_bytes += length
+        return length
+
+    def read(self, version: Version, start: int, stop: int) -> bytes | None:
+        """Read from one block in the cache; None: it is not there."""
+        number, offset = divmod(start, version.block_size)
+        data = self._store.read_part(version.key(number), offset, offset + stop - start)
+        if data is not None:
+            self.counter.block_hits += 1
+            self.counter.cache_bytes += len(data)
+        return data
+
+    def has(self, version: Version, number: int) -> bool:
+        """Whether a block is in the cache, as far as its head tells."""
+        return self._store.has_part(version.key(number)) == self._length(version, number)
+
+    def fetch(self, version: Version, number: int, count: int) -> Fetched | None:
+        """
+        Fetch a block that is missing.
+
+        :param count: how many blocks to ask for at most, with those behind it.
+        :return: what came; None: another reader has fetched the block meanwhile.
+        :raises SourceChanged: the source has another version by now.
+        :raises Exception: whatever the source raises.
+        """
+        if not version.is_kept:
+            return self.fetch_past_cache(version, number, count)
+        self.counter.block_misses += 1
+        with contextlib.ExitStack() as held:
+            waited = self._wait_for(version, number, held)
+            if self.has(version, number):
+                if waited:
+                    self.counter.shared_bytes += self._length(version, number)
+                return None
+            fetched = self._request(version, number, self._take_along(version, number, count, held))
+            return fetched._replace(is_kept=self._keep(version, fetched))
+
+    def fetch_past_cache(self, version: Version, number: int, count: int) -> Fetched:
+        """
+        Fetch as :meth:`fetch` does, whatever the cache says, and keep nothing.
+
+        :raises Exception: as :meth:`fetch`.
+        """
+        self.counter.block_misses += 1
+        return self._request(version, number, count)._replace(is_kept=False)
+
+    def _wait_for(self, version: Version, number: int, held: contextlib.ExitStack) -> bool:
+        """Take the mutex of a block; whether another thread had it."""
+        mutex = self._store.mutex(PART, version.key(number), self._lock_timeout)
+        waited = not mutex.acquire(wait=False)
+        if waited:
+            self.counter.block_waits += 1
+            mutex.acquire()
+        held.callback(mutex.release)
+        return waited
+
+    def _take_along(self, version: Version, number: int, count: int, held: contextlib.ExitStack) -> int:
+        """How many blocks to ask for: those that follow, as long as they are missing and nobody fetches them."""
+        last = min(number + count, version.blocks)
+        for following in range(number + 1, last):
+            mutex = self._store.mutex(PART, version.key(following), self._lock_timeout)
+            if not mutex.acquire(wait=False):
+                return following - number
+            held.callback(mutex.release)
+            if self.has(version, following):
+                return following - number
+        return max(1, last - number)
+
+    def _request(self, version: Version, number: int, count: int) -> Fetched:
+        start = number * version.block_size
+        stop = min(start + count * version.block_size, version.size)
+        found_at, data = self._source.read(version.path, start, stop, version.size)
+        # Behind the data: before it, the source could have changed in between.
+        self.verify(version)
+        return Fetched(found_at, data)
+
+    def verify(self, version: Version) -> None:
+        """
+        Make sure that what came from the source is of a version.
+
+        :raises SourceChanged: the source has another one by now.
+        :raises Exception: whatever the source raises.
+        """
+        if not self._versions.is_current(version):
+            raise SourceChanged(version.path)
+
+    def _keep(self, version: Version, fetched: Fetched) -> bool:
+        return all([self._store.put_part(version.key(number), data) for number, data in _cut(version, fetched)])
+
+    def _length(self, version: Version, number: int) -> int:
+        return min(version.block_size, version.size - number * version.block_size)
+
+
+def _cut(version: Version, fetched: Fetched) -> Iterator[tuple[int, memoryview]]:
+    """The blocks that bytes consist of, by their numbers."""
+    view = memoryview(fetched.data)
+    for start in range(0, len(view), version.block_size):
+        yield (fetched.start + start) // version.block_size, view[start : start + version.block_size]

@@ -1,0 +1,352 @@
+"""
+The face of the package: an fsspec filesystem that reads another one through a cache directory.
+
+What is read is answered from blocks in the cache, and fetched from the source where they are missing. Everything else
+is passed on to the source: listings, and what writes, removes and renames. What is written or removed through this
+filesystem is dropped from the cache.
+"""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import hashlib
+import os
+from collections.abc import Mapping
+from glob import has_magic
+from typing import Any
+
+import fsspec
+from fsspec.callbacks import DEFAULT_CALLBACK, Callback
+
+from dogpile_filesystem.layout import PART, VERSION
+from dogpile_filesystem.lockfile import Stats
+from dogpile_filesystem.remote.blocks import Blocks
+from dogpile_filesystem.remote.file import CachedFile
+from dogpile_filesystem.remote.fill import filler
+from dogpile_filesystem.remote.local import LocalCopies, copy, copy_to_path
+from dogpile_filesystem.remote.options import OWN, SHARED, Options
+from dogpile_filesystem.remote.passed_on import PassedOnFileSystem
+from dogpile_filesystem.remote.raw import RawCachedFile
+from dogpile_filesystem.remote.source import Source, SourceChanged
+from dogpile_filesystem.remote.stream import RawStreamedFile
+from dogpile_filesystem.remote.versions import Version, Versions
+from dogpile_filesystem.remote.written import WrittenFile
+from dogpile_filesystem.store import Refused, Store
+
+#: Arguments that fsspec passes to every filesystem, or that it takes for itself.
+_FSSPEC = ("fo", "asynchronous", "loop", "use_listings_cache", "listings_expiry_time", "max_paths", "batch_size")
+#: How often to read a range again because its file is changed meanwhile.
+_CHANGES = 5
+
+
+class CachedFileSystem(PassedOnFileSystem):
+    """
+    A filesystem whose files are cached in ``base_dir``, in blocks.
+
+    ::
+
+        import fsspec
+
+        with fsspec.open("dogpile::s3://bucket/key", dogpile={"base_dir": "/var/cache/myapp-files"}) as file:
+            data = file.read()
+
+        fs = fsspec.filesystem("dogpile", target_protocol="s3", target_options={"anon": True}, cache_size="50GiB")
+
+    Each argument may also be a string, as an INI file gives it.
+
+    :param target_protocol: the source's protocol, such as ``"s3"``.
+    :param target_options: its options, as ``fsspec.filesystem`` takes them.
+    :param fs: the source itself, instead of these two.
+    :param base_dir: the directory of the cache. Default None: ``dogpile_filesystem`` in the user's cache directory.
+     Several filesystems, and regions of dogpile.cache, may share one.
+    :param cache_size: the most bytes that all entries in ``base_dir`` take, or a string such as ``"50GiB"``. Default 10
+     GiB. None: unbounded.
+    :param max_entries: the largest number of entries; a block is one. Default None: unbounded.
+    :param min_free_space: bytes to leave free on the disk. Default None: nothing is left free.
+    :param block_size: bytes of a block, or a string: a power of two from 64 KiB to 64 MiB. Default 1 MiB.
+    :param check: when to ask the source for a file's version: ``"always"`` when it is opened; a number of seconds: when
+     it was last asked longer ago; ``"never"``: once, for sources whose files do not change. Default ``"always"``.
+    :param stale_if_error: whether to serve the last known version while the source fails. Default False: its errors are
+     raised. That a file is missing or denied is always raised.
+    :param fill: whether files that were opened are fetched whole, by a thread of this process. Default False.
+    :param namespace: readers share blocks if they have the same namespace. Default None: the same source with the same
+     options, credentials included. Pass a name if credentials change while the files stay the same.
+    :param high_watermark: the part of ``cache_size``, more than 0, beyond which entries are evicted. Default 1.0.
+    :param low_watermark: the part of ``cache_size`` down to which they are evicted then. Default: ``high_watermark``.
+    :param signing_key: bytes or a string, or a list of them: as the backends of dogpile.cache take it. Default None.
+    :param dir_mode: permission bits of directories. Default 0o700.
+    :param file_mode: permission bits of files. Default: those of ``dir_mode`` that apply to files.
+    :param allow_shared: whether to use a directory that everybody can write to. Default False.
+    :param lock_timeout: seconds that a reader waits while another one fetches a block, before it fetches the block
+     itself. Default 60. None: no limit. A reader that dies keeps nobody waiting.
+
+    :raises TypeError: an argument is unknown or has a wrong type, or there is no source.
+    :raises ValueError: an argument is out of range.
+    :raises PermissionError: others could plant entries in the directory. The message says what to do.
+
+    Concurrency. Any number of threads and processes, forked or spawned, may share ``base_dir``. A block that many
+    readers want is fetched once. The filesystem and its open files can be pickled.
+
+    Crash. A killed process leaves what it fetched. There is nothing to mend.
+
+    Limits. Trouble with the cache never reaches the reader: the bytes come from the source then. Errors of the source
+    are raised as they are. A reader never gets bytes of two versions, as far as the source tells versions apart: where
+    its times have whole seconds, a file changed in the last second is read but not kept.
+    """
+
+    protocol = "dogpile"
+    # For fsspec's own reads in pieces, as in `get_file`.
+    blocksize = 4 << 20
+
+    def __init__(
+        self,
+        target_protocol: str | None = None,
+        target_options: Mapping[str, Any] | None = None,
+        fs: fsspec.AbstractFileSystem | None = None,
+        **arguments: Any,
+    ) -> None:
+        _refuse_unknown(arguments)
+        super().__init__(**{name: arguments[name] for name in _FSSPEC if name in arguments})
+        self.options = Options.parse({name: arguments[name] for name in (*SHARED, *OWN) if name in arguments})
+        source = _source(target_protocol, target_options, fs)
+        shared = self.options.shared
+        self.store = Store(
+            shared.base_dir,
+            cache_size=shared.cache_size,
+            max_entries=shared.max_entries,
+            min_free_space=shared.min_free_space,
+            access=shared.access,
+            kinds=[PART, VERSION],
+            signing_keys=shared.signing_keys,
+            high_watermark=self.options.high_watermark,
+            low_watermark=self.options.low_watermark,
+        )
+        try:
+            self.store.open()
+        except Refused:
+            raise
+        except OSError as error:
+            self.store.failures.report_error(error, "cannot open the directory, so nothing is kept")
+        self.source = Source(source, self.store.source_counter)
+        self.versions = Versions(
+            self.store,
+            self.source,
+            namespace=self.options.namespace or _namespace(source),
+            block_size=self.options.block_size,
+            check=self.options.check,
+            stale_if_error=self.options.stale_if_error,
+        )
+        self.blocks = Blocks(self.store, self.source, self.versions, lock_timeout=shared.lock_timeout)
+        self._copies = LocalCopies(self)
+
+    @property
+    def fs(self) -> fsspec.AbstractFileSystem:
+        """The source's filesystem."""
+        return self.source.fs
+
+    def stats(self) -> Stats:
+        """
+        What was done with the cache, by this process and by all, and what is in it. Never fails.
+
+        What concerns sources is in ``stats().process.source`` and ``stats().total.source``.
+        """
+        return self.store.stats()
+
+    def forget(self, path: str) -> None:
+        """Drop a file from the cache: what its version is, and the blocks of that version."""
+        self.versions.forget(self._strip_protocol(path))
+
+    # Reading
+
+    def _open(
+        self,
+        path: str,
+        mode: str = "rb",
+        block_size: int | None = None,
+        autocommit: bool = True,
+        cache_options: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        if mode != "rb":
+            self.versions.forget(path)
+            if block_size is not None:
+                kwargs["block_size"] = block_size
+            file = self.fs.open(path, mode, autocommit=autocommit, **kwargs)
+            return WrittenFile(file, lambda: self.versions.forget(path))
+        return self.open_version(self.versions.opened(path))
+
+    def open_version(self, version: Version) -> Any:
+        """
+        Open a version.
+
+        :return: a :class:`.CachedFile`; or the source's own file, where the cache could not tell one version of it from
+         the next.
+        :raises Exception: whatever the source raises.
+        """
+        if version.info.get("type") == "directory":
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), version.path)
+        if not version.identity:
+            return self.source.open(version.path)
+        if version.size < 0:
+            return CachedFile(self, RawStreamedFile(self, version))
+        if self.options.fill:
+            filler.add(self.blocks, version)
+        return CachedFile(self, RawCachedFile(self, version))
+
+    def info(self, path: str, **kwargs: Any) -> dict[str, Any]:
+        """What the source says of a file or a directory: what it said last, within the limits of ``check``."""
+        return self.versions.info(self._strip_protocol(path))
+
+    def count_opening(self, *, has_hit: bool, has_missed: bool) -> None:
+        """Count a file that is closed, by where its bytes came from."""
+        counter = self.store.source_counter
+        counter.open_hits += has_hit and not has_missed
+        counter.open_partials += has_hit and has_missed
+        counter.open_misses += has_missed and not has_hit
+
+    def cat_file(self, path: str, start: int | None = None, end: int | None = None, **kwargs: Any) -> bytes:
+        """
+        Read a file, or a part of it.
+
+        :param start: where to begin; negative: counted from the end; None: at the beginning.
+        :param end: where to stop, likewise; None: at the end.
+        :raises SourceChanged: the source changes the file each time it is read.
+        :raises Exception: whatever the source raises.
+        """
+        path = self._strip_protocol(path)
+        return self._read_range(self.versions.opened(path), start, end)
+
+    def _read_range(self, version: Version, start: int | None, end: int | None) -> bytes:
+        for _ in range(_CHANGES):
+            try:
+                return self._read_range_of(version, start, end)
+            except SourceChanged:  # Nothing was handed out yet.
+                version = self.versions.renewed(version)
+        raise SourceChanged(version.path)
+
+    def _read_range_of(self, version: Version, start: int | None, end: int | None) -> bytes:
+        if version.size >= 0:
+            first, last, _ = slice(start, end).indices(version.size)
+            # One block, mostly: without the file around it.
+            if first < last and first // version.block_size == (last - 1) // version.block_size:
+                data = self.blocks.read(version, first, last) if version.identity else None
+                if data is not None:
+                    self.count_opening(has_hit=True, has_missed=False)
+                    return data
+        with self.open_version(version) as file:
+            if start is None and end is None:
+                return bytes(file.read())
+            first, last, _ = slice(start, end).indices(file.size)
+            file.seek(first)
+            return bytes(file.read(max(0, last - first)))
+
+    def cat_ranges(
+        self,
+        paths: list[str],
+        starts: int | list[int],
+        ends: int | list[int],
+        max_gap: int | None = None,
+        on_error: str = "return",
+        **kwargs: Any,
+    ) -> list[Any]:
+        """
+        Read many ranges, of one file or several. Each file's version is looked up once.
+
+        :param starts: where each begins; one number: all of them.
+        :param ends: where each stops; likewise.
+        :param max_gap: not used: ranges in one block are read from it one by one.
+        :param on_error: ``"return"``: an exception takes the place of what it kept from being read; ``"raise"``.
+        :return: the bytes of each range.
+        """
+        if not isinstance(paths, list):
+            msg = "paths: pass a list"
+            raise TypeError(msg)
+        starts = starts if isinstance(starts, list) else [starts] * len(paths)
+        ends = ends if isinstance(ends, list) else [ends] * len(paths)
+        if not len(starts) == len(ends) == len(paths):
+            msg = "starts and ends: pass as many as paths"
+            raise ValueError(msg)
+        versions: dict[str, Version] = {}
+        found: list[Any] = []
+        for path, start, end in zip(paths, starts, ends, strict=True):
+            try:
+                version = versions.get(path)
+                if version is None:
+                    version = versions[path] = self.versions.opened(self._strip_protocol(path))
+                found.append(self._read_range(version, start, end))
+            except Exception as error:
+                if on_error != "return":
+                    raise
+                found.append(error)
+        return found
+
+    def get_file(
+        self, rpath: str, lpath: Any, callback: Callback = DEFAULT_CALLBACK, outfile: Any = None, **kwargs: Any
+    ) -> None:
+        """
+        Copy a file, or make a directory for one, on the local disk. A copy that fails leaves nothing under its name.
+
+        :param lpath: a path; or a file that is open for writing.
+        :param callback: is told the size, and each piece that was copied.
+        :raises Exception: whatever the source raises.
+        """
+        target = outfile if outfile is not None else lpath
+        if hasattr(target, "write"):
+            with self.open(rpath, "rb") as file:
+                copy(file, target, callback)
+        elif self.isdir(rpath):
+            os.makedirs(lpath, exist_ok=True)
+        else:
+            os.makedirs(os.path.dirname(os.path.abspath(lpath)), exist_ok=True)
+            with self.open(rpath, "rb") as file:
+                copy_to_path(file, os.fspath(lpath), callback)
+
+    def open_local(self, path: Any, callback: Callback = DEFAULT_CALLBACK) -> Any:
+        """
+        Local copies of whole files, for programs that need a path. They count towards ``cache_size``, and stay until
+        :meth:`release` is called, this object is gone, or its process ends.
+
+        :param path: of a file; or a list of paths; or a pattern such as ``bucket/*.csv``.
+        :param callback: is told the size, and each piece that was copied.
+        :return: the path of the copy; a list of paths, if not one path was passed. The copies are for reading only.
+        :raises OSError: a copy cannot be written.
+        :raises Exception: whatever the source raises.
+        """
+        paths = self.expand_path(path)
+        copies = [self._copies.path(self.versions.opened(each), callback) for each in paths]
+        return copies if isinstance(path, list) or has_magic(path) else copies[0]
+
+    def release(self) -> None:
+        """Let go of all local copies that :meth:`open_local` made. Their paths lead nowhere afterwards."""
+        self._copies.release()
+
+
+def _refuse_unknown(arguments: Mapping[str, Any]) -> None:
+    known = (*SHARED, *OWN, *_FSSPEC)
+    for name in arguments:
+        if name not in known:
+            nearest = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {nearest[0]!r}?" if nearest else "options of the source go into target_options"
+            msg = f"unknown argument {name!r}: {hint}"
+            raise TypeError(msg)
+
+
+def _source(
+    protocol: str | None, options: Mapping[str, Any] | None, fs: fsspec.AbstractFileSystem | None
+) -> fsspec.AbstractFileSystem:
+    if (fs is None) == (protocol is None):
+        msg = "pass either fs, or target_protocol and its target_options: the source of the files"
+        raise TypeError(msg)
+    source = fsspec.filesystem(protocol, **dict(options or {})) if fs is None else fs
+    if getattr(source, "asynchronous", False):
+        msg = "the source is asynchronous=True: pass one that can be used from synchronous code"
+        raise ValueError(msg)
+    return source
+
+
+def _namespace(fs: fsspec.AbstractFileSystem) -> str:
+    """What readers of a source have in common: its class, and all its options."""
+    options = sorted((name, repr(value)) for name, value in fs.storage_options.items())
+    said = f"{type(fs).__module__}.{type(fs).__qualname__} {fs.storage_args!r} {options!r}"
+    return hashlib.blake2b(said.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()

@@ -1,0 +1,120 @@
+"""
+Whole files on the local disk: copied to a path of the caller's, or kept in the cache for programs that need a path.
+
+Concurrency. Threads may share :class:`LocalCopies`. Each process has its own copies.
+
+Crash. The copies of a killed process are removed by the next visit to their shard.
+
+Limits. A copy that finds no room in the cache is made in the system's directory for temporary files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+import threading
+import uuid
+import weakref
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+if TYPE_CHECKING:
+    from fsspec.callbacks import Callback
+
+    from dogpile_filesystem.remote.filesystem import CachedFileSystem
+    from dogpile_filesystem.remote.versions import Version
+    from dogpile_filesystem.store import Pinned
+
+#: Bytes that are copied at a time.
+_PIECE = 4 << 20
+
+
+def copy(file: Any, target: Any, callback: Callback) -> None:
+    """
+    Copy a file from its beginning to its end.
+
+    :param file: of the cached filesystem, just opened.
+    :param target: a file that is open for writing.
+    :param callback: is told the size, and each piece.
+    :raises Exception: whatever the source raises.
+    """
+    callback.set_size(getattr(file, "size", None))
+    while data := file.read(_PIECE):
+        target.write(data)
+        callback.relative_update(len(data))
+
+
+def copy_to_path(file: Any, path: str, callback: Callback) -> None:
+    """
+    Copy a file to a path. It appears there when it is whole.
+
+    :raises Exception: as :func:`copy`.
+    """
+    if os.path.exists(path) and not os.path.isfile(path):  # A pipe, say: it has nothing that could be replaced.
+        with open(path, "wb") as target:
+            copy(file, target, callback)
+        return
+    path = os.path.realpath(path)
+    unfinished = f"{path}.{uuid.uuid4().hex}.part"
+    try:
+        with open(unfinished, "xb") as target:
+            copy(file, target, callback)
+        os.replace(unfinished, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(unfinished)
+        raise
+
+
+class LocalCopies:
+    """
+    The local copies of a filesystem.
+    """
+
+    def __init__(self, fs: CachedFileSystem) -> None:
+        self._fs = weakref.proxy(fs)
+        # Guards the table.
+        self._guard = threading.Lock()
+        self._pid = os.getpid()
+        self._copies: dict[bytes, Pinned] = {}
+        weakref.finalize(fs, _release, self._copies, self._pid)
+
+    def path(self, version: Version, callback: Callback) -> str:
+        """
+        The path of a copy of a version.
+
+        :raises Exception: whatever the source raises; or an OSError: the copy cannot be written.
+        """
+        with self._guard:
+            if self._pid != os.getpid():  # In a forked child: those of its parent are the parent's to release.
+                self._pid, self._copies = os.getpid(), {}
+                weakref.finalize(self._fs, _release, self._copies, self._pid)
+            key = version.key(0)
+            pinned = self._copies.get(key)
+            if pinned is None or not os.path.exists(pinned.path):
+                pinned = self._copies[key] = self._copy(version, callback)
+            return pinned.path
+
+    def _copy(self, version: Version, callback: Callback) -> Pinned:
+        with self._fs.open_version(version) as file:
+            size = file.size
+            pinned = self._fs.store.pin(version.key(0), size)
+            try:
+                with open(pinned.path, "wb") as target:
+                    copy(file, target, callback)
+            except BaseException:
+                pinned.release()
+                raise
+        return pinned
+
+    def release(self) -> None:
+        """Remove all copies of this process."""
+        with self._guard:
+            _release(self._copies, self._pid)
+
+
+def _release(copies: dict[bytes, Pinned], pid: int) -> None:
+    if pid == os.getpid():
+        while copies:
+            copies.popitem()[1].release()

@@ -1,0 +1,127 @@
+"""
+The arguments of the cached filesystem: from whatever a program or a URL's options say to checked values.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import platformdirs
+
+from dogpile_filesystem.arguments import Arguments, parse_boolean, parse_seconds, parse_size
+
+#: The arguments that mean what they mean to the backends of dogpile.cache.
+SHARED = (
+    "base_dir",
+    "cache_size",
+    "max_entries",
+    "min_free_space",
+    "signing_key",
+    "dir_mode",
+    "file_mode",
+    "allow_shared",
+    "lock_timeout",
+)
+#: The arguments of this filesystem alone.
+OWN = ("block_size", "check", "stale_if_error", "fill", "namespace", "high_watermark", "low_watermark")
+
+_CACHE_SIZE = 10 << 30
+_LOCK_TIMEOUT = 60.0
+_BLOCK_SIZE = 1 << 20
+_SMALLEST_BLOCK, _LARGEST_BLOCK = 64 << 10, 64 << 20
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Options:
+    """
+    Checked arguments.
+
+    :ivar shared: those that the backends have too.
+    :ivar block_size: bytes of a block, a power of two.
+    :ivar check: seconds for which a version that was looked up is taken for the current one; 0: it is looked up at each
+     opening; infinity: it is looked up once.
+    :ivar stale_if_error: whether the last known version is served while the source fails.
+    :ivar fill: whether files that were opened are fetched whole.
+    :ivar namespace: what readers have to have in common to share blocks; None: the source's class and options.
+    :ivar high_watermark: the part of ``cache_size`` beyond which entries are evicted.
+    :ivar low_watermark: the part of it down to which they are evicted then.
+    """
+
+    shared: Arguments
+    block_size: int
+    check: float
+    stale_if_error: bool
+    fill: bool
+    namespace: str | None
+    high_watermark: float
+    low_watermark: float
+
+    @classmethod
+    def parse(cls, arguments: Mapping[str, Any]) -> Options:
+        """
+        Check what the user passed. An argument that is None or left empty has its default, but ``cache_size=None`` and
+        ``lock_timeout=None`` mean no bound and no limit.
+
+        :raises TypeError: a value is of a wrong type.
+        :raises ValueError: a value is out of range.
+        """
+        given = {name: value for name, value in arguments.items() if value != ""}
+        shared = {"cache_size": _CACHE_SIZE, "lock_timeout": _LOCK_TIMEOUT}
+        shared |= {name: given[name] for name in SHARED if name in given}
+        if shared.get("base_dir") is None:
+            shared["base_dir"] = platformdirs.user_cache_dir("dogpile_filesystem")
+        high = _fraction("high_watermark", given.get("high_watermark", 1.0))
+        low = _fraction("low_watermark", given.get("low_watermark", high))
+        if low > high:
+            msg = f"low_watermark={low} is above high_watermark={high}: pass a smaller fraction of cache_size"
+            raise ValueError(msg)
+        namespace = given.get("namespace")
+        if namespace is not None and not isinstance(namespace, str):
+            msg = f"namespace={namespace!r} is a {type(namespace).__name__}: pass a string"
+            raise TypeError(msg)
+        return cls(
+            shared=Arguments.parse(shared),
+            block_size=_block_size(given.get("block_size", _BLOCK_SIZE)),
+            check=_check(given.get("check", "always")),
+            stale_if_error=parse_boolean("stale_if_error", given.get("stale_if_error", False)),
+            fill=parse_boolean("fill", given.get("fill", False)),
+            namespace=namespace,
+            high_watermark=high,
+            low_watermark=low,
+        )
+
+
+def _block_size(value: object) -> int:
+    size = parse_size("block_size", value)
+    if size is None or not _SMALLEST_BLOCK <= size <= _LARGEST_BLOCK or size & (size - 1):
+        msg = f"block_size={value!r} is not accepted: pass a power of two from '64KiB' to '64MiB'"
+        raise ValueError(msg)
+    return size
+
+
+def _check(value: object) -> float:
+    if isinstance(value, str) and value.strip().lower() in ("always", "never"):
+        return 0.0 if value.strip().lower() == "always" else math.inf
+    if value is None or (isinstance(value, str) and value.strip().lower() == "none"):
+        msg = "check=None is not accepted: pass 'always', 'never', or a number of seconds more than 0"
+        raise ValueError(msg)
+    try:
+        seconds = parse_seconds("check", value)
+    except ValueError as error:
+        msg = f"check={value!r} is not accepted: pass 'always', 'never', or a number of seconds more than 0"
+        raise ValueError(msg) from error
+    return math.inf if seconds is None else seconds
+
+
+def _fraction(name: str, value: object) -> float:
+    try:
+        fraction = float(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else None
+    except ValueError:
+        fraction = None
+    if fraction is None or not 0 < fraction <= 1:
+        msg = f"{name}={value!r} is not accepted: pass a fraction of cache_size, more than 0 and at most 1"
+        raise ValueError(msg)
+    return fraction

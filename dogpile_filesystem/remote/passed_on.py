@@ -1,0 +1,167 @@
+"""
+A filesystem that passes on to another one everything but reading: paths, listings, and what changes files.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable
+from typing import Any
+
+import fsspec
+from fsspec.callbacks import DEFAULT_CALLBACK, Callback
+from fsspec.implementations.chained import ChainedFileSystem
+from fsspec.utils import stringify_path
+
+
+class PassedOnFileSystem(ChainedFileSystem):
+    """
+    What :class:`.CachedFileSystem` leaves to its source.
+    """
+
+    @property
+    @abc.abstractmethod
+    def fs(self) -> fsspec.AbstractFileSystem:
+        """The source's filesystem."""
+
+    @abc.abstractmethod
+    def forget(self, path: str) -> None:
+        """Drop what the cache knows of a file, because it is written or removed."""
+
+    # Paths
+
+    def _strip_protocol(self, path: Any) -> Any:  # type: ignore[override]  # fsspec calls it on the class and on objects
+        """A path as the source's filesystem takes it."""
+        return self.fs._strip_protocol(without_prefix(path))
+
+    def _parent(self, path: str) -> str:  # type: ignore[override]  # as above
+        return str(self.fs._parent(self._strip_protocol(path)))
+
+    def unstrip_protocol(self, name: str) -> str:
+        """The URL of a file, with which it can be opened again."""
+        return f"dogpile::{self.fs.unstrip_protocol(self._strip_protocol(name))}"
+
+    # What the source says
+
+    def ls(self, path: str, detail: bool = True, **kwargs: Any) -> list[Any]:
+        """As the source's."""
+        return list(self.fs.ls(self._strip_protocol(path), detail=detail, **kwargs))
+
+    def exists(self, path: str, **kwargs: Any) -> bool:
+        """As the source's."""
+        return bool(self.fs.exists(self._strip_protocol(path), **kwargs))
+
+    def find(self, path: str, *args: Any, **kwargs: Any) -> Any:
+        """As the source's."""
+        return self.fs.find(self._strip_protocol(path), *args, **kwargs)
+
+    def walk(self, path: str, *args: Any, **kwargs: Any) -> Any:
+        """As the source's."""
+        return self.fs.walk(self._strip_protocol(path), *args, **kwargs)
+
+    def glob(self, path: str, *args: Any, **kwargs: Any) -> Any:
+        """As the source's."""
+        return self.fs.glob(without_prefix(path), *args, **kwargs)
+
+    def du(self, path: str, *args: Any, **kwargs: Any) -> Any:
+        """As the source's."""
+        return self.fs.du(self._strip_protocol(path), *args, **kwargs)
+
+    def ukey(self, path: str) -> Any:
+        """As the source's. Over HTTP it says nothing: see :attr:`.CachedFile.identity`."""
+        return self.fs.ukey(self._strip_protocol(path))
+
+    def checksum(self, path: str) -> Any:
+        """As the source's."""
+        return self.fs.checksum(self._strip_protocol(path))
+
+    def created(self, path: str) -> Any:
+        """As the source's."""
+        return self.fs.created(self._strip_protocol(path))
+
+    def modified(self, path: str) -> Any:
+        """As the source's."""
+        return self.fs.modified(self._strip_protocol(path))
+
+    def sign(self, path: str, *args: Any, **kwargs: Any) -> Any:
+        """As the source's."""
+        return self.fs.sign(self._strip_protocol(path), *args, **kwargs)
+
+    def invalidate_cache(self, path: str | None = None) -> None:
+        """Have the source's own filesystem forget its listings."""
+        self.fs.invalidate_cache(path if path is None else self._strip_protocol(path))
+
+    # What changes the source
+
+    def mkdir(self, path: str, *args: Any, **kwargs: Any) -> None:
+        """As the source's."""
+        self.fs.mkdir(self._strip_protocol(path), *args, **kwargs)
+
+    def makedirs(self, path: str, *args: Any, **kwargs: Any) -> None:
+        """As the source's."""
+        self.fs.makedirs(self._strip_protocol(path), *args, **kwargs)
+
+    def rmdir(self, path: str) -> None:
+        """As the source's."""
+        self.fs.rmdir(self._strip_protocol(path))
+
+    def rm_file(self, path: str) -> None:
+        """As the source's."""
+        self._changing(self.fs.rm_file, self._strip_protocol(path))
+
+    def rm(self, path: Any, recursive: bool = False, maxdepth: int | None = None) -> None:
+        """As the source's."""
+        paths = self.expand_path(path, recursive=recursive, maxdepth=maxdepth)
+        try:
+            self.fs.rm(self._strip_protocol(path), recursive=recursive, maxdepth=maxdepth)
+        finally:
+            self._forget(paths)
+
+    def mv(self, path1: str, path2: str, **kwargs: Any) -> None:
+        """As the source's."""
+        sources = self.expand_path(path1, recursive=True)
+        try:
+            self.fs.mv(self._strip_protocol(path1), without_prefix(path2), **kwargs)
+        finally:
+            self._forget([*sources, self._strip_protocol(path2)])
+
+    def cp_file(self, path1: str, path2: str, **kwargs: Any) -> None:
+        """As the source's."""
+        target = self._strip_protocol(path2)
+        self._changing(self.fs.cp_file, self._strip_protocol(path1), target, changed=target, **kwargs)
+
+    def put_file(self, lpath: str, rpath: str, callback: Callback = DEFAULT_CALLBACK, **kwargs: Any) -> None:
+        """As the source's."""
+        target = self._strip_protocol(rpath)
+        self._changing(self.fs.put_file, lpath, target, changed=target, callback=callback, **kwargs)
+
+    def pipe_file(self, path: str, value: bytes, **kwargs: Any) -> None:
+        """As the source's."""
+        target = self._strip_protocol(path)
+        self._changing(self.fs.pipe_file, target, value, changed=target, **kwargs)
+
+    def touch(self, path: str, *args: Any, **kwargs: Any) -> None:
+        """As the source's."""
+        target = self._strip_protocol(path)
+        self._changing(self.fs.touch, target, *args, changed=target, **kwargs)
+
+    def _changing(self, function: Callable[..., Any], *args: Any, changed: str = "", **kwargs: Any) -> None:
+        """Change something at the source. Also where that fails, it may have been changed."""
+        try:
+            function(*args, **kwargs)
+        finally:
+            self._forget([changed or args[0]])
+
+    def _forget(self, paths: list[str]) -> None:
+        for path in paths:
+            self.forget(path)
+
+
+def without_prefix(path: Any) -> Any:
+    """A path, or a list of paths, without the name of this protocol."""
+    if isinstance(path, list | tuple):
+        return [without_prefix(each) for each in path]
+    path = stringify_path(path)
+    for prefix in ("dogpile::", "dogpile://"):
+        path = path.removeprefix(prefix)
+    return path

@@ -1,0 +1,158 @@
+"""
+The source, as this package asks it: what a file's version is, and bytes of that version. Each request is counted.
+
+Limits. What the source's own filesystem does with a request, such as to try it again, is not seen here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from dogpile_filesystem.sources import Identity, honours_ranges, is_rewritten_in_place, source_identity, url_of
+
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
+
+    from dogpile_filesystem.lockfile import SourceCounter
+
+#: A source whose times are at least as fine as this is asked once more after so many seconds, when a file has just
+#: been changed: then each later change will be seen.
+_WAIT = 0.05
+#: How often to ask again about a file that is being changed all the time.
+_WAITS = 5
+
+
+class SourceChanged(OSError):
+    """
+    A file was changed, removed or replaced at the source while it was being read. What was read so far is of the
+    version that was opened. Open the file again to read the new one.
+    """
+
+    def __init__(self, path: str) -> None:
+        super().__init__(errno.ESTALE, "the file was changed at its source while it was read: open it again", path)
+
+
+class Source:
+    """
+    A filesystem that files are cached from.
+
+    :param fs: the fsspec filesystem.
+    :param counter: counts requests, their time, and the bytes that come.
+    :param clock: seconds since the epoch.
+    :param sleep: waits for a number of seconds.
+    :ivar honours_ranges: whether a part of a file can be asked for without opening it.
+    :ivar is_rewritten_in_place: whether a reader that has a file open may meet parts of its next version.
+    """
+
+    def __init__(
+        self,
+        fs: AbstractFileSystem,
+        counter: SourceCounter,
+        clock: Callable[[], float] = time.time,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._fs = fs
+        self._counter = counter
+        self._clock = clock
+        self._sleep = sleep
+        self._pid = os.getpid()
+        self.honours_ranges = honours_ranges(fs)
+        self.is_rewritten_in_place = is_rewritten_in_place(fs)
+
+    @property
+    def fs(self) -> AbstractFileSystem:
+        """The filesystem: in a forked child made anew, because connections and event loops are the parent's."""
+        if self._pid != os.getpid():
+            self._fs = type(self._fs)(*self._fs.storage_args, **self._fs.storage_options)
+            self._pid = os.getpid()
+        return self._fs
+
+    def url(self, path: str) -> str:
+        """The URL of a file, without any secret in it."""
+        return url_of(self.fs, path)
+
+    def look(self, path: str) -> tuple[dict[str, Any], Identity | None]:
+        """
+        Ask what a file's version is.
+
+        :return: what the source says of it, and its identity; None: the source tells nothing that identifies a version.
+        :raises Exception: whatever the source raises: it has no such file, say.
+        """
+        for _ in range(_WAITS):
+            with self._request():
+                info, identity = source_identity(self.fs, path)
+            if identity is None or identity.resolution > _WAIT or identity.is_settled(self._clock()):
+                break
+            self._sleep(identity.resolution)
+        return info, identity
+
+    def is_settled(self, identity: Identity | None) -> bool:
+        """Whether no later change of the file can have the same identity."""
+        return identity is not None and identity.is_settled(self._clock())
+
+    def read(self, path: str, start: int, stop: int, size: int) -> tuple[int, bytes]:
+        """
+        Read a part of a file.
+
+        :param size: of the whole file, in bytes.
+        :return: where the bytes begin, and the bytes: those that were asked for, or the whole file, because some
+         servers answer so whatever they are asked for.
+        :raises SourceChanged: the file is shorter by now.
+        :raises Exception: whatever the source raises.
+        """
+        with self._request():
+            if self.honours_ranges:
+                data = self.fs.cat_file(path, start=start, end=stop)
+            else:
+                with self.fs.open(path, "rb") as file:
+                    file.seek(start)
+                    data = file.read(stop - start)
+        self._counter.source_bytes += len(data)
+        if len(data) == stop - start:
+            return start, data
+        if len(data) == size:
+            return 0, data
+        raise SourceChanged(path)
+
+    def open(self, path: str) -> Any:
+        """
+        Open a file, to read it through from its beginning.
+
+        :raises Exception: whatever the source raises.
+        """
+        with self._request():
+            return self.fs.open(path, "rb")
+
+    def read_on(self, file: Any, length: int) -> bytes:
+        """
+        Read on in a file of :meth:`open`.
+
+        :param length: how many bytes.
+        :return: as many; fewer at its end.
+        :raises Exception: whatever the source raises.
+        """
+        began = time.monotonic_ns()
+        parts = []
+        while length:
+            data = file.read(length)
+            if not data:
+                break
+            parts.append(data)
+            length -= len(data)
+        self._counter.request_ns += time.monotonic_ns() - began
+        self._counter.source_bytes += sum(map(len, parts))
+        return b"".join(parts)
+
+    @contextlib.contextmanager
+    def _request(self) -> Iterator[None]:
+        began = time.monotonic_ns()
+        try:
+            yield
+        finally:
+            self._counter.requests += 1
+            self._counter.request_ns += time.monotonic_ns() - began

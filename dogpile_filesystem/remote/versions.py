@@ -1,0 +1,300 @@
+"""
+Versions of files: which one is current, by the rules of ``check``, and the record that all processes share of it.
+
+The record is an entry of kind VERSION: what the source said of a file, when, and the identity that follows from it. It
+serves ``check`` with seconds or ``"never"``, and ``stale_if_error``; and it tells which blocks belong to the version
+before, so that they are removed when the source has a new one.
+
+Concurrency. Any number of threads and processes may look at once. The record of the latest look stays.
+
+Limits. With ``check="always"``, an opening takes over what :meth:`Versions.info` was told in the last tenth of a second
+by the source: a library that asks for a file's size and then opens it makes one request.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import math
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from dogpile_filesystem.layout import PART, VERSION, PartKey, version_key
+from dogpile_filesystem.remote.source import Source
+from dogpile_filesystem.store import Store
+
+#: Seconds for which what the source said for `info` is good for one opening, and what it said for an opening for `info`.
+_FRESH = 0.1
+#: How many files that were looked up are remembered.
+_REMEMBERED = 1000
+#: The blocks of an outdated version are removed by a thread, if there may be more than this.
+_MANY = 64
+
+#: Seconds that the clocks of two processes may differ. A record from further ahead was written by a wrong clock.
+_FUTURE = 60.0
+
+# Stands for what JSON cannot say.
+_UNSPEAKABLE = object()
+#: A cause in the statistics and the log.
+STALE = "source failed"
+
+
+class Version(NamedTuple):
+    """
+    A version of a file.
+
+    :ivar path: as the source's filesystem takes it.
+    :ivar url: of the file, without any secret.
+    :ivar namespace: that its blocks belong to.
+    :ivar identity: what tells it from other versions; empty: nothing does.
+    :ivar size: bytes; -1: the source does not say.
+    :ivar block_size: of the blocks that it is cached in.
+    :ivar is_kept: whether its blocks are stored. Not, while a later change could have the same identity.
+    :ivar info: what the source said of it.
+    """
+
+    path: str
+    url: str
+    namespace: str
+    identity: str
+    size: int
+    block_size: int
+    is_kept: bool
+    info: dict[str, Any]
+
+    def key(self, number: int) -> bytes:
+        """The key of a block."""
+        return PartKey(self.url, self.namespace, self.identity, self.size, self.block_size, number).pack()
+
+    @property
+    def blocks(self) -> int:
+        """The number of its blocks; 0 if its size is unknown."""
+        return -(-max(self.size, 0) // self.block_size)
+
+
+class _Look(NamedTuple):
+    version: Version
+    at: float
+    is_free: bool
+
+
+class Versions:
+    """
+    The versions of the files of a source.
+
+    :param check: seconds for which a record is taken for the current version; 0: never; infinity: for ever.
+    :param stale_if_error: whether the version of the record is served while the source fails.
+    :param clock: seconds since the epoch.
+    :param monotonic: seconds that run forward only.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        source: Source,
+        *,
+        namespace: str,
+        block_size: int,
+        check: float,
+        stale_if_error: bool,
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._store = store
+        self._source = source
+        self._namespace = namespace
+        self._block_size = block_size
+        self._check = check
+        self._stale_if_error = stale_if_error
+        self._clock = clock
+        self._monotonic = monotonic
+        # What the source said a moment ago, by path. Each change is atomic.
+        self._looks: OrderedDict[str, _Look] = OrderedDict()
+
+    def opened(self, path: str) -> Version:
+        """
+        The version that an opening gets.
+
+        :raises Exception: whatever the source raises.
+        """
+        look = self._recent(path)
+        if look is not None and look.is_free:
+            self._looks[path] = look._replace(is_free=False)
+            return look.version
+        return self._current(path, is_free=False)
+
+    def info(self, path: str) -> dict[str, Any]:
+        """
+        What the source says of a file or a directory.
+
+        :raises Exception: whatever the source raises.
+        """
+        look = self._recent(path)
+        version = look.version if look is not None else self._current(path, is_free=True)
+        return dict(version.info)
+
+    def renewed(self, version: Version) -> Version:
+        """
+        The version that the source has now, because the one that was opened is gone.
+
+        :raises Exception: whatever the source raises.
+        """
+        self._looks.pop(version.path, None)
+        return self._ask(version.path, self._record(version.url), is_free=False)
+
+    def is_current(self, version: Version) -> bool:
+        """
+        Ask the source whether it still has a version.
+
+        :raises Exception: whatever the source raises.
+        """
+        _, identity = self._source.look(version.path)
+        return identity is None or identity.token == version.identity or not version.identity
+
+    def forget(self, path: str) -> None:
+        """Drop what is known of a file, with the blocks of its version: it is written or removed at the source."""
+        self._looks.pop(path, None)
+        url = self._source.url(path)
+        record = self._record(url)
+        self._store.remove(version_key(url, self._namespace), VERSION)
+        if record is not None:
+            self._remove_blocks(url, record)
+
+    def _recent(self, path: str) -> _Look | None:
+        look = self._looks.get(path)
+        return look if look is not None and self._monotonic() - look.at < _FRESH else None
+
+    def _current(self, path: str, *, is_free: bool) -> Version:
+        url = self._source.url(path)
+        record = self._record(url)
+        if record is not None and -_FUTURE < self._clock() - record["checked"] < self._check:
+            return self._recorded(path, url, record)
+        try:
+            return self._ask(path, record, is_free=is_free)
+        except (FileNotFoundError, PermissionError):
+            raise
+        except Exception as error:
+            if record is None or not self._stale_if_error:
+                raise
+            self._store.source_counter.stale_served += 1
+            what = "serve the last known version of %s, because its source failed: %r"
+            self._store.failures.report(STALE, what, url, error)
+            return self._recorded(path, url, record)
+
+    def _ask(self, path: str, record: Mapping[str, Any] | None, *, is_free: bool) -> Version:
+        asked_at, began = self._clock(), self._monotonic()
+        info, identity = self._source.look(path)
+        url = self._source.url(path)
+        size = info.get("size")
+        is_kept = self._source.is_settled(identity)
+        token = identity.token if identity is not None else ""
+        if identity is None and self._check:
+            # Nothing tells a version from the next one: each look begins a new one, valid as long as `check` says.
+            token, is_kept = f"looked at {asked_at!r}", True
+        version = Version(
+            path,
+            url,
+            self._namespace,
+            token,
+            size if isinstance(size, int) else -1,
+            self._block_size,
+            is_kept,
+            info,
+        )
+        if info.get("type") == "file":
+            self._record_look(version, record, asked_at)
+        self._looks[path] = _Look(version, began, is_free)
+        while len(self._looks) > _REMEMBERED:
+            self._looks.popitem(last=False)
+        return version
+
+    def _recorded(self, path: str, url: str, record: Mapping[str, Any]) -> Version:
+        return Version(
+            path,
+            url,
+            self._namespace,
+            record["identity"],
+            record["size"],
+            self._block_size,
+            is_kept=True,
+            info=record["info"],
+        )
+
+    def _record(self, url: str) -> Mapping[str, Any] | None:
+        payload = self._store.get(version_key(url, self._namespace), VERSION)
+        return None if payload is None else _unpack(payload)
+
+    def _record_look(self, version: Version, record: Mapping[str, Any] | None, asked_at: float) -> None:
+        if record is not None:
+            if asked_at < record["checked"] < asked_at + _FUTURE:  # Another process asked later, and was faster.
+                return
+            is_same = record["identity"] == version.identity and record["size"] == version.size
+            if not is_same:
+                self._store.source_counter.open_outdated += 1
+                self._remove_blocks(version.url, record)
+            elif not self._check:
+                return  # No reader asks when it was looked at.
+        if version.is_kept:
+            record = {"identity": version.identity, "size": version.size, "info": version.info, "checked": asked_at}
+            payload = _pack(record | {"block_size": self._block_size})
+            self._store.put(version_key(version.url, self._namespace), payload, VERSION)
+
+    def _remove_blocks(self, url: str, record: Mapping[str, Any]) -> None:
+        block_size = record["block_size"]
+        key = PartKey(url, self._namespace, record["identity"], record["size"], block_size, 0)
+        # Of a file of unknown size, those of its beginning that are there without a gap.
+        count = -(-record["size"] // block_size) if record["size"] >= 0 else math.inf
+
+        def remove() -> None:
+            number = 0
+            while number < count:
+                was_there = self._store.remove(key._replace(number=number).pack(), PART)
+                if count == math.inf and not was_there:
+                    break
+                number += 1
+
+        if count <= _MANY:
+            remove()
+        else:
+            threading.Thread(target=remove, name="dogpile_filesystem", daemon=True).start()
+
+
+def _pack(record: Mapping[str, Any]) -> bytes:
+    """A record as JSON. What JSON cannot say of a source's info is left out."""
+    return json.dumps(record | {"info": _plain(record["info"])}).encode()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, datetime.datetime):
+        return {"datetime": value.isoformat()}
+    if isinstance(value, Mapping):
+        return {str(key): plain for key, each in value.items() if (plain := _plain(each)) is not _UNSPEAKABLE}
+    if isinstance(value, list | tuple):
+        return [plain for each in value if (plain := _plain(each)) is not _UNSPEAKABLE]
+    return value if value is None or isinstance(value, str | int | float | bool) else _UNSPEAKABLE
+
+
+def _unpack(payload: bytes) -> Mapping[str, Any] | None:
+    """A record; None: it is none."""
+    try:
+        record = json.loads(payload, object_hook=_from_plain)
+        is_whole = (
+            isinstance(record["identity"], str)
+            and isinstance(record["size"], int)
+            and isinstance(record["block_size"], int)
+            and record["block_size"] > 0
+            and isinstance(record["checked"], float)
+            and isinstance(record["info"], dict)
+        )
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return record if is_whole else None
+
+
+def _from_plain(value: dict[str, Any]) -> Any:
+    if value.keys() == {"datetime"}:
+        return datetime.datetime.fromisoformat(value["datetime"])
+    return value
