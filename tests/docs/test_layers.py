@@ -20,6 +20,7 @@ ALLOWED = {
     "layout": set(),
     "failures": set(),
     "flusher": set(),
+    "sources": set(),
     "lockfile": {"layout", "failures", "flusher"},
     "store": {"lockfile", "layout", "failures", "flusher"},
     "maintenance": {"store", "lockfile", "layout", "failures"},

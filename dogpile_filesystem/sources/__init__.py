@@ -1,0 +1,20 @@
+"""
+What sources tell of their files: which version a file has, and how far a source can be trusted. It has no dependency: a
+filesystem of fsspec is an argument, and fsspec is never imported.
+
+May import: nothing.
+"""
+
+from dogpile_filesystem.sources.addresses import url_of
+from dogpile_filesystem.sources.filesystems import honours_ranges, is_rewritten_in_place, source_identity
+from dogpile_filesystem.sources.identity import Identity, identity_of_info, identity_of_stat
+
+__all__ = [
+    "Identity",
+    "honours_ranges",
+    "identity_of_info",
+    "identity_of_stat",
+    "is_rewritten_in_place",
+    "source_identity",
+    "url_of",
+]

@@ -1,0 +1,116 @@
+"""
+Filesystems of fsspec as sources: the identity of a file looked up, and which of their answers may be wrong.
+
+What is known of them here was measured: a reader must still compare the length of every answer with what it asked for.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from dogpile_filesystem.sources.identity import Identity, identity_of_info, identity_of_stat
+
+#: A write replaces the whole object, and a reader gets the old one or the new one.
+_REPLACING = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "swift", "http", "https", "github", "git"}
+#: They hand everything on to the filesystem in their attribute ``fs``.
+_WRAPPERS = {"dir", "async_wrapper"}
+
+
+def source_identity(
+    fs: Any,
+    path: str,
+    info: Mapping[str, Any] | None = None,
+    *,
+    clock: Callable[[], float] = time.time,
+) -> tuple[dict[str, Any], Identity | None]:
+    """
+    What a filesystem tells of a file now, and the identity of the version that it has.
+
+    :param fs: a filesystem of fsspec. What it has cached of the file's directory is dropped first.
+    :param path: of the file.
+    :param info: what was just asked about the file; None: ask now.
+    :param clock: tells the year of a time that is without one.
+    :return: the identity is None if the source tells nothing.
+    :raises OSError: of the filesystem, as it is: not found, denied, connection broken.
+    """
+    if _is_local(fs):
+        # Not what fsspec tells: its times are floats, and leave out the last 200 ns.
+        return _local(fs, path, info)
+    if info is None:
+        # FTP has cached the file's row with the directory, others under the file's own name.
+        fs.invalidate_cache(fs._parent(path))  # noqa: SLF001 - each filesystem has its own idea of a parent
+        fs.invalidate_cache(path)
+        info = fs.info(path)
+    return dict(info), identity_of_info(info, _protocols(fs), clock=clock)
+
+
+def is_rewritten_in_place(fs: Any) -> bool:
+    """
+    Whether a reader may get parts of two versions, or an unfinished one, while a file of the filesystem is rewritten.
+    True for one that is not known.
+    """
+    return not _protocols(fs) & _REPLACING
+
+
+def honours_ranges(fs: Any, info: Mapping[str, Any] | None = None) -> bool:
+    """
+    Whether ``cat_file`` with a start and an end answers these bytes alone.
+
+    :param fs: a filesystem of fsspec.
+    :param info: of the file: an HTTP server may say there that it does not.
+    :return: False: it certainly does not. True is no promise, since an HTTP server need not say so.
+    """
+    # The package sshfs ignores start and end. fsspec's own filesystem has the same protocol.
+    if type(_unwrapped(fs)).__module__.partition(".")[0] == "sshfs":
+        return False
+    return info is None or info.get("partial") is not False
+
+
+def _unwrapped(fs: Any) -> Any:
+    while _names(fs) & _WRAPPERS and hasattr(fs, "fs"):
+        fs = fs.fs
+    return fs
+
+
+def _names(fs: Any) -> set[str]:
+    return {fs.protocol} if isinstance(fs.protocol, str) else set(fs.protocol)
+
+
+def _protocols(fs: Any) -> set[str]:
+    return _names(_unwrapped(fs))
+
+
+def _is_local(fs: Any) -> bool:
+    # A subclass may lead elsewhere.
+    return type(fs).__module__ == "fsspec.implementations.local"
+
+
+def _local(fs: Any, path: str, info: Mapping[str, Any] | None) -> tuple[dict[str, Any], Identity]:
+    info = fs.info(path) if info is None else info
+    found = _stat(fs._strip_protocol(path))  # noqa: SLF001 - the path as the filesystem itself uses it
+    told = {"size": found.st_size, "mtime": found.st_mtime, "ino": found.st_ino, "mode": found.st_mode}
+    return {**info, **told}, identity_of_stat(found)
+
+
+def _stat(path: str) -> os.stat_result:
+    """
+    What a local file is now, even if it lies on an NFS server.
+
+    An NFS client answers ``stat`` from what it remembers, for up to a minute; only to open a file does it ask the
+    server. So a regular file on a filesystem without a disk of its own is opened.
+    """
+    found = os.stat(path)
+    if os.major(found.st_dev) or not stat.S_ISREG(found.st_mode):
+        return found
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except PermissionError:
+        return found
+    try:
+        return os.fstat(fd)
+    finally:
+        os.close(fd)
