@@ -1,6 +1,6 @@
 """
-The statistics of regions as metrics of Prometheus. Needs ``prometheus_client``: ``pip install
-dogpile_filesystem[prometheus]``.
+The statistics of regions, and of filesystems that cache sources, as metrics of Prometheus. Needs
+``prometheus_client``: ``pip install dogpile_filesystem[prometheus]``.
 
 Concurrency. All figures are totals over all processes that use a cache, read from its lock file at each scrape. So
 every worker of a server gives the same answer, nothing has to be added up over workers, and the files of
@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Protocol
 
 from dogpile.cache import CacheRegion
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from dogpile_filesystem.backend import GenericFSBackend, RawFSBackend
-from dogpile_filesystem.lockfile import Counts, Stats
+from dogpile_filesystem.lockfile import Counts, SourceCounts, Stats
 
 __all__ = ["RegionCollector"]
 
@@ -43,37 +44,68 @@ _COUNTERS = {
     "creations_saved": "Waits for another creator that ended in a hit.",
 }
 
+#: The fields of `SourceCounts` that are summed, and their help texts. Each metric's name begins with "source".
+_SOURCE_COUNTERS = {
+    "open_hits": "Files opened of which every block was in the cache.",
+    "open_partials": "Files opened of which some blocks were in the cache.",
+    "open_misses": "Files opened of which no block was in the cache.",
+    "open_outdated": "Files opened of which the cache had another version.",
+    "block_hits": "Blocks read that were in the cache.",
+    "block_misses": "Blocks read that the reader had to fetch from the source.",
+    "block_waits": "Blocks read that another reader was just fetching.",
+    "cache_bytes": "Bytes that readers got from the cache.",
+    "source_bytes": "Bytes fetched from the source.",
+    "shared_bytes": "Bytes fetched from the source for which another reader was waiting.",
+    "requests": "Requests to the source.",
+    "request_seconds": "Time that requests to the source took.",
+    "fills_started": "Files that were to be cached whole, in the background.",
+    "fills_finished": "Files of which every block was cached in the background.",
+    "fills_given_up": "Files whose caching in the background was given up.",
+    "stale_served": "Opens served from the last known version because the source failed.",
+}
+
 _Backend = GenericFSBackend | RawFSBackend
+
+
+class _Store(Protocol):
+    base_dir: str
+
+    def stats(self) -> Stats: ...
+
+
+class _WithStore(Protocol):
+    @property
+    def store(self) -> _Store: ...
 
 
 class RegionCollector(Collector):
     """
-    A collector of the statistics of regions. Each metric has the label ``region``.
+    A collector of the statistics of regions, and of filesystems that cache the files of a source. Each metric has the
+    label ``region``.
 
     ::
 
-        REGISTRY.register(RegionCollector({"pages": pages, "reports": reports}))
+        REGISTRY.register(RegionCollector({"pages": pages, "reports": reports, "files": filesystem}))
 
-    Regions may be configured later, and may have proxies. Regions that share a directory share its statistics: they are
-    exported once, with their names joined, as ``region="pages,reports"``.
+    Regions may be configured later, and may have proxies. Regions and filesystems that share a directory share its
+    statistics: they are exported once, with their names joined, as ``region="pages,reports"``.
 
     A region never makes a scrape fail. If its lock file cannot be used, if it is not configured yet, or if it was
     configured later with another backend, it has only ``dogpile_filesystem_up``, which is then 0.
 
-    Also omitted are counters before anything has been counted, bounds that are not set, and the size and the number of
-    entries while a lost ledger is counted anew, since they are too low then.
+    Also omitted are counters before anything has been counted, bounds that are not set, the size and the number of
+    entries while a lost ledger is counted anew, since they are too low then, and the counters of sources where there
+    are none.
 
-    :param regions: regions with a backend of this package, by the names that become their labels.
-    :raises TypeError: a region is configured with another backend.
+    :param regions: by the names that become their labels: regions with a backend of this package; and filesystems, or
+     other objects, with a store of this package as their attribute ``store``.
+    :raises TypeError: a region is configured with another backend, or an object has no store.
     """
 
-    def __init__(self, regions: Mapping[str, CacheRegion]) -> None:
+    def __init__(self, regions: Mapping[str, CacheRegion | _WithStore]) -> None:
         self._regions = dict(regions)
         for name, region in self._regions.items():
-            if region.is_configured and _backend(region) is None:
-                what = f"has the backend {type(region.actual_backend).__name__}, which keeps no statistics"
-                msg = f"region {name!r} {what}: leave it out, or configure it with a backend of dogpile_filesystem"
-                raise TypeError(msg)
+            _refuse_without_statistics(name, region)
 
     def describe(self) -> Iterable[Metric]:
         """The metrics without figures, so that registering the collector looks at no region."""
@@ -82,33 +114,48 @@ class RegionCollector(Collector):
     def collect(self) -> Iterable[Metric]:
         """The metrics, read now."""
         metrics = _Metrics()
-        for label, backends in self._caches():
-            metrics.add(label, _stats(backends))
-        return metrics.all()
+        for label, stores in self._caches():
+            metrics.add(label, _stats(stores))
+        return metrics.found()
 
-    def _caches(self) -> Iterator[tuple[str, list[_Backend]]]:
-        """Each directory once, with its label and the backends that use it; each region without a backend by itself."""
-        by_directory: dict[str, dict[str, _Backend]] = {}
+    def _caches(self) -> Iterator[tuple[str, list[_Store]]]:
+        """Each directory once, with its label and the stores that use it; each region without a store by itself."""
+        by_directory: dict[str, dict[str, _Store]] = {}
         for name, region in sorted(self._regions.items()):
-            backend = _backend(region)
-            if backend is None:
+            store = _store(region)
+            if store is None:
                 yield name, []
             else:
-                by_directory.setdefault(os.path.realpath(backend.arguments.base_dir), {})[name] = backend
-        for backends in by_directory.values():
-            yield ",".join(backends), list(backends.values())
+                by_directory.setdefault(os.path.realpath(store.base_dir), {})[name] = store
+        for stores in by_directory.values():
+            yield ",".join(stores), list(stores.values())
 
 
-def _backend(region: CacheRegion) -> _Backend | None:
+def _refuse_without_statistics(name: str, region: CacheRegion | _WithStore) -> None:
+    """Raise TypeError for a region with another backend, or an object without a store."""
+    if not isinstance(region, CacheRegion):
+        if not hasattr(region, "store"):
+            msg = f"{name!r} is a {type(region).__name__}, which has no store: pass a region, or a CachedFileSystem"
+            raise TypeError(msg)
+    elif region.is_configured and _store(region) is None:
+        what = f"has the backend {type(region.actual_backend).__name__}, which keeps no statistics"
+        msg = f"region {name!r} {what}: leave it out, or configure it with a backend of dogpile_filesystem"
+        raise TypeError(msg)
+
+
+def _store(region: CacheRegion | _WithStore) -> _Store | None:
+    """The store of a region or of a filesystem; None: the region has none, or not yet."""
+    if not isinstance(region, CacheRegion):
+        return region.store
     backend = region.actual_backend if region.is_configured else None
-    return backend if isinstance(backend, _Backend) else None
+    return backend.store if isinstance(backend, _Backend) else None
 
 
-def _stats(backends: list[_Backend]) -> Stats | None:
+def _stats(stores: list[_Store]) -> Stats | None:
     """The statistics of a directory; None: they cannot be read."""
     stats = None
-    for backend in backends:  # Each call first adds the backend's own counts, so the last result has all of them.
-        stats = backend.stats()
+    for store in stores:  # Each call first adds the store's own counts, so the last result has all of them.
+        stats = store.stats()
     return stats if stats is not None and stats.is_available else None
 
 
@@ -118,6 +165,9 @@ class _Metrics:
     def __init__(self) -> None:
         self._counters = {name: _counter(name, text) for name, text in _COUNTERS.items()}
         self._failures = _counter("failures", "Failures of the filesystem, by the name of the errno.", "cause")
+        self._sources = {
+            name: _counter(f"source_{name.removeprefix('source_')}", text) for name, text in _SOURCE_COUNTERS.items()
+        }
         self._up = _gauge("up", "Whether the figures of the region could be read.")
         self._since = _gauge(
             "counting_start_time_seconds", "The time at which counting began, in seconds since the epoch."
@@ -130,8 +180,15 @@ class _Metrics:
         )
 
     def all(self) -> list[Metric]:
+        return self._with(self._sources.values())
+
+    def found(self) -> list[Metric]:
+        """All, but those of sources only where there are some."""
+        return self._with(metric for metric in self._sources.values() if metric.samples)
+
+    def _with(self, sources: Iterable[Metric]) -> list[Metric]:
         gauges = [self._up, self._since, self._entries, self._entries_limit, self._size, self._size_limit]
-        return [*self._counters.values(), self._failures, *gauges]
+        return [*self._counters.values(), self._failures, *sources, *gauges]
 
     def add(self, label: str, stats: Stats | None) -> None:
         self._up.add_metric([label], float(stats is not None))
@@ -156,6 +213,12 @@ class _Metrics:
             counter.add_metric([label], getattr(total, name))
         for cause, count in total.failures.items():
             self._failures.add_metric([label, cause], count)
+        if total.source.is_used:
+            self._add_source(label, total.source)
+
+    def _add_source(self, label: str, source: SourceCounts) -> None:
+        for name, counter in self._sources.items():
+            counter.add_metric([label], getattr(source, name))
 
 
 def _counter(name: str, text: str, *labels: str) -> CounterMetricFamily:

@@ -10,7 +10,7 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import click
@@ -21,12 +21,23 @@ from rich.text import Text
 from dogpile_filesystem.cli import formatting, parameters
 from dogpile_filesystem.cli.cache import open_cache
 from dogpile_filesystem.layout import SHARDS
-from dogpile_filesystem.lockfile import NEVER, Counts, Recorded, Usage, recorded
+from dogpile_filesystem.lockfile import NEVER, Counts, Recorded, SourceCounts, Usage, recorded
 from dogpile_filesystem.maintenance import Cache
 
 #: Label, number, rate, remark.
 _Row = tuple[str, str, str, str]
 _BLANK: _Row = ("", "", "", "")
+#: The counts whose rates are shown.
+_RATED = ("hits", "misses", "stores", "evictions")
+_RATED_OF_SOURCES = (
+    "opens",
+    "block_hits",
+    "block_misses",
+    "block_waits",
+    "cache_bytes",
+    "source_bytes",
+    "requests",
+)
 
 
 class _Reading(NamedTuple):
@@ -45,15 +56,15 @@ class _Reading(NamedTuple):
 
 class _Rates(NamedTuple):
     """
-    What was done between two readings, per second.
+    What was done between two readings.
 
+    :ivar each: per second, by the name of the count.
+    :ivar of_sources: likewise.
     :ivar hit_ratio: of the reads in that time; None: there were none.
     """
 
-    hits: float
-    misses: float
-    stores: float
-    evictions: float
+    each: Mapping[str, float]
+    of_sources: Mapping[str, float]
     hit_ratio: float | None
 
 
@@ -121,10 +132,14 @@ def _rates(last: _Reading | None, reading: _Reading | None) -> _Rates | None:
     if last is None or reading is None or last.recorded.since not in (None, reading.recorded.since):
         return None
     old, new = last.recorded.total, reading.recorded.total
-    done = {name: getattr(new, name) - getattr(old, name) for name in ("hits", "misses", "stores", "evictions")}
     seconds = max(reading.at - last.at, 1e-3)
-    ratio = Counts(hits=done["hits"], misses=done["misses"]).hit_ratio
-    return _Rates(**{name: number / seconds for name, number in done.items()}, hit_ratio=ratio)
+    ratio = Counts(hits=new.hits - old.hits, misses=new.misses - old.misses).hit_ratio
+    of_sources = _per_second(old.source, new.source, _RATED_OF_SOURCES, seconds)
+    return _Rates(_per_second(old, new, _RATED, seconds), of_sources, ratio)
+
+
+def _per_second(old: object, new: object, names: tuple[str, ...], seconds: float) -> dict[str, float]:
+    return {name: (getattr(new, name) - getattr(old, name)) / seconds for name in names}
 
 
 def _print_json(cache: Cache, reading: _Reading | None) -> None:
@@ -143,9 +158,17 @@ def _as_json(cache: Cache, reading: _Reading) -> dict[str, Any]:
         "max_entries": said.bound.entries,
         "expiration_time": {name: said.expiration.get(kind) for name, kind in parameters.KINDS.items()},
         "since": said.since,
-        "total": {**dataclasses.asdict(said.total), "hit_ratio": said.total.hit_ratio},
+        "total": {
+            **dataclasses.asdict(said.total),
+            "hit_ratio": said.total.hit_ratio,
+            "source": _source_as_json(said.total.source),
+        },
         "invalidated": dict(zip(("hard", "soft"), (at if at > NEVER else None for at in reading.stamps), strict=True)),
     }
+
+
+def _source_as_json(source: SourceCounts) -> dict[str, Any]:
+    return {name: number for name, number in dataclasses.asdict(source).items() if name != "fills_running"}
 
 
 def _view(cache: Cache, reading: _Reading | None, rates: _Rates | None) -> Group:
@@ -154,7 +177,9 @@ def _view(cache: Cache, reading: _Reading | None, rates: _Rates | None) -> Group
         return Group(title, "", "There is no cache now.")
     since = reading.recorded.since
     counted = "Nothing has been counted yet." if since is None else f"Counted since {formatting.moment(since)}."
-    table = formatting.grid([*_content(reading), _BLANK, *_counts(reading, rates)])
+    source = reading.recorded.total.source
+    of_sources = [_BLANK, *_source(source, rates)] if source.is_used else []
+    table = formatting.grid([*_content(reading), _BLANK, *_counts(reading, rates), *of_sources])
     return Group(title, "", table, "", Text(counted, style="dim"))
 
 
@@ -176,11 +201,7 @@ def _content(reading: _Reading) -> Iterator[_Row]:
 
 def _counts(reading: _Reading, rates: _Rates | None) -> Iterator[_Row]:
     counts = reading.recorded.total
-    each = (
-        dict.fromkeys(_Rates._fields, "")
-        if rates is None
-        else {name: f"{rate:,.1f}/s" for name, rate in rates._asdict().items() if name != "hit_ratio"}
-    )
+    each = dict.fromkeys(_RATED, "") if rates is None else {name: _rate(rate) for name, rate in rates.each.items()}
     ratio = "" if counts.hit_ratio is None else f"{counts.hit_ratio:.1%} of the reads"
     if rates is not None and rates.hit_ratio is not None:
         ratio += f", now {rates.hit_ratio:.1%}"
@@ -196,3 +217,33 @@ def _counts(reading: _Reading, rates: _Rates | None) -> Iterator[_Row]:
     yield "Damaged", f"{counts.damaged:,}", "", ""
     causes = ", ".join(f"{cause} {number:,}" for cause, number in counts.failures.items())
     yield "Failures", f"{sum(counts.failures.values()):,}", "", causes
+
+
+def _source(counts: SourceCounts, rates: _Rates | None) -> Iterator[_Row]:
+    """What was done with files of sources."""
+    each = dict.fromkeys(_RATED_OF_SOURCES, "")
+    if rates is not None:
+        each = {
+            name: f"{formatting.size(int(rate))}/s" if name.endswith("_bytes") else _rate(rate)
+            for name, rate in rates.of_sources.items()
+        }
+    opens = f"{counts.open_hits:,} hit, {counts.open_partials:,} partial, {counts.open_misses:,} missed"
+    blocks = counts.block_hits + counts.block_misses + counts.block_waits
+    yield "Source", "", "", ""
+    yield "Opens", f"{counts.opens:,}", each["opens"], f"{opens}, {counts.open_outdated:,} outdated"
+    ratio = f"{counts.block_hits / blocks:.1%} of the blocks read" if blocks else ""
+    yield "Block hits", f"{counts.block_hits:,}", each["block_hits"], ratio
+    yield "Block misses", f"{counts.block_misses:,}", each["block_misses"], ""
+    yield "Block waits", f"{counts.block_waits:,}", each["block_waits"], "fetched by another reader"
+    yield "From the cache", formatting.size(counts.cache_bytes), each["cache_bytes"], ""
+    shared = f"{formatting.size(counts.shared_bytes)} shared by several readers"
+    yield "From the source", formatting.size(counts.source_bytes), each["source_bytes"], shared
+    mean = f"{counts.request_seconds / counts.requests:,.3f} s on average" if counts.requests else ""
+    yield "Requests", f"{counts.requests:,}", each["requests"], mean
+    fills = f"{counts.fills_finished:,} finished, {counts.fills_given_up:,} given up"
+    yield "Fills", f"{counts.fills_started:,}", "", fills
+    yield "Served stale", f"{counts.stale_served:,}", "", "because the source failed"
+
+
+def _rate(rate: float) -> str:
+    return f"{rate:,.1f}/s"

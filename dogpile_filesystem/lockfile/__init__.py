@@ -4,6 +4,7 @@ The one lock file of a cache directory: its locks, and its tables (ledger, stati
 May import: layout, failures, flusher; fasteners.
 """
 
+from dogpile_filesystem.lockfile.counts import Counts, SourceCounter, SourceCounts, Stats
 from dogpile_filesystem.lockfile.current import TRUST, Current, Fresh
 from dogpile_filesystem.lockfile.descriptor import Descriptor, collect_garbage, identity_of
 from dogpile_filesystem.lockfile.file import LockFile, detached_lock_file, open_lock_file
@@ -12,7 +13,8 @@ from dogpile_filesystem.lockfile.ledger import Bound, Ledger, Usage
 from dogpile_filesystem.lockfile.mutex import KeyMutex
 from dogpile_filesystem.lockfile.ownership import has_entries, is_tagged
 from dogpile_filesystem.lockfile.presence import presence
-from dogpile_filesystem.lockfile.statistics import Counts, Recorded, Statistics, Stats, recorded
+from dogpile_filesystem.lockfile.statistics import Statistics
+from dogpile_filesystem.lockfile.totals import Recorded, recorded
 
 __all__ = [
     "HEAD",
@@ -27,6 +29,8 @@ __all__ = [
     "Ledger",
     "LockFile",
     "Recorded",
+    "SourceCounter",
+    "SourceCounts",
     "Statistics",
     "Stats",
     "Usage",

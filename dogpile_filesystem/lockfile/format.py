@@ -11,7 +11,8 @@ offset     content
 24         the start of the machine that the records belong to (u64)
 32         until when values are invalidated: hard, soft (f64, seconds since the epoch; 1: never were)
 64         bytes that guard: the making of the file, eviction, the statistics, the stamps of invalidation
-512        the statistics: see statistics.py
+512        the statistics: see totals.py
+2736       the statistics of sources: likewise
 4096       the record of each of the 256 shards, 8 bytes: blocks of 4096 bytes (u32), entries (u32)
 6144       a byte for each shard: 1, if it has been counted, so that its record can be believed
 2**61      a byte for each process that writes, locked as long as it lives

@@ -67,6 +67,7 @@ class Store:
      An empty sequence: the store is a tool's, and tells the other tools nothing.
     :param signing_keys: of :func:`.entry.signing_key`; the first signs, all are accepted; none: nothing is signed.
     :param clock: seconds since the epoch.
+    :ivar source_counter: what those who cache the files of a source here count.
     """
 
     def __init__(
@@ -97,6 +98,7 @@ class Store:
         expiration = dict.fromkeys(kinds, expiration_time)
         self.visitor = Visitor(self.shards, expiration, clock, self.failures)
         self._statistics = Statistics(self.failures, self._bound, expiration, lambda: find().find_ledger(), clock)
+        self.source_counter = self._statistics.source
         self._evictor = Evictor(self.shards, self._bound, self.visitor, self._statistics)
         self._room = Room(self.directory, self._bound, min_free_space, self.visitor, self._evictor, self._recency)
         self._writer = Writer(self.directory, self.shards, self._room, self.failures)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import time
@@ -15,6 +16,7 @@ from commands import PATIENCE, read_until
 from dogpile.cache import make_region
 
 from dogpile_filesystem.layout import BLOCK
+from dogpile_filesystem.lockfile.counts import SourceCounts
 from dogpile_filesystem.lockfile.ledger import Ledger
 from dogpile_filesystem.store.store import Store
 
@@ -60,8 +62,46 @@ def test_stats_json_has_all_counts(store, run):
     told = json.loads(run("stats", "--json").stdout)
     names = set(type(store.stats().total).__dataclass_fields__)
     assert set(told["total"]) == names | {"hit_ratio"}
+    assert set(told["total"]["source"]) == set(SourceCounts.__dataclass_fields__) - {"fills_running"}
+    assert set(told["total"]["source"].values()) == {0}
     assert told["since"] is None
     assert told["is_counted"]
+
+
+def test_source(store, run):
+    """What was done with files of sources has a section of its own, with ratios, sizes and the mean of the requests."""
+    counter = store.source_counter
+    counter.open_hits, counter.open_partials, counter.open_misses, counter.open_outdated = 1200, 3, 2, 1
+    counter.block_hits, counter.block_misses, counter.block_waits = 970, 20, 10
+    counter.cache_bytes, counter.source_bytes, counter.shared_bytes = 970 << 20, 20 << 20, 5 << 20
+    counter.requests, counter.request_ns = 8, 2_000_000_000
+    counter.fills_started, counter.fills_finished, counter.fills_given_up = 5, 3, 1
+    counter.stale_served = 4
+    store.flush()
+    done = run("stats")
+    _, _, section = done.stdout.partition("\nSource\n")
+    rows = dict(re.findall(r"^(\S.*?)  +(.*)$", section, re.MULTILINE))
+    assert {label: re.split("  +", rest) for label, rest in rows.items()} == {
+        "Opens": ["1,206", "1,200 hit, 3 partial, 2 missed, 1 outdated"],
+        "Block hits": ["970", "97.0% of the blocks read"],
+        "Block misses": ["20"],
+        "Block waits": ["10", "fetched by another reader"],
+        "From the cache": ["970.0 MiB"],
+        "From the source": ["20.0 MiB", "5.0 MiB shared by several readers"],
+        "Requests": ["8", "0.250 s on average"],
+        "Fills": ["5", "3 finished, 1 given up"],
+        "Served stale": ["4", "because the source failed"],
+    }
+    told = json.loads(run("stats", "--json").stdout)["total"]["source"]
+    assert (told["open_hits"], told["source_bytes"], told["request_seconds"]) == (1200, 20 << 20, 2.0)
+
+
+def test_source_in_part(store, run):
+    """One count of sources is enough for the section; without any there is none."""
+    assert "Source" not in run("stats").stdout
+    store.source_counter.stale_served += 1
+    store.flush()
+    assert re.search(r"^Source\nOpens +0 ", run("stats").stdout, re.MULTILINE)
 
 
 def test_stats_of_a_lock_file_alone(store, base_dir, run):
@@ -104,6 +144,21 @@ def test_watch(store, base_dir, start, terminal):
     process.send_signal(signal.SIGINT)
     assert process.wait(PATIENCE) == 0
     assert process.stderr.read() == b""
+
+
+def test_watch_source(store, base_dir, start, terminal):
+    """A terminal shows what is done with files of sources per second, and how many bytes."""
+    ours, theirs = terminal
+    start("stats", base_dir, "--watch", "--interval", 0.1, stdin=theirs, stdout=theirs)
+    read_until(ours, rb"Entries +0")
+
+    def read():
+        store.source_counter.block_hits += 1
+        store.source_counter.cache_bytes += 1 << 30
+        store.flush()
+
+    rates = rb"Block hits +[0-9,]+ +[0-9,.]*[1-9][0-9,.]*/s[^\0]*From the cache +[0-9.]+ [MGT]iB +[0-9.]+ [MGT]iB/s"
+    read_until(ours, rates, meanwhile=read)
 
 
 def test_watch_json(store, base_dir, start):

@@ -21,8 +21,10 @@ from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.openmetrics import parser as strict
 from prometheus_client.parser import text_string_to_metric_families as parse
 
+from dogpile_filesystem.lockfile.counts import SOURCE_COUNTERS
 from dogpile_filesystem.lockfile.format import head
 from dogpile_filesystem.prometheus import RegionCollector
+from dogpile_filesystem.store.store import Store
 
 DASHBOARD = Path(__file__).parent.parent.parent / "examples" / "grafana-dashboard.json"
 
@@ -95,6 +97,68 @@ def test_failures(make, scrape, tmp_path):
     found = samples(scrape(pages=region), "pages")
     assert {name for name in found if name.startswith("failures")} == {"failures_totalENOTDIR"}
     assert found["failures_totalENOTDIR"] >= 1
+
+
+SOURCE = {
+    "source_open_hits_total": 1,
+    "source_open_partials_total": 2,
+    "source_open_misses_total": 3,
+    "source_open_outdated_total": 4,
+    "source_block_hits_total": 5,
+    "source_block_misses_total": 6,
+    "source_block_waits_total": 7,
+    "source_cache_bytes_total": 8,
+    "source_bytes_total": 9,
+    "source_shared_bytes_total": 10,
+    "source_requests_total": 11,
+    "source_request_seconds_total": 12,
+    "source_fills_started_total": 13,
+    "source_fills_finished_total": 14,
+    "source_fills_given_up_total": 15,
+    "source_stale_served_total": 16,
+}
+
+
+def count_source(store):
+    """Counts as many events of sources as `SOURCE` says."""
+    for number, name in enumerate(SOURCE_COUNTERS, 1):
+        setattr(store.source_counter, name, number * 10**9 if name == "request_ns" else number)
+
+
+def test_sources(make, scrape):
+    """A scrape has the counters of sources where there are some, and not even their names where there are none."""
+    pages, files = make("pages"), make("files")
+    pages.set("a", 1)
+    files.set("a", 1)
+    assert "source" not in scrape(pages=pages, files=files)
+    count_source(files.backend.store)
+    exposition = scrape(pages=pages, files=files)
+    found = samples(exposition, "files")
+    assert {name: value for name, value in found.items() if "source" in name} == SOURCE
+    assert found["stores_total"] == 1
+    assert not [name for name in samples(exposition, "pages") if "source" in name]
+
+
+def test_filesystem(make, scrape, tmp_path):
+    """An object with a store is exported like a region, and together with the regions on its directory."""
+
+    class Filesystem:
+        def __init__(self, base_dir):
+            self.store = Store(str(base_dir))
+
+    shared, own = Filesystem(tmp_path / "cache"), Filesystem(tmp_path / "own")
+    region = make()
+    region.set("a", 1)
+    count_source(shared.store)
+    assert own.store.put(b"k", bytes(5000))
+    own.store.source_counter.requests += 1
+    exposition = scrape(files=shared, pages=region, own=own)
+    found = samples(exposition, "files,pages")
+    assert (found["stores_total"], found["source_requests_total"]) == (1, 11)
+    found = samples(exposition, "own")
+    assert (found["stores_total"], found["size_bytes"], found["source_requests_total"]) == (1, 8192, 1)
+    with pytest.raises(TypeError, match="'files' is a PosixPath, which has no store: pass a region, or a CachedFile"):
+        RegionCollector({"files": tmp_path})
 
 
 def test_unbounded(make, scrape):
@@ -200,6 +264,7 @@ def test_conventions(make):
     """A strict parser accepts the exposition; counters end in _total, sizes and times in their base unit."""
     region, registry = make(), CollectorRegistry()
     region.set("a", 1)
+    count_source(region.backend.store)
     registry.register(RegionCollector({'"quoted"\n\\': region}))
     families = list(strict.text_string_to_metric_families(openmetrics.generate_latest(registry).decode()))
     assert {family.type for family in families} == {"counter", "gauge"}
@@ -257,6 +322,7 @@ def test_dashboard(make, scrape):
     """The dashboard shows exactly the metrics that are exported."""
     region = make(max_entries=10)
     region.set("a", 1)
+    count_source(region.backend.store)
     exported = {sample.name for family in parse(scrape(pages=region)) for sample in family.samples}
     exported.add("dogpile_filesystem_failures_total")  # It has no figure, since nothing failed.
     dashboard = json.loads(DASHBOARD.read_text())
