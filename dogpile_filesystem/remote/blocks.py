@@ -160,7 +160,9 @@ class Blocks:
             raise SourceChanged(version.path)
 
     def _keep(self, version: Version, fetched: Fetched) -> bool:
-        return all([self._store.put_part(version.key(number), data) for number, data in _cut(version, fetched)])
+        # Each of them, also if one cannot be kept.
+        kept = [self._store.put_part(version.key(number), data) for number, data in _cut(version, fetched)]
+        return all(kept)
 
     def _length(self, version: Version, number: int) -> int:
         return min(version.block_size, version.size - number * version.block_size)

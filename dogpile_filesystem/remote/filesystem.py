@@ -40,6 +40,9 @@ _FSSPEC = ("fo", "asynchronous", "loop", "use_listings_cache", "listings_expiry_
 _CHANGES = 5
 
 
+# ruff: noqa: ARG002 - signatures are fsspec's
+
+
 class CachedFileSystem(PassedOnFileSystem):
     """
     A filesystem whose files are cached in ``base_dir``, in blocks.

@@ -12,19 +12,17 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import tempfile
 import threading
 import uuid
 import weakref
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from fsspec.callbacks import Callback
 
     from dogpile_filesystem.remote.filesystem import CachedFileSystem
     from dogpile_filesystem.remote.versions import Version
-    from dogpile_filesystem.store import Pinned
 
 #: Bytes that are copied at a time.
 _PIECE = 4 << 20
@@ -67,6 +65,32 @@ def copy_to_path(file: Any, path: str, callback: Callback) -> None:
         raise
 
 
+class LocalCopy(Protocol):
+    """
+    A whole file on the local disk.
+
+    :ivar path: of the file.
+    """
+
+    path: str
+
+    def release(self) -> None:
+        """Remove the file. Never fails."""
+
+
+class TemporaryCopy:
+    """A copy outside of the cache."""
+
+    def __init__(self) -> None:
+        fd, self.path = tempfile.mkstemp(prefix="dogpile_filesystem-")
+        os.close(fd)
+
+    def release(self) -> None:
+        """Remove the file. Never fails."""
+        with contextlib.suppress(OSError):
+            os.unlink(self.path)
+
+
 class LocalCopies:
     """
     The local copies of a filesystem.
@@ -77,7 +101,7 @@ class LocalCopies:
         # Guards the table.
         self._guard = threading.Lock()
         self._pid = os.getpid()
-        self._copies: dict[bytes, Pinned] = {}
+        self._copies: dict[bytes, LocalCopy] = {}
         weakref.finalize(fs, _release, self._copies, self._pid)
 
     def path(self, version: Version, callback: Callback) -> str:
@@ -91,22 +115,26 @@ class LocalCopies:
                 self._pid, self._copies = os.getpid(), {}
                 weakref.finalize(self._fs, _release, self._copies, self._pid)
             key = version.key(0)
-            pinned = self._copies.get(key)
-            if pinned is None or not os.path.exists(pinned.path):
-                pinned = self._copies[key] = self._copy(version, callback)
-            return pinned.path
+            copy = self._copies.get(key)
+            if copy is None or not version.identity or not os.path.exists(copy.path):
+                if copy is not None:
+                    copy.release()
+                copy = self._copies[key] = self._copy(version, callback)
+            return copy.path
 
-    def _copy(self, version: Version, callback: Callback) -> Pinned:
+    def _copy(self, version: Version, callback: Callback) -> LocalCopy:
         with self._fs.open_version(version) as file:
-            size = file.size
-            pinned = self._fs.store.pin(version.key(0), size)
+            size = getattr(file, "size", None)
+            # Of unknown size: nothing could be reserved for it.
+            pinned = self._fs.store.pin(version.key(0), size) if size is not None else None
+            local = pinned or TemporaryCopy()
             try:
-                with open(pinned.path, "wb") as target:
+                with open(local.path, "wb") as target:
                     copy(file, target, callback)
             except BaseException:
-                pinned.release()
+                local.release()
                 raise
-        return pinned
+        return local
 
     def release(self) -> None:
         """Remove all copies of this process."""
@@ -114,7 +142,7 @@ class LocalCopies:
             _release(self._copies, self._pid)
 
 
-def _release(copies: dict[bytes, Pinned], pid: int) -> None:
+def _release(copies: dict[bytes, LocalCopy], pid: int) -> None:
     if pid == os.getpid():
         while copies:
             copies.popitem()[1].release()

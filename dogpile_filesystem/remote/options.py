@@ -69,7 +69,7 @@ class Options:
         :raises ValueError: a value is out of range.
         """
         given = {name: value for name, value in arguments.items() if value != ""}
-        shared = {"cache_size": _CACHE_SIZE, "lock_timeout": _LOCK_TIMEOUT}
+        shared: dict[str, Any] = {"cache_size": _CACHE_SIZE, "lock_timeout": _LOCK_TIMEOUT}
         shared |= {name: given[name] for name in SHARED if name in given}
         if shared.get("base_dir") is None:
             shared["base_dir"] = platformdirs.user_cache_dir("dogpile_filesystem")

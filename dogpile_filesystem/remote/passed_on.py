@@ -32,10 +32,10 @@ class PassedOnFileSystem(ChainedFileSystem):
 
     def _strip_protocol(self, path: Any) -> Any:  # type: ignore[override]  # fsspec calls it on the class and on objects
         """A path as the source's filesystem takes it."""
-        return self.fs._strip_protocol(without_prefix(path))
+        return self.fs._strip_protocol(without_prefix(path))  # noqa: SLF001 - what fsspec's own wrappers call
 
     def _parent(self, path: str) -> str:  # type: ignore[override]  # as above
-        return str(self.fs._parent(self._strip_protocol(path)))
+        return str(self.fs._parent(self._strip_protocol(path)))  # noqa: SLF001 - likewise
 
     def unstrip_protocol(self, name: str) -> str:
         """The URL of a file, with which it can be opened again."""

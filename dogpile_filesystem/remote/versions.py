@@ -26,7 +26,7 @@ from dogpile_filesystem.layout import PART, VERSION, PartKey, version_key
 from dogpile_filesystem.remote.source import Source
 from dogpile_filesystem.store import Store
 
-#: Seconds for which what the source said for `info` is good for one opening, and what it said for an opening for `info`.
+#: Seconds for which what the source said to `info` is good for one opening, and what it said to an opening for `info`.
 _FRESH = 0.1
 #: How many files that were looked up are remembered.
 _REMEMBERED = 1000
@@ -264,7 +264,7 @@ class Versions:
 
 def _pack(record: Mapping[str, Any]) -> bytes:
     """A record as JSON. What JSON cannot say of a source's info is left out."""
-    return json.dumps(record | {"info": _plain(record["info"])}).encode()
+    return json.dumps({**record, "info": _plain(record["info"])}).encode()
 
 
 def _plain(value: Any) -> Any:
