@@ -29,15 +29,7 @@ _Row = tuple[str, str, str, str]
 _BLANK: _Row = ("", "", "", "")
 #: The counts whose rates are shown.
 _RATED = ("hits", "misses", "stores", "evictions")
-_RATED_OF_SOURCES = (
-    "opens",
-    "block_hits",
-    "block_misses",
-    "block_waits",
-    "cache_bytes",
-    "source_bytes",
-    "requests",
-)
+_RATED_OF_SOURCES = ("opens", "block_hits", "block_misses", "cache_bytes", "source_bytes", "requests")
 
 
 class _Reading(NamedTuple):
@@ -220,7 +212,7 @@ def _counts(reading: _Reading, rates: _Rates | None) -> Iterator[_Row]:
 
 
 def _source(counts: SourceCounts, rates: _Rates | None) -> Iterator[_Row]:
-    """What was done with files of sources."""
+    """What was done with files of sources. In few rows: a terminal of 24 has room for all."""
     each = dict.fromkeys(_RATED_OF_SOURCES, "")
     if rates is not None:
         each = {
@@ -228,13 +220,16 @@ def _source(counts: SourceCounts, rates: _Rates | None) -> Iterator[_Row]:
             for name, rate in rates.of_sources.items()
         }
     opens = f"{counts.open_hits:,} hit, {counts.open_partials:,} partial, {counts.open_misses:,} missed"
+    opens += f", {counts.open_outdated:,} outdated"
+    if counts.stale_served:
+        opens += f", {counts.stale_served:,} served stale"
     blocks = counts.block_hits + counts.block_misses + counts.block_waits
+    waits = f"and {counts.block_waits:,} waits for another reader"
     yield "Source", "", "", ""
-    yield "Opens", f"{counts.opens:,}", each["opens"], f"{opens}, {counts.open_outdated:,} outdated"
+    yield "Opens", f"{counts.opens:,}", each["opens"], opens
     ratio = f"{counts.block_hits / blocks:.1%} of the blocks read" if blocks else ""
     yield "Block hits", f"{counts.block_hits:,}", each["block_hits"], ratio
-    yield "Block misses", f"{counts.block_misses:,}", each["block_misses"], ""
-    yield "Block waits", f"{counts.block_waits:,}", each["block_waits"], "fetched by another reader"
+    yield "Block misses", f"{counts.block_misses:,}", each["block_misses"], waits
     yield "From the cache", formatting.size(counts.cache_bytes), each["cache_bytes"], ""
     shared = f"{formatting.size(counts.shared_bytes)} shared by several readers"
     yield "From the source", formatting.size(counts.source_bytes), each["source_bytes"], shared
@@ -242,7 +237,6 @@ def _source(counts: SourceCounts, rates: _Rates | None) -> Iterator[_Row]:
     yield "Requests", f"{counts.requests:,}", each["requests"], mean
     fills = f"{counts.fills_finished:,} finished, {counts.fills_given_up:,} given up"
     yield "Fills", f"{counts.fills_started:,}", "", fills
-    yield "Served stale", f"{counts.stale_served:,}", "", "because the source failed"
 
 
 def _rate(rate: float) -> str:

@@ -198,7 +198,9 @@ class Statistics:
 def _summed(totals: Sequence[int], numbers: Sequence[int], added: Sequence[int]) -> list[int]:
     """Totals, with what was counted since it was last added."""
     return [
-        min(max(0, total + number - before), MOST) for total, number, before in zip(totals, numbers, added, strict=True)
+        # Nearly all numbers are those that were added last: to tell these first takes less than half the time.
+        total if number == before else min(max(0, total + number - before), MOST)
+        for total, number, before in zip(totals, numbers, added, strict=True)
     ]
 
 

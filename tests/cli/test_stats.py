@@ -82,15 +82,13 @@ def test_source(store, run):
     _, _, section = done.stdout.partition("\nSource\n")
     rows = dict(re.findall(r"^(\S.*?)  +(.*)$", section, re.MULTILINE))
     assert {label: re.split("  +", rest) for label, rest in rows.items()} == {
-        "Opens": ["1,206", "1,200 hit, 3 partial, 2 missed, 1 outdated"],
+        "Opens": ["1,206", "1,200 hit, 3 partial, 2 missed, 1 outdated, 4 served stale"],
         "Block hits": ["970", "97.0% of the blocks read"],
-        "Block misses": ["20"],
-        "Block waits": ["10", "fetched by another reader"],
+        "Block misses": ["20", "and 10 waits for another reader"],
         "From the cache": ["970.0 MiB"],
         "From the source": ["20.0 MiB", "5.0 MiB shared by several readers"],
         "Requests": ["8", "0.250 s on average"],
         "Fills": ["5", "3 finished, 1 given up"],
-        "Served stale": ["4", "because the source failed"],
     }
     told = json.loads(run("stats", "--json").stdout)["total"]["source"]
     assert (told["open_hits"], told["source_bytes"], told["request_seconds"]) == (1200, 20 << 20, 2.0)
