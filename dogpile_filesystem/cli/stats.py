@@ -20,13 +20,15 @@ from rich.text import Text
 
 from dogpile_filesystem.cli import formatting, parameters
 from dogpile_filesystem.cli.cache import open_cache
-from dogpile_filesystem.layout import SHARDS
+from dogpile_filesystem.layout import FILE, KINDS, SHARDS, VALUE
 from dogpile_filesystem.lockfile import NEVER, Counts, Recorded, Usage, recorded
 from dogpile_filesystem.maintenance import Cache
 
 #: Label, number, rate, remark.
 _Row = tuple[str, str, str, str]
 _BLANK: _Row = ("", "", "", "")
+#: The kinds of which the lock file says when their entries expire.
+_EXPIRING = (VALUE, FILE)
 
 
 class _Reading(NamedTuple):
@@ -141,7 +143,7 @@ def _as_json(cache: Cache, reading: _Reading) -> dict[str, Any]:
         "is_counted": reading.usage.counted == SHARDS,
         "cache_size": said.bound.size,
         "max_entries": said.bound.entries,
-        "expiration_time": {name: said.expiration.get(kind) for name, kind in parameters.KINDS.items()},
+        "expiration_time": {KINDS[kind].name: said.expiration.get(kind) for kind in _EXPIRING},
         "since": said.since,
         "total": {**dataclasses.asdict(said.total), "hit_ratio": said.total.hit_ratio},
         "invalidated": dict(zip(("hard", "soft"), (at if at > NEVER else None for at in reading.stamps), strict=True)),
@@ -165,10 +167,10 @@ def _content(reading: _Reading) -> Iterator[_Row]:
     yield "Entries", f"{usage.entries:,}", "", incomplete or most
     of_bound = "" if bound.size is None else f"{usage.size / bound.size:.0%} of {formatting.size(bound.size)}"
     yield "Size", formatting.size(usage.size), "", of_bound
-    for name, kind in parameters.KINDS.items():
+    for kind in _EXPIRING:
         seconds = reading.recorded.expiration.get(kind, 0)
         if seconds:
-            yield f"Expiration of {name}s", formatting.age(seconds), "", "after creation"
+            yield f"Expiration of {KINDS[kind].name}s", formatting.age(seconds), "", "after creation"
     for name, at in zip(("hard", "soft"), reading.stamps, strict=True):
         if at > (reading.recorded.since or reading.at):  # An earlier stamp is that of a new lock file.
             yield "Invalidated", formatting.age(reading.at - at), "", f"ago, {name}"
