@@ -13,8 +13,8 @@ Names and numbers on disk: the kinds of entries, what each file is called, and w
                                an entry being written; this many bytes and entries are reserved for it
       values.<unique>/         a cleared tree, until its files are removed; see also lockfile/file.py
 
-The name of an entry says its kind, so that a visit and an eviction need not open the entry of a value. A visit opens
-the entry of a file, to learn which content belongs to it.
+The name of an entry says its kind, so that a visit and an eviction need not open an entry that has no content. A visit
+opens the entry of a file, to learn which content belongs to it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ CLEARED_PREFIX = "values."
 TEMPORARY_SUFFIX = ".tmp"
 
 #: Numbers of the kinds. Plain numbers, because an enum's hash and comparison cost a tenth of a hit.
-VALUE, FILE = 1, 2
+VALUE, FILE, PART, VERSION = 1, 2, 3, 4
 
 
 class Kind(NamedTuple):
@@ -58,13 +58,74 @@ class Kind(NamedTuple):
 KINDS = {
     VALUE: Kind(VALUE, "value", "v", has_content=False),
     FILE: Kind(FILE, "file", "f", has_content=True),
+    # A block of a source's file, which can be read in parts.
+    PART: Kind(PART, "block", "b", has_content=False),
+    # What is known of a version of a source's file.
+    VERSION: Kind(VERSION, "version", "i", has_content=False),
 }
 _BY_LETTER = {kind.letter: kind for kind in KINDS.values()}
 # Prefix of the key and letter, by number: two look-ups less on each hit than the table above.
 _NAMING = {number: (kind.letter.encode(), kind.letter) for number, kind in KINDS.items()}
 _SHARD_PATHS = tuple(f"{VALUES}/{shard:02x}" for shard in range(SHARDS))
+# Paths that are not UTF-8 have lone surrogates.
+_TEXT = ("utf-8", "surrogatepass")
 _DIGEST_SIZE = 16
 _DIGITS = 2 * _DIGEST_SIZE
+
+
+class PartKey(NamedTuple):
+    """
+    What the key of a block says. The URL comes first, so that the keys of a directory have a common prefix.
+
+    :ivar url: of the source's file.
+    :ivar namespace: tells sources apart that have the same URLs.
+    :ivar identity: tells the version of the file.
+    :ivar size: of the file in bytes; -1: unknown.
+    :ivar block_size: bytes of each block but the last.
+    :ivar number: of the block in the file, from 0.
+    """
+
+    url: str
+    namespace: str
+    identity: str
+    size: int
+    block_size: int
+    number: int
+
+    def pack(self) -> bytes:
+        """
+        The key.
+
+        :raises ValueError: a field has a NUL character, so that another block could have the same key.
+        """
+        return _pack(*self)
+
+    @classmethod
+    def unpack(cls, key: bytes) -> PartKey | None:
+        """Take a key apart; None: it is not that of a block."""
+        try:
+            url, namespace, identity, *numbers = key.decode(*_TEXT).split("\0")
+            size, block_size, number = map(int, numbers)
+        except ValueError:  # UnicodeDecodeError is one.
+            return None
+        return cls(url, namespace, identity, size, block_size, number)
+
+
+def version_key(url: str, namespace: str) -> bytes:
+    """
+    The key of what is known of a source's file.
+
+    :raises ValueError: as :meth:`PartKey.pack`.
+    """
+    return _pack(url, namespace)
+
+
+def _pack(*fields: str | int) -> bytes:
+    key = "\0".join(map(str, fields))
+    if key.count("\0") != len(fields) - 1:
+        msg = f"a NUL character in {fields!r}: a file with such a name cannot be cached"
+        raise ValueError(msg)
+    return key.encode(*_TEXT)
 
 
 class Place(NamedTuple):

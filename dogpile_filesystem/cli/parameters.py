@@ -10,11 +10,11 @@ import re
 import click
 from click.shell_completion import CompletionItem
 
+from dogpile_filesystem import layout
 from dogpile_filesystem.arguments import parse_size
-from dogpile_filesystem.layout import FILE, VALUE
 
 #: Kinds of entries, by their names.
-KINDS = {"value": VALUE, "file": FILE}
+KINDS = {kind.name: kind.number for kind in layout.KINDS.values()}
 
 #: A thousand years, in seconds.
 _OLDEST = 1000 * 366 * 86400
@@ -60,9 +60,9 @@ def _directories(*_: object) -> list[CompletionItem]:
 base_dir = click.argument("base_dir", shell_complete=_directories)
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 dry_run = click.option("-n", "--dry-run", is_flag=True, help="Only report what would be removed.")
-kind = click.option("--kind", type=click.Choice(list(KINDS)), help="Only entries of this kind.  [default: both]")
+kind = click.option("--kind", type=click.Choice(list(KINDS)), help="Only entries of this kind.  [default: all]")
 
 
 def kinds(kind: str | None) -> list[int]:
-    """The kinds that an option names; None: both."""
+    """The kinds that an option names; None: all."""
     return list(KINDS.values()) if kind is None else [KINDS[kind]]

@@ -14,6 +14,7 @@ import click
 
 from dogpile_filesystem.cli import formatting, parameters
 from dogpile_filesystem.cli.cache import open_cache
+from dogpile_filesystem.layout import VALUE
 from dogpile_filesystem.maintenance import Cache, Description, describe, entries, find
 from dogpile_filesystem.store import Damaged, Seen, Shards
 
@@ -123,7 +124,7 @@ def _expires(found: Description, expiration: Mapping[int, float | None]) -> floa
 
 def _row(kind: str, size: str, age: str, used: str, expires: str, key: str) -> str:
     # The key comes last and uncut: it may be long, and other commands take it.
-    return f"{kind:<5}  {size:>10}  {age:>7}  {used:>7}  {expires:>7}  {key}"
+    return f"{kind:<7}  {size:>10}  {age:>7}  {used:>7}  {expires:>7}  {key}"
 
 
 def _as_row(listed: _Listed, expiration: Mapping[int, float | None], now: float) -> str:
@@ -176,7 +177,7 @@ def show(base_dir: str, key: str, kind: str | None, most: int, as_json: bool) ->
     Show an entry, and its first bytes.
 
     Nothing is unpickled. Pass the key as the region stores it: after its key_mangler, if it has one. A value and a file
-    may have the same key; then both are shown. The exit code is 1 if there is neither. With --json, the output is a
+    may have the same key; then both are shown. The exit code is 1 if there is no entry. With --json, the output is a
     list of entries, and the bytes are hexadecimal.
     """
     cache = open_cache(base_dir)
@@ -206,6 +207,8 @@ def _take_apart(found: Description, most: int) -> tuple[dict[str, Any] | None, i
     """The metadata that dogpile stored with a value or a file, its length without them, and its first bytes."""
     if found.content is not None:
         return _metadata(found.content.metadata), found.length, found.start[:most]
+    if found.head.kind != VALUE:
+        return None, found.length, found.start[:most]
     # The form in which dogpile.cache stores values. A value that another program stored has no metadata.
     start, bar, value = found.start.partition(b"|")
     metadata = _metadata(start) if bar else None

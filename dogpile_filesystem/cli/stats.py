@@ -20,7 +20,7 @@ from rich.text import Text
 
 from dogpile_filesystem.cli import formatting, parameters
 from dogpile_filesystem.cli.cache import open_cache
-from dogpile_filesystem.layout import SHARDS
+from dogpile_filesystem.layout import FILE, KINDS, SHARDS, VALUE
 from dogpile_filesystem.lockfile import NEVER, Counts, Recorded, SourceCounts, Usage, recorded
 from dogpile_filesystem.maintenance import Cache
 
@@ -30,6 +30,8 @@ _BLANK: _Row = ("", "", "", "")
 #: The counts whose rates are shown.
 _RATED = ("hits", "misses", "stores", "evictions")
 _RATED_OF_SOURCES = ("opens", "block_hits", "block_misses", "cache_bytes", "source_bytes", "requests")
+#: The kinds of which the lock file says when their entries expire.
+_EXPIRING = (VALUE, FILE)
 
 
 class _Reading(NamedTuple):
@@ -148,7 +150,7 @@ def _as_json(cache: Cache, reading: _Reading) -> dict[str, Any]:
         "is_counted": reading.usage.counted == SHARDS,
         "cache_size": said.bound.size,
         "max_entries": said.bound.entries,
-        "expiration_time": {name: said.expiration.get(kind) for name, kind in parameters.KINDS.items()},
+        "expiration_time": {KINDS[kind].name: said.expiration.get(kind) for kind in _EXPIRING},
         "since": said.since,
         "total": {
             **dataclasses.asdict(said.total),
@@ -182,10 +184,10 @@ def _content(reading: _Reading) -> Iterator[_Row]:
     yield "Entries", f"{usage.entries:,}", "", incomplete or most
     of_bound = "" if bound.size is None else f"{usage.size / bound.size:.0%} of {formatting.size(bound.size)}"
     yield "Size", formatting.size(usage.size), "", of_bound
-    for name, kind in parameters.KINDS.items():
+    for kind in _EXPIRING:
         seconds = reading.recorded.expiration.get(kind, 0)
         if seconds:
-            yield f"Expiration of {name}s", formatting.age(seconds), "", "after creation"
+            yield f"Expiration of {KINDS[kind].name}s", formatting.age(seconds), "", "after creation"
     for name, at in zip(("hard", "soft"), reading.stamps, strict=True):
         if at > (reading.recorded.since or reading.at):  # An earlier stamp is that of a new lock file.
             yield "Invalidated", formatting.age(reading.at - at), "", f"ago, {name}"

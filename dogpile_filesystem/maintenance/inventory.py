@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from dogpile_filesystem.layout import SHARDS, VALUE, place
+from dogpile_filesystem.layout import FILE, SHARDS, place
 from dogpile_filesystem.store import READ_FLAGS, Content, Damaged, Head, Seen, Shards, read_head, see
 
 
@@ -21,8 +21,8 @@ class Description(NamedTuple):
 
     :ivar seen: its last use, its name, and the bytes charged for it.
     :ivar head: what its first bytes say.
-    :ivar content: of the entry of a file; None for a value.
-    :ivar start: the first bytes of the value, or of the file.
+    :ivar content: of the entry of a file; None for others.
+    :ivar start: the first bytes of the value, the file or the block.
     """
 
     seen: Seen
@@ -32,7 +32,7 @@ class Description(NamedTuple):
 
     @property
     def length(self) -> int:
-        """Bytes of the value, or of the file."""
+        """Bytes of the value, the file or the block."""
         return self.head.length if self.content is None else self.content.length
 
 
@@ -51,13 +51,13 @@ def describe(shards: Shards, seen: Seen, most: int = 0) -> Description:
     """
     Describe an entry.
 
-    :param most: the number of bytes to read of the value or the file.
+    :param most: the number of bytes to read of the value, the file or the block.
     :raises Damaged: it is no entry of this version.
     :raises OSError: it cannot be read, or was removed.
     """
     with shards.opened(seen.shard) as fd:
         head, data = read_head(seen.name, fd, most)
-        if head.kind == VALUE:
+        if head.kind != FILE:
             return Description(seen, head, None, data[:most])
         content = Content.unpack(data, seen.name)
         return Description(seen, head, content, _read_start(content.name, fd, most) if most else b"")

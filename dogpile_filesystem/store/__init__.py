@@ -6,8 +6,9 @@ May import: lockfile, layout, failures, flusher.
 
 from dogpile_filesystem.store.access import Access, Refused
 from dogpile_filesystem.store.directory import Directory
-from dogpile_filesystem.store.entry import Content, Damaged, Head, signing_key
+from dogpile_filesystem.store.entry import Content, signing_key
 from dogpile_filesystem.store.files import READ_FLAGS
+from dogpile_filesystem.store.header import Damaged, Head
 from dogpile_filesystem.store.listing import Listing, Seen, see
 from dogpile_filesystem.store.reading import Reader, State, StoredFile, content_of, read_head
 from dogpile_filesystem.store.shard import Shard, Shards

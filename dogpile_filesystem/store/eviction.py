@@ -1,9 +1,9 @@
 """
 Making room: whether there is any, and which entries are evicted for it.
 
-When a reservation takes the total past a bound, entries are evicted until it fits again. A sample decides which ones:
-all processes together visit shards in turn, until some hundred entries were seen. Since a hash picks the shard, each
-shard is a uniform sample of all keys.
+When a reservation takes the total past a bound, entries are evicted until it fits again; with :class:`Watermarks`
+eviction begins earlier, and goes on for longer. A sample decides which ones: all processes together visit shards in
+turn, until some hundred entries were seen. Since a hash picks the shard, each shard is a uniform sample of all keys.
 
 - Up to :data:`EXACT` entries the sample is everything, and the order of eviction is exactly that of the last uses.
 - Beyond, the older three fifths of each sample are up for eviction. The hit ratio stays within half a percentage point
@@ -29,6 +29,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 from dogpile_filesystem.layout import SHARDS, Place
 from dogpile_filesystem.lockfile import Bound, Ledger, Statistics, Usage
@@ -48,6 +49,29 @@ BATCH = 64
 _RESIGNATION = 1.0
 
 
+class Watermarks(NamedTuple):
+    """
+    How full a cache may be. Fractions of the bytes of its bound.
+
+    :ivar high: when a reservation takes the total beyond this, eviction begins.
+    :ivar low: eviction goes on until this is reached.
+    """
+
+    high: float = 1.0
+    low: float = 1.0
+
+    def verify(self) -> Watermarks:
+        """
+        Make sure that they are in order.
+
+        :raises ValueError: they are not.
+        """
+        if not 0 < self.low <= self.high <= 1:
+            msg = f"high_watermark={self.high!r}, low_watermark={self.low!r}: pass 0 < low <= high <= 1"
+            raise ValueError(msg)
+        return self
+
+
 class NoRoom(Exception):
     """No room can be made: the entries that are left are being written, or cannot be removed."""
 
@@ -62,6 +86,7 @@ class Room:
 
     :param bound: what the cache may take.
     :param min_free_space: bytes that are to stay free on the filesystem; None: any.
+    :param watermarks: when eviction begins, and ends.
     """
 
     def __init__(
@@ -72,8 +97,10 @@ class Room:
         visitor: Visitor,
         evictor: Evictor,
         recency: Recency,
+        watermarks: Watermarks,
     ) -> None:
         self.bound = bound
+        self._high, self._low = (_lowered(bound, fraction) for fraction in watermarks)
         self._directory = directory
         self._min_free_space = min_free_space
         self._visitor = visitor
@@ -83,17 +110,19 @@ class Room:
 
     def fits(self, ledger: Ledger, size: int) -> bool:
         """
-        Whether everything that is reserved is within the bound, and ``size`` bytes can be written.
+        Whether everything that is reserved is within the high watermark, and ``size`` bytes can be written.
 
+        :param size: bytes that are still to be written; 0: they are written, and only the bound counts.
         :raises OSError: the ledger cannot be read.
         """
-        return ledger.holds(self.bound) and self._is_free(size)
+        return ledger.holds(self._high if size else self.bound) and self._is_free(size)
 
     def make(self, ledger: Ledger, place: Place, size: int) -> None:
         """
-        Evict what is over the bound, and until ``size`` bytes can be written.
+        Evict what is over the high watermark, down to the low one, and until ``size`` bytes can be written.
 
         :param place: of the entry that is being written. One that it replaces is evicted last.
+        :param size: as of :meth:`fits`.
         :raises NoRoom: no room can be made.
         :raises OSError: the ledger cannot be read, written or locked.
         """
@@ -111,9 +140,20 @@ class Room:
             usage = ledger.usage()
             if self.bound.holds(usage) and not self._is_attainable(size, usage):
                 raise NoRoom
-        if not self._evictor.evict(ledger, lambda usage: self.bound.holds(usage) and self._is_free(size)):
+        goal = self._goal(ledger, size)
+        if not self._evictor.evict(ledger, lambda usage: goal.holds(usage) and self._is_free(size)):
+            if goal is not self.bound and ledger.holds(self.bound) and self._is_free(size):
+                return  # The rest is being written, and fits.
             self._resign()
             raise NoRoom
+
+    def _goal(self, ledger: Ledger, size: int) -> Bound:
+        """Down to where to evict."""
+        low, high = self._low.size, self._high.size
+        if self._low is self.bound or low is None or high is None or not size:
+            return self.bound
+        # A value above the low watermark would evict everything else, and not reach it.
+        return self._low if size <= low and ledger.usage().size > high else self.bound
 
     def free(self, size: int) -> None:
         """
@@ -147,6 +187,11 @@ class Room:
     def _resign(self) -> None:
         # Else each value would have all shards visited, for as long as the disk is full of other things.
         self._resigned_until = time.monotonic() + _RESIGNATION
+
+
+def _lowered(bound: Bound, fraction: float) -> Bound:
+    """A bound of fewer bytes; the same one for 1.0."""
+    return bound if bound.size is None or fraction == 1 else Bound(int(bound.size * fraction), bound.entries)
 
 
 class Evictor:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+from collections.abc import Sequence
 
-from dogpile_filesystem.store import entry
+from dogpile_filesystem.store import entry, header
 
 # A reader that opens a FIFO in the place of an entry must not wait for a writer.
 READ_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
@@ -74,7 +75,7 @@ def read_file_to_its_end(path: str, dir_fd: int | None = None) -> entry.Data:
 
 def _read_on(fd: int, data: bytes) -> entry.Data:
     """The whole entry that begins with ``data``. Of a file with something behind the entry, a little more than it."""
-    size, extent = os.fstat(fd).st_size, entry.extent(data)
+    size, extent = os.fstat(fd).st_size, header.extent(data)
     if extent is not None:
         payload_at, end = extent
         if size > end:
@@ -114,7 +115,7 @@ def filesystem_type(device: int) -> str:
     return ""
 
 
-def write_all(fd: int, parts: list[bytes]) -> None:
+def write_all(fd: int, parts: Sequence[bytes | memoryview]) -> None:
     """
     Write a few parts one after the other from where they are, without joining them. The system may write less than it
     was asked to, without an error: Linux never writes more than 2 GiB at once.

@@ -19,10 +19,10 @@ import stat
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from dogpile_filesystem.layout import FILE, Place, charge, entry_name, kind_of
-from dogpile_filesystem.store import entry
+from dogpile_filesystem.layout import FILE, PART, Place, charge, entry_name, kind_of
+from dogpile_filesystem.store import entry, part_format
 from dogpile_filesystem.store.directory import Directory
-from dogpile_filesystem.store.entry import Content, Damaged, Head
+from dogpile_filesystem.store.entry import Content
 from dogpile_filesystem.store.files import (
     READ_FLAGS,
     ContentFile,
@@ -31,6 +31,7 @@ from dogpile_filesystem.store.files import (
     read_file,
     read_file_to_its_end,
 )
+from dogpile_filesystem.store.header import Damaged, Head
 
 #: The first read of an entry's head asks for this many bytes: most keys lie in them.
 _HEAD_SIZE = 4096
@@ -191,9 +192,10 @@ def refers_to(name: str, content: str, dir_fd: int) -> bool:
 
 def read_head(path: str, dir_fd: int, most: int = 0) -> tuple[Head, bytes]:
     """
-    The head of an entry, and the beginning of its payload: of an entry that has a content, all of it.
+    The head of an entry, and the beginning of its payload: of an entry that has a content, all of it. The payload of a
+    part is here its bytes alone.
 
-    :param most: how many bytes of a value's payload to read.
+    :param most: how many bytes of another payload to read.
     :raises Damaged: it is no entry of this version.
     :raises OSError: it cannot be read.
     """
@@ -201,13 +203,26 @@ def read_head(path: str, dir_fd: int, most: int = 0) -> tuple[Head, bytes]:
     try:
         data = os.read(fd, _HEAD_SIZE)
         head = Head.unpack(data)
+        if head.kind == PART:
+            data, head = _read_part_head(fd, data, head)
         end = head.payload_at + (head.length if head.kind == FILE else min(most, head.length))
         if end > len(data):
             data = _read_until(fd, end)
-            head = Head.unpack(data)
+            head = head._replace(key=Head.unpack(data).key)  # Perhaps there was not all of it.
     finally:
         os.close(fd)
     return head, data[head.payload_at : end]
+
+
+def _read_part_head(fd: int, data: bytes, head: Head) -> tuple[bytes, Head]:
+    """The first bytes of a part, up to its own, and its head with the payload of :func:`read_head`."""
+    while part_format.start(data) > len(data):
+        data = _read_until(fd, part_format.start(data))
+    at = part_format.start(data)
+    length = head.payload_at + head.length - at
+    if length < 0:
+        raise Damaged("its table is longer than its payload")
+    return data, Head.unpack(data)._replace(payload_at=at, length=length)
 
 
 def _read_until(fd: int, end: int) -> bytes:

@@ -46,8 +46,8 @@ class Recency:
         self._last_stamp = stamp
         return stamp
 
-    def note(self, path: str) -> None:
-        """Remember that the entry at ``path`` is used now."""
+    def note(self, path: str) -> int:
+        """Remember that the entry at ``path`` is used now; the stamp that its ``mtime`` will get."""
         # As stamp, written out: a call less on the way of every hit.
         stamp = int(self._clock() * 1e9)
         if stamp <= self._last_stamp:
@@ -59,6 +59,7 @@ class Recency:
             flusher.start()
         if len(pending) >= LIMIT:
             self.flush()
+        return stamp
 
     def forget(self, path: str) -> None:
         """Drop a pending use: the entry has been written anew, or is gone."""

@@ -9,19 +9,22 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import ClassVar
+from collections.abc import Callable
+from typing import ClassVar, TypeVar
 
 from dogpile_filesystem.failures import DAMAGED, Failures
 from dogpile_filesystem.layout import Place
 from dogpile_filesystem.store.directory import Directory
 from dogpile_filesystem.store.files import remove_tree
-from dogpile_filesystem.store.reading import Reader, State
+from dogpile_filesystem.store.header import Damaged
+from dogpile_filesystem.store.reading import Reader, State, is_no_file
 from dogpile_filesystem.store.recency import Recency
 from dogpile_filesystem.store.shard import Shards
 from dogpile_filesystem.store.visit import Visitor
 
 #: Number of entries that could not be removed and are remembered at most.
 _STALE_LIMIT = 10_000
+_T = TypeVar("_T")
 
 
 class Remover:
@@ -113,6 +116,32 @@ class Remover:
             return os.stat(path, dir_fd=self._directory.fd, follow_symlinks=False).st_ino
         except OSError:
             return 0
+
+    def second_look(self, place: Place, trouble: Exception, look: Callable[[], _T]) -> _T | None:
+        """
+        Look at an entry once more, after a first look failed. It is removed if it is damaged, and reported if it cannot
+        be read.
+
+        :param trouble: what the first look raised.
+        :param look: looks at it.
+        :return: what that returns; None: a miss.
+        """
+        try:
+            if isinstance(trouble, OSError) and not is_no_file(trouble):
+                # Perhaps the directory was not open; or the program became a daemon, and closed all descriptors.
+                self._directory.look()
+                self._directory.refuse_link(place.name[:2])
+            return look()
+        except FileNotFoundError:
+            pass
+        except Damaged as damage:
+            self.remove_damaged(place, damage)
+        except OSError as error:
+            if is_no_file(error):
+                self.remove_damaged(place, error)
+            else:
+                self._failures.report_error(error, "cannot read an entry")
+        return None
 
     def remove_damaged(self, place: Place, damage: object) -> None:
         """Remove an entry that did not pass its checks, if it still does not."""

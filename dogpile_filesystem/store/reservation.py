@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Sequence
 
 from dogpile_filesystem.layout import Place, content_name, shard_path, temporary_name
 from dogpile_filesystem.lockfile import Ledger, presence
@@ -104,7 +105,7 @@ class Reservation:
             shard.give_back(self._size, self._entries)
             raise
 
-    def write(self, parts: list[bytes], stamp: int) -> None:
+    def write(self, parts: Sequence[bytes | memoryview], stamp: int) -> None:
         """
         Write the entry, last used at ``stamp``.
 

@@ -16,6 +16,7 @@ read by this process any more. Directories and the lock file are not counted.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -23,7 +24,18 @@ from typing import BinaryIO
 
 from dogpile_filesystem.failures import NO_ROOM, TOO_LARGE, Failures
 from dogpile_filesystem.flusher import flusher
-from dogpile_filesystem.layout import CLEARED_PREFIX, FILE, SHARDS, VALUE, VALUES, Place, entry_name, place
+from dogpile_filesystem.layout import (
+    CLEARED_PREFIX,
+    FILE,
+    KINDS,
+    PART,
+    SHARDS,
+    VALUE,
+    VALUES,
+    Place,
+    entry_name,
+    place,
+)
 from dogpile_filesystem.lockfile import (
     Bound,
     KeyMutex,
@@ -38,10 +50,12 @@ from dogpile_filesystem.lockfile import (
 from dogpile_filesystem.store import entry
 from dogpile_filesystem.store.access import Access
 from dogpile_filesystem.store.directory import Directory
-from dogpile_filesystem.store.eviction import Evictor, NoRoom, Room
+from dogpile_filesystem.store.eviction import Evictor, NoRoom, Room, Watermarks
 from dogpile_filesystem.store.files import read_file, read_file_to_its_end
+from dogpile_filesystem.store.header import Damaged
 from dogpile_filesystem.store.ingest import ExternalFile
-from dogpile_filesystem.store.reading import Reader, StoredFile, is_no_file
+from dogpile_filesystem.store.parts import Parts
+from dogpile_filesystem.store.reading import Reader, StoredFile
 from dogpile_filesystem.store.recency import Recency, flush_all
 from dogpile_filesystem.store.removal import Remover
 from dogpile_filesystem.store.shard import Shards
@@ -66,8 +80,12 @@ class Store:
     :param kinds: the kinds of entries that the store is used for. Only these expire here, and the tools are told when.
      An empty sequence: the store is a tool's, and tells the other tools nothing.
     :param signing_keys: of :func:`.entry.signing_key`; the first signs, all are accepted; none: nothing is signed.
+    :param high_watermark: fraction of ``cache_size``, up to 1.0: eviction begins when the total is taken beyond it.
+    :param low_watermark: fraction of ``cache_size``, above 0, up to ``high_watermark``: eviction goes on until it is
+     reached, unless what is stored is larger by itself.
     :param clock: seconds since the epoch.
     :ivar source_counter: what those who cache the files of a source here count.
+    :raises ValueError: the watermarks are not in this order.
     """
 
     def __init__(
@@ -81,8 +99,11 @@ class Store:
         access: Access | None = None,
         kinds: Sequence[int] = (VALUE, FILE),
         signing_keys: Sequence[bytes] = (),
+        high_watermark: float = 1.0,
+        low_watermark: float = 1.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        watermarks = Watermarks(high_watermark, low_watermark).verify()
         self.base_dir = base_dir
         self.failures = Failures(base_dir)
         self.directory = Directory.shared(base_dir, access or Access(), clock)
@@ -100,11 +121,14 @@ class Store:
         self._statistics = Statistics(self.failures, self._bound, expiration, lambda: find().find_ledger(), clock)
         self.source_counter = self._statistics.source
         self._evictor = Evictor(self.shards, self._bound, self.visitor, self._statistics)
-        self._room = Room(self.directory, self._bound, min_free_space, self.visitor, self._evictor, self._recency)
+        self._room = Room(
+            self.directory, self._bound, min_free_space, self.visitor, self._evictor, self._recency, watermarks
+        )
         self._writer = Writer(self.directory, self.shards, self._room, self.failures)
         self.reader = Reader(self.directory, self.signing_keys)
         self.remover = Remover(self.directory, self.shards, self.visitor, self.reader, self._recency, self.failures)
         self._stale = self.remover.stale
+        self._parts = Parts(self.directory, self.remover, self._recency, self.signing_keys, self._expiration_ns, clock)
         flusher.add(self, self._recency, self._statistics)
 
     def open(self) -> None:
@@ -119,7 +143,11 @@ class Store:
     # Reading
 
     def get(self, key: bytes, kind: int = VALUE) -> bytes | None:
-        """The value under a key, or the payload of its entry of another kind; None: a miss."""
+        """
+        The value under a key, or the payload of its entry of another kind; None: a miss.
+
+        The statistics count the hits and misses of values and files alone.
+        """
         directory = self.directory
         if time.monotonic() >= directory.fresh.until:
             directory.reopen_if_replaced()
@@ -134,26 +162,27 @@ class Store:
             # As decode, which is a call more on the way of every hit.
             found_kind, found_key, payload, created_ns = entry.inspect(data, self.signing_keys)
         except FileNotFoundError:
-            self._statistics.count_miss(name)
+            self._count_miss(kind, name)
             self._sweep()
             return None
-        except (entry.Damaged, OSError) as trouble:
-            found = self._get_in_spite_of(trouble, place(kind, key))
+        except (Damaged, OSError) as trouble:
+            where = place(kind, key)
+            found = self.remover.second_look(where, trouble, functools.partial(self._read_to_its_end, where))
             if found is None:
-                self._statistics.count_miss(name)
+                self._count_miss(kind, name)
                 return None
             found_kind, found_key, payload, created_ns = found
         # The first: two keys with one digest.
         if found_key != key or found_kind != kind or (self._stale and self.remover.is_stale(path)):
-            self._statistics.count_miss(name)
+            self._count_miss(kind, name)
             return None
         if self._expiration_ns is not None:
             self._sweep()
             if self._clock() * 1e9 - created_ns > self._expiration_ns:
-                self._statistics.count_miss(name, expired=True)
+                self._count_miss(kind, name, expired=True)
                 return None
         if kind != VALUE:
-            pass  # It is no hit before the content is there.
+            pass  # A file is no hit before its content is there. Others are counted by those who read them.
         elif self._statistics.second_looks:
             self._statistics.count_hit(name)
         else:
@@ -161,25 +190,13 @@ class Store:
         self._recency.note(path)
         return payload
 
-    def _get_in_spite_of(self, trouble: Exception, place: Place) -> tuple[int, bytes, bytes, int] | None:
-        """What an entry says, as :func:`.entry.inspect` returns it, after a first look failed; None: a miss."""
-        try:
-            if isinstance(trouble, OSError) and not is_no_file(trouble):
-                # Perhaps the directory was not open; or the program became a daemon, and closed all descriptors.
-                self.directory.look()
-                self.directory.refuse_link(place.name[:2])
-            data = read_file_to_its_end(place.path, self.directory.fd)
-            return entry.inspect(data, self.signing_keys)
-        except FileNotFoundError:
-            pass
-        except entry.Damaged as damage:
-            self.remover.remove_damaged(place, damage)
-        except OSError as error:
-            if is_no_file(error):
-                self.remover.remove_damaged(place, error)
-            else:
-                self.failures.report_error(error, "cannot read an entry")
-        return None
+    def _count_miss(self, kind: int, name: str, *, expired: bool = False) -> None:
+        if kind in (VALUE, FILE):
+            self._statistics.count_miss(name, expired=expired)
+
+    def _read_to_its_end(self, place: Place) -> tuple[int, bytes, bytes, int]:
+        """What an entry says, as :func:`.entry.inspect` returns it."""
+        return entry.inspect(read_file_to_its_end(place.path, self.directory.fd), self.signing_keys)
 
     def get_file(self, key: bytes) -> StoredFile | None:
         """The file under a key; None: a miss."""
@@ -192,7 +209,7 @@ class Store:
                 found = self.reader.open_content(where, payload)
             except FileNotFoundError:
                 continue  # Replaced or evicted just now.
-            except (entry.Damaged, OSError) as trouble:
+            except (Damaged, OSError) as trouble:
                 return self._miss_file(where, trouble)
             self._statistics.count_hit(where.name)
             return found
@@ -203,28 +220,70 @@ class Store:
         try:
             with self.shards.locked(self.directory.ledger(), place.shard):
                 found = self.reader.open_file(place)
-        except (entry.Damaged, entry.OtherKey, OSError) as trouble:
+        except (Damaged, entry.OtherKey, OSError) as trouble:
             return self._miss_file(place, trouble)
         self._statistics.count_hit(place.name)
         return found
 
     def _miss_file(self, place: Place, trouble: Exception) -> StoredFile | None:
-        if isinstance(trouble, FileNotFoundError | entry.Damaged):
+        if isinstance(trouble, FileNotFoundError | Damaged):
             self.remover.remove_damaged(place, trouble)
         elif isinstance(trouble, OSError):
             self.failures.report_error(trouble, "cannot read a content")
         self._statistics.count_miss(place.name)
         return None
 
+    def read_part(self, key: bytes, start: int, stop: int) -> bytes | None:
+        """
+        Read the bytes of a part from ``start`` to ``stop``, and nothing else of it. This is a use, but no hit or miss
+        in the statistics.
+
+        :return: None: a miss. There is no part, or it ends before ``stop``, or cannot be read; or what was to be read
+         is damaged, and the part was removed.
+        :raises ValueError: ``start`` is negative or beyond ``stop``.
+        """
+        if self._expiration_ns is not None:
+            self._sweep()
+        return self._parts.read(key, start, stop)
+
+    def read_part_into(self, key: bytes, start: int, buffer: memoryview) -> bool:
+        """
+        Fill a buffer with the bytes of a part from ``start`` on. As :meth:`read_part`.
+
+        :param buffer: contiguous and writable.
+        :return: False: a miss. There may be anything in the buffer then.
+        """
+        if self._expiration_ns is not None:
+            self._sweep()
+        return self._parts.read_into(key, start, buffer)
+
+    def has_part(self, key: bytes) -> int | None:
+        """The number of bytes of a part; None: there is none. Checks no pages, and is no use."""
+        return self._parts.length(key)
+
     # Writing
 
-    def put(self, key: bytes, payload: bytes) -> bool:
+    def put(self, key: bytes, payload: bytes, kind: int = VALUE) -> bool:
         """
-        Store a value.
+        Store a value, or an entry of another kind that is always read whole.
 
         :return: whether it is kept. If not, nothing is left under the key.
+        :raises ValueError: entries of this kind are stored by another method.
         """
-        return self._put(Incoming.of_value(key, payload, self._recency.stamp(), self._signing_key))
+        if kind in (FILE, PART):
+            msg = f"{KINDS[kind].name}: use put_file for a file, and put_part for a block"
+            raise ValueError(msg)
+        return self._put(Incoming.of_value(kind, key, payload, self._recency.stamp(), self._signing_key))
+
+    def put_part(self, key: bytes, data: bytes | bytearray | memoryview) -> bool:
+        """
+        Store a part: bytes of which some can be read, and checked, without the others.
+
+        :param data: contiguous, and not to be changed meanwhile. It is not copied.
+        :return: whether it is kept. If not, nothing is left under the key.
+        """
+        part = memoryview(data).cast("B")
+        return self._put(Incoming.of_part(key, part, self._recency.stamp(), self._signing_key))
 
     def put_file(self, key: bytes, file: BinaryIO, metadata: bytes = b"", *, movable: bool = False) -> bool:
         """

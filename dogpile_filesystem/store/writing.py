@@ -15,12 +15,13 @@ import errno
 import os
 import random
 import time
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from dogpile_filesystem.failures import Failures
-from dogpile_filesystem.layout import FILE, VALUE, Place, charge, content_name, place
+from dogpile_filesystem.layout import FILE, PART, Place, charge, content_name, place
 from dogpile_filesystem.lockfile import Ledger, presence
-from dogpile_filesystem.store import entry
+from dogpile_filesystem.store import entry, header, part_format
 from dogpile_filesystem.store.directory import Directory
 from dogpile_filesystem.store.eviction import NoRoom, NotCounted, Room
 from dogpile_filesystem.store.ingest import ExternalFile
@@ -56,16 +57,22 @@ class Incoming(NamedTuple):
 
     place: Place
     unique_part: str
-    parts: list[bytes]
+    parts: Sequence[bytes | memoryview]
     stamp: int
     size: int
     file: ExternalFile | None = None
 
     @classmethod
-    def of_value(cls, key: bytes, payload: bytes, stamp: int, signing_key: bytes | None) -> Incoming:
-        """A value."""
-        head = entry.head(VALUE, key, payload, stamp, signing_key)
-        return cls(place(VALUE, key), presence.unique(), [head, payload], stamp, charge(len(head) + len(payload)))
+    def of_value(cls, kind: int, key: bytes, payload: bytes, stamp: int, signing_key: bytes | None) -> Incoming:
+        """A value, or another entry that is always read whole."""
+        head = header.pack(kind, key, payload, stamp, signing_key)
+        return cls(place(kind, key), presence.unique(), [head, payload], stamp, charge(len(head) + len(payload)))
+
+    @classmethod
+    def of_part(cls, key: bytes, data: memoryview, stamp: int, signing_key: bytes | None) -> Incoming:
+        """A part, by its bytes."""
+        head = part_format.pack(key, data, stamp, signing_key)
+        return cls(place(PART, key), presence.unique(), [head, data], stamp, charge(len(head) + len(data)))
 
     @classmethod
     def of_file(
@@ -75,7 +82,7 @@ class Incoming(NamedTuple):
         unique_part = presence.unique()
         name = content_name(where.name, unique_part)
         payload = entry.Content(name, file.length, file.position, file.is_dense, metadata).pack()
-        head = entry.head(FILE, where.key, payload, stamp, signing_key)
+        head = header.pack(FILE, where.key, payload, stamp, signing_key)
         size = charge(len(head) + len(payload)) + charge(file.length)
         return cls(where, unique_part, [head, payload], stamp, size, file)
 

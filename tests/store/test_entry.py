@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from dogpile_filesystem import layout
 from dogpile_filesystem.layout import FILE, VALUE
-from dogpile_filesystem.store import entry, files
+from dogpile_filesystem.store import entry, files, header
 
 
 def encoded(payload=b"payload", key=b"key", kind=VALUE, created_ns=1234):
-    return entry.head(kind, key, payload, created_ns) + payload
+    return header.pack(kind, key, payload, created_ns) + payload
 
 
 @given(key=st.binary(max_size=100), payload=st.binary(max_size=300), created_ns=st.integers(0, 2**64 - 1))
@@ -95,7 +95,7 @@ def test_content_that_is_none(payload):
 def test_large(tmp_path, read, signing_key, key):
     """An entry larger than one read comes back as it was written; one damaged anywhere, or too long, does not."""
     payload, keys, path = bytes(range(256)) * 1000, [signing_key] if signing_key else [], tmp_path / "entry"
-    data = entry.head(VALUE, key, payload, 1234, signing_key) + payload
+    data = header.pack(VALUE, key, payload, 1234, signing_key) + payload
     path.write_bytes(data)
     assert entry.decode(VALUE, key, read(path), keys) == (payload, 1234)
     flipped = [data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :] for at in (0, 5, 20, 33, 65, 80_000, len(data) - 1)]
