@@ -23,7 +23,7 @@ from dogpile_filesystem.store.store import Store
 
 TESTS = Path(__file__).parent
 #: The marker of all tests in a folder.
-MARKERS = {"faults": "faults", "processes": "stress", "servers": "servers"}
+MARKERS = {"faults": "faults", "processes": "stress", "servers": "servers", "remote_stores": "remote"}
 #: The gate sets this variable. A test that is skipped then fails, unless one of `ACCEPTED` is in the reason.
 MUST_NOT_SKIP = "TESTS_MUST_NOT_SKIP"
 #: What no installation mends, and why.

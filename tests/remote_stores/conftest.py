@@ -1,0 +1,69 @@
+"""
+Real storage servers, one of a kind for all tests, and in each test an empty place there.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import storage_servers
+from http_store import http_store
+from storage_servers import Storage
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def moto(tmp_path_factory):
+    with storage_servers.moto(tmp_path_factory.mktemp("moto")) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def sshd(tmp_path_factory):
+    with storage_servers.sshd(tmp_path_factory.mktemp("sshd")) as options:
+        yield options
+
+
+@pytest.fixture
+def s3(moto):
+    """
+    A bucket of S3.
+    """
+    s3fs = pytest.importorskip("s3fs")
+    bucket = f"bucket-{next(_numbers)}"
+    options = {"key": "key", "secret": "secret", "endpoint_url": moto}
+    s3fs.S3FileSystem(**options).mkdir(bucket)
+    return Storage("s3", options, bucket)
+
+
+@pytest.fixture
+def sftp(sshd, tmp_path):
+    """
+    A directory on an SFTP server, by fsspec's own filesystem.
+    """
+    pytest.importorskip("paramiko")
+    fsspec = pytest.importorskip("fsspec")
+    sftp = pytest.importorskip("fsspec.implementations.sftp")
+    # Where the package sshfs is installed, the protocol is its own, with other arguments.
+    fsspec.register_implementation("sftp", sftp.SFTPFileSystem, clobber=True)
+    directory = tmp_path / "sftp"
+    directory.mkdir()
+    yield Storage("sftp", sshd, str(directory))
+    # One made by the test would keep its connection beyond the server's end.
+    for made in sftp.SFTPFileSystem._cache.values():
+        made.client.close()
+    sftp.SFTPFileSystem.clear_instance_cache()
+
+
+@pytest.fixture
+def http(tmp_path):
+    """
+    An HTTP server of a directory, whose manners can be switched.
+    """
+    pytest.importorskip("aiohttp")
+    directory = tmp_path / "http"
+    directory.mkdir()
+    with http_store(directory) as store:
+        yield store
