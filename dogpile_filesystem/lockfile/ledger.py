@@ -23,6 +23,7 @@ import os
 import time
 from collections.abc import Callable
 from typing import NamedTuple
+from zlib import adler32
 
 from dogpile_filesystem.layout import BLOCK, SHARDS
 from dogpile_filesystem.lockfile import format as file_format
@@ -48,6 +49,9 @@ from dogpile_filesystem.lockfile.ranges import RangeLock
 # Seconds that a stamp may lie in the future: more than clocks differ. With one beyond, all values would be misses.
 _FUTURE = 60.0
 _ALL_COUNTED = b"\1" * SHARDS
+# Of an Adler-32, the half with the sum; and the ones that four of them begin with, each at its place.
+_LOWER = 0xFFFF
+_ONES = 0x01010101
 
 
 class Usage(NamedTuple):
@@ -174,11 +178,12 @@ class Ledger:
         :raises OSError: the file cannot be read.
         """
         data = self._read()
-        # On the way of every value stored, so no more is added up than the bound is about: a third of the time.
+        # On the way of every value stored, so no more is added up than the bound is about, and without an object for
+        # each record: a quarter of the time.
         return (
             data.endswith(_ALL_COUNTED)
-            and (bound.size is None or sum(BLOCKS.unpack_from(data)) * BLOCK <= bound.size)
-            and (bound.entries is None or sum(RECORDS.unpack_from(data)[1::2]) <= bound.entries)
+            and (bound.size is None or _sum(data, 0) * BLOCK <= bound.size)
+            and (bound.entries is None or _sum(data, RECORD.size // 2) <= bound.entries)
         )
 
     def is_complete(self) -> bool:
@@ -279,3 +284,20 @@ class Ledger:
         # On a full btrfs not even this can be written, and then it must not keep entries from being evicted.
         with contextlib.suppress(OSError):
             write(self._descriptor.fd, CURSOR.pack(shard), CURSOR_AT)
+
+
+def _sum(data: bytes, at: int) -> int:
+    """
+    The sum of one number of each record: of the four bytes at ``at`` in it, little-endian.
+
+    The lower half of Adler-32 is 1 and the sum of the bytes, modulo 65521. The sum of 256 bytes is at most 65280, so
+    that the modulus never matters.
+    """
+    end, step = RECORDS.size, RECORD.size
+    return (
+        (adler32(data[at:end:step]) & _LOWER)
+        + ((adler32(data[at + 1 : end : step]) & _LOWER) << 8)
+        + ((adler32(data[at + 2 : end : step]) & _LOWER) << 16)
+        + ((adler32(data[at + 3 : end : step]) & _LOWER) << 24)
+        - _ONES
+    )
