@@ -124,7 +124,11 @@ def inspect(data: Data, signing_keys: Sequence[bytes] = ()) -> tuple[int, bytes,
     :return: kind, key, payload, and time of creation in nanoseconds. The payload of a part is its bytes alone.
     :raises Damaged: as :func:`decode`.
     """
-    first, rest = data if isinstance(data, Split) else (data, None)
+    rest = None
+    if isinstance(data, Split):
+        first, rest = data
+    else:
+        first = data
     # The same as Head.unpack, written out: it saves every hit an object.
     try:
         magic, checksum, version, kind, flags, key_length, length, created_ns = HEADER.unpack_from(first)
