@@ -25,6 +25,7 @@ import os
 
 from dogpile_filesystem.layout import Place, content_name, shard_path, temporary_name
 from dogpile_filesystem.lockfile import Ledger, presence
+from dogpile_filesystem.store.entry import Part
 from dogpile_filesystem.store.files import unlink_quietly, write_all
 from dogpile_filesystem.store.shard import Shard, Shards
 
@@ -104,7 +105,7 @@ class Reservation:
             shard.give_back(self._size, self._entries)
             raise
 
-    def write(self, parts: list[bytes], stamp: int) -> None:
+    def write(self, parts: list[Part], stamp: int) -> None:
         """
         Write the entry, last used at ``stamp``.
 
