@@ -13,6 +13,7 @@ import os
 from collections.abc import Sequence
 
 from dogpile_filesystem.store import entry, header
+from dogpile_filesystem.store.header import Bytes
 
 # A reader that opens a FIFO in the place of an entry must not wait for a writer.
 READ_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
@@ -21,6 +22,8 @@ DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 #: Bytes that the first read asks for: most entries are read in one call.
 _READ_SIZE = 1 << 16
+#: Parts that one call writes at most: the limit of Linux and of the BSDs.
+_MOST_PARTS = 1024
 
 
 class ContentFile(io.BufferedReader):
@@ -115,19 +118,21 @@ def filesystem_type(device: int) -> str:
     return ""
 
 
-def write_all(fd: int, parts: Sequence[bytes | memoryview]) -> None:
+def write_all(fd: int, parts: Sequence[Bytes]) -> None:
     """
-    Write a few parts one after the other from where they are, without joining them. The system may write less than it
-    was asked to, without an error: Linux never writes more than 2 GiB at once.
+    Write parts one after the other from where they are, without joining them. The system may write less than it was
+    asked to, without an error: Linux never writes more than 2 GiB at once.
 
     :raises OSError: they cannot all be written.
     """
-    written = os.writev(fd, parts)
-    while written != sum(map(len, parts)):
-        while written >= len(parts[0]):
-            written -= len(parts[0])
-            parts = parts[1:]
-        written += os.write(fd, memoryview(parts[0])[written:])
+    for start in range(0, len(parts), _MOST_PARTS):
+        rest = parts[start : start + _MOST_PARTS]
+        written = os.writev(fd, rest)
+        while written != sum(map(len, rest)):
+            while written >= len(rest[0]):
+                written -= len(rest[0])
+                rest = rest[1:]
+            written += os.write(fd, memoryview(rest[0])[written:])
 
 
 def unlink_quietly(path: str, dir_fd: int | None = None) -> bool:

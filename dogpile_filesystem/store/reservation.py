@@ -27,6 +27,7 @@ from collections.abc import Sequence
 from dogpile_filesystem.layout import SHARD_PREFIXES, Place, content_name, temporary_name
 from dogpile_filesystem.lockfile import Ledger, presence
 from dogpile_filesystem.store.files import close_quietly, unlink_quietly, write_all
+from dogpile_filesystem.store.header import Bytes
 from dogpile_filesystem.store.shard import Shard, Shards
 
 
@@ -94,7 +95,7 @@ class Reservation:
             shard.give_back(self._size, self._entries)
             raise
 
-    def write(self, parts: Sequence[bytes | memoryview], stamp: int) -> None:
+    def write(self, parts: Sequence[Bytes], stamp: int) -> None:
         """
         Write the entry, last used at ``stamp``.
 

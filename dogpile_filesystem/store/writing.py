@@ -24,6 +24,7 @@ from dogpile_filesystem.lockfile import Ledger, presence
 from dogpile_filesystem.store import entry, header, part_format
 from dogpile_filesystem.store.directory import Directory
 from dogpile_filesystem.store.eviction import NoRoom, NotCounted, Room
+from dogpile_filesystem.store.header import Bytes
 from dogpile_filesystem.store.ingest import ExternalFile
 from dogpile_filesystem.store.reservation import Reservation
 from dogpile_filesystem.store.shard import Shards
@@ -57,16 +58,18 @@ class Incoming(NamedTuple):
 
     place: Place
     unique_part: str
-    parts: Sequence[bytes | memoryview]
+    parts: Sequence[Bytes]
     stamp: int
     size: int
     file: ExternalFile | None = None
 
     @classmethod
-    def of_value(cls, kind: int, key: bytes, payload: bytes, stamp: int, signing_key: bytes | None) -> Incoming:
-        """A value, or another entry that is always read whole."""
-        head = header.pack(kind, key, payload, stamp, signing_key)
-        return cls(place(kind, key), presence.unique(), [head, payload], stamp, charge(len(head) + len(payload)))
+    def of_value(
+        cls, kind: int, key: bytes, payload: Sequence[Bytes], stamp: int, signing_key: bytes | None
+    ) -> Incoming:
+        """A value, or another entry that is always read whole, by the parts of its payload."""
+        parts = [header.pack(kind, key, payload, stamp, signing_key), *payload]
+        return cls(place(kind, key), presence.unique(), parts, stamp, charge(sum(map(len, parts))))
 
     @classmethod
     def of_part(cls, key: bytes, data: memoryview, stamp: int, signing_key: bytes | None) -> Incoming:
@@ -82,7 +85,7 @@ class Incoming(NamedTuple):
         unique_part = presence.unique()
         name = content_name(where.name, unique_part)
         payload = entry.Content(name, file.length, file.position, file.is_dense, metadata).pack()
-        head = header.pack(FILE, where.key, payload, stamp, signing_key)
+        head = header.pack(FILE, where.key, [payload], stamp, signing_key)
         size = charge(len(head) + len(payload)) + charge(file.length)
         return cls(where, unique_part, [head, payload], stamp, size, file)
 
