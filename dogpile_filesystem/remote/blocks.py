@@ -66,20 +66,26 @@ class Blocks:
         """
         Read what is in the cache, up to the end of a block.
 
-        :return: how many bytes were read; 0: the block is not there.
+        :return: how many bytes were read; 0: the block is not there, or the position is at the end of the file.
         """
-        number, start = divmod(position, version.block_size)
-        length = min(len(view), self._length(version, number) - start)
-        if not self._store.read_part_into(version.key(number), start, view[:length]):
+        block_size = version.block_size
+        number, start = divmod(position, block_size)
+        # What is left of the block, of the file, and of the view.
+        length = min(block_size - start, version.size - position, len(view))
+        if length <= 0 or not self._store.read_part_into(version.key(number), start, view[:length]):
             return 0
-        self.counter.block_hits += 1
-        self.counter.cache_bytes += length
+        counter = self.counter
+        counter.block_hits += 1
+        counter.cache_bytes += length
         return length
 
     def read(self, version: Version, start: int, stop: int) -> bytes | None:
-        """Read from one block in the cache; None: it is not there."""
+        """Read what lies in one block from the cache; None: it is not there, or lies in several."""
         number, offset = divmod(start, version.block_size)
-        data = self._store.read_part(version.key(number), offset, offset + stop - start)
+        length = stop - start
+        if length <= 0 or offset + length > version.block_size:
+            return None
+        data = self._store.read_part(version.key(number), offset, offset + length)
         if data is not None:
             self.counter.block_hits += 1
             self.counter.cache_bytes += len(data)

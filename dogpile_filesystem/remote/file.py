@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from dogpile_filesystem.remote.filesystem import CachedFileSystem
     from dogpile_filesystem.remote.versions import Version
 
-#: Bytes that a small read takes from the cache at once.
-_BUFFER = 16 << 10
+#: Bytes that a smaller read takes from the cache at once. As many, or more, go right to where the reader wants them.
+_BUFFER = 8 << 10
 
 
 class CachedFile(io.BufferedReader):

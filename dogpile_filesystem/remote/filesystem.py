@@ -229,14 +229,13 @@ class CachedFileSystem(PassedOnFileSystem):
         raise SourceChanged(version.path)
 
     def _read_range_of(self, version: Version, start: int | None, end: int | None) -> bytes:
-        if version.size >= 0:
+        if version.size >= 0 and version.identity:
             first, last, _ = slice(start, end).indices(version.size)
-            # One block, mostly: without the file around it.
-            if first < last and first // version.block_size == (last - 1) // version.block_size:
-                data = self.blocks.read(version, first, last) if version.identity else None
-                if data is not None:
-                    self.count_opening(has_hit=True, has_missed=False)
-                    return data
+            # Mostly it lies in one block, and that is there: then there is no need for a file around it.
+            data = self.blocks.read(version, first, last)
+            if data is not None:
+                self.store.source_counter.open_hits += 1
+                return data
         with self.open_version(version) as file:
             if start is None and end is None:
                 return bytes(file.read())
@@ -270,7 +269,7 @@ class CachedFileSystem(PassedOnFileSystem):
         if not len(starts) == len(ends) == len(paths):
             msg = "starts and ends: pass as many as paths"
             raise ValueError(msg)
-        versions: dict[str, Version] = {}
+        versions: dict[str, Version] = {}  # So that each file is looked up once.
         found: list[Any] = []
         for path, start, end in zip(paths, starts, ends, strict=True):
             try:

@@ -30,11 +30,16 @@ class PassedOnFileSystem(ChainedFileSystem):
 
     # Paths
 
-    def _strip_protocol(self, path: Any) -> Any:  # type: ignore[override]  # fsspec calls it on the class and on objects
-        """A path as the source's filesystem takes it."""
+    def __init__(self, **storage_options: Any) -> None:
+        super().__init__(**storage_options)
+        # fsspec calls them on the class when it takes a URL apart, and on the object everywhere else.
+        self._strip_protocol = self._as_source_takes_it
+        self._parent = self._parent_at_source
+
+    def _as_source_takes_it(self, path: Any) -> Any:
         return self.fs._strip_protocol(without_prefix(path))  # noqa: SLF001 - what fsspec's own wrappers call
 
-    def _parent(self, path: str) -> str:  # type: ignore[override]  # as above
+    def _parent_at_source(self, path: str) -> str:
         return str(self.fs._parent(self._strip_protocol(path)))  # noqa: SLF001 - likewise
 
     def unstrip_protocol(self, name: str) -> str:

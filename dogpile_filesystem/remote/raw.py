@@ -116,6 +116,8 @@ class RawCachedFile(RawFile):
         self._count = 0
         # What came from the source last and is not in the cache.
         self._fetched: Fetched | None = None
+        # Where what this reader fetched last lies: to read it from the cache is no hit of this opening.
+        self._own = range(0)
         # Whether the reader knows something of this version, so that it cannot be given another one.
         self._is_bound = False
 
@@ -127,6 +129,14 @@ class RawCachedFile(RawFile):
         return super().seek(offset, whence)
 
     def read_some(self, view: memoryview) -> int:
+        if self._is_bound and self._fetched is None:
+            # Mostly the bytes are in the cache: two calls less on the way there.
+            position = self._position
+            done = self._fs.blocks.read_into(self.version, position, view)
+            if done:
+                self.has_hit = self.has_hit or position not in self._own
+                self._ended_at = position + done
+                return done
         done = self._read(view) if self._is_bound else self._read_first(view)
         self._ended_at = self._position + done
         return done
@@ -151,11 +161,13 @@ class RawCachedFile(RawFile):
             if fetched.start <= self._position < fetched.stop:
                 return _copy(fetched, self._position, view)
             self._fetched = None
+        return self._read_cached(view) or self._fetch(view)
+
+    def _read_cached(self, view: memoryview) -> int:
         done = self._fs.blocks.read_into(self.version, self._position, view)
-        if done:
+        if done and self._position not in self._own:
             self.has_hit = True
-            return done
-        return self._fetch(view)
+        return done
 
     def _fetch(self, view: memoryview) -> int:
         blocks, version = self._fs.blocks, self.version
@@ -163,14 +175,14 @@ class RawCachedFile(RawFile):
         self._count = self._next_count(len(view))
         fetched = blocks.fetch(version, number, self._count)
         if fetched is None:
-            done = blocks.read_into(version, self._position, view)
+            done = self._read_cached(view)
             if done:
-                self.has_hit = True
                 return done
             # It was evicted already, or its damage cannot be removed.
             fetched = blocks.fetch_past_cache(version, number, self._count)
         self.has_missed = True
         self._fetched = None if fetched.is_kept else fetched
+        self._own = range(fetched.start, fetched.stop)
         return _copy(fetched, self._position, view)
 
     def _next_count(self, wanted: int) -> int:

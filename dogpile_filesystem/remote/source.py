@@ -74,7 +74,7 @@ class Source:
 
     def url(self, path: str) -> str:
         """The URL of a file, without any secret in it."""
-        return url_of(self.fs, path)
+        return url_of(self.fs, path).replace("\0", "%00")  # Keys of entries have NULs between their fields.
 
     def look(self, path: str) -> tuple[dict[str, Any], Identity | None]:
         """

@@ -10,6 +10,7 @@ from dogpile_filesystem.store.entry import Content, signing_key
 from dogpile_filesystem.store.files import READ_FLAGS
 from dogpile_filesystem.store.header import Damaged, Head
 from dogpile_filesystem.store.listing import Listing, Seen, see
+from dogpile_filesystem.store.pinned import Pinned
 from dogpile_filesystem.store.reading import Reader, State, StoredFile, content_of, read_head
 from dogpile_filesystem.store.shard import Shard, Shards
 from dogpile_filesystem.store.store import Store
@@ -23,6 +24,7 @@ __all__ = [
     "Directory",
     "Head",
     "Listing",
+    "Pinned",
     "Reader",
     "Refused",
     "Seen",

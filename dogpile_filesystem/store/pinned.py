@@ -50,6 +50,7 @@ def pin(shards: Shards, room: Room, place: Place, size: int) -> Pinned:
     try:
         with shards.locked(ledger, place.shard) as shard:
             reservation.begin(shard, replaces=False)
+        reservation.close()  # The caller opens it by its path.
         room.make(ledger, place, charge(size))
     except BaseException:
         reservation.discard()

@@ -67,6 +67,11 @@ class Reservation:
         self.is_pending = self.is_written = False
 
     @property
+    def path(self) -> str:
+        """The temporary file, below ``base_dir``."""
+        return SHARD_PREFIXES[self._place.shard] + self._name
+
+    @property
     def content_path(self) -> str:
         """Where the content is to lie, below ``base_dir``. It is removed with the reservation."""
         return SHARD_PREFIXES[self._place.shard] + content_name(self._place.name, self._unique)
@@ -109,6 +114,11 @@ class Reservation:
         os.close(fd)  # It may fail: then the entry is not known to be written.
         self.is_written = True
 
+    def close(self) -> None:
+        """Close the temporary file, whether or not it is complete. Never fails."""
+        fd, self._fd = self._fd, -1
+        close_quietly(fd)
+
     def publish(self, shard: Shard) -> bool:
         """
         Put the entry in its place.
@@ -137,15 +147,14 @@ class Reservation:
         if not self.is_pending:
             return
         self._let_go()
-        fd, self._fd = self._fd, -1
-        close_quietly(fd)
+        self.close()
         try:
             with self._shards.locked(self._ledger, self._place.shard) as shard:
                 self._discard_locked(shard)
         except OSError:
             # The ledger stays too high, until a visit finds nothing there, or what could not be removed either.
             fd = self._shards.directory.fd
-            if unlink_quietly(SHARD_PREFIXES[self._place.shard] + self._name, fd):
+            if unlink_quietly(self.path, fd):
                 unlink_quietly(self.content_path, fd)
 
     def _discard_locked(self, shard: Shard) -> None:

@@ -33,6 +33,7 @@ from dogpile_filesystem.layout import (
     VALUE,
     VALUES,
     Place,
+    charge,
     entry_name,
     place,
 )
@@ -55,6 +56,7 @@ from dogpile_filesystem.store.files import read_file, read_file_to_its_end
 from dogpile_filesystem.store.header import Bytes, Damaged
 from dogpile_filesystem.store.ingest import ExternalFile
 from dogpile_filesystem.store.parts import Parts
+from dogpile_filesystem.store.pinned import Pinned, pin
 from dogpile_filesystem.store.reading import Reader, StoredFile
 from dogpile_filesystem.store.recency import Recency, flush_all
 from dogpile_filesystem.store.removal import Remover
@@ -332,6 +334,25 @@ class Store:
         self.remover.remove(place)
         flusher.start()  # The statistics of what went wrong are written soon.
         return False
+
+    def pin(self, key: bytes, size: int) -> Pinned | None:
+        """
+        Make a file that counts towards the bound, is never evicted, and stays until it is released.
+
+        :param key: decides in which shard it lies.
+        :param size: its length in bytes, at most.
+        :return: None: there is no room for it, or it cannot be made.
+        """
+        if self._bound.size is not None and charge(size) > self._bound.size:
+            self.failures.report(TOO_LARGE, "a file of %d bytes has no room: raise cache_size", size)
+            return None
+        try:
+            return pin(self.shards, self._room, place(PART, key), size)
+        except OSError as error:
+            self.failures.report_error(error, "a file was not made in the cache")
+        except NoRoom:
+            self.failures.report(NO_ROOM, "a file of %d bytes has no room: raise cache_size", size)
+        return None
 
     # Removing
 
