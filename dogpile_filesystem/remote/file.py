@@ -5,13 +5,11 @@ The open file: a buffered, seekable reader of one version.
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from dogpile_filesystem.remote.context import Context
 from dogpile_filesystem.remote.raw import RawFile
-
-if TYPE_CHECKING:
-    from dogpile_filesystem.remote.filesystem import CachedFileSystem
-    from dogpile_filesystem.remote.versions import Version
+from dogpile_filesystem.remote.versions import Version
 
 #: Bytes that a smaller read takes from the cache at once. As many, or more, go right to where the reader wants them.
 _BUFFER = 8 << 10
@@ -35,7 +33,7 @@ class CachedFile(io.BufferedReader):
 
     raw: RawFile
 
-    def __init__(self, fs: CachedFileSystem, raw: RawFile) -> None:
+    def __init__(self, fs: Context, raw: RawFile) -> None:
         super().__init__(raw, _BUFFER)
         self.fs = fs
         self.path = raw.version.path
@@ -77,7 +75,7 @@ class CachedFile(io.BufferedReader):
         return self.fs, self.path, self.identity
 
 
-def _reopen(fs: CachedFileSystem, version: Version, position: int) -> Any:
+def _reopen(fs: Context, version: Version, position: int) -> Any:
     file = fs.open_version(version)
     if position:
         file.seek(position)

@@ -16,13 +16,12 @@ import tempfile
 import threading
 import uuid
 import weakref
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
-if TYPE_CHECKING:
-    from fsspec.callbacks import Callback
+from fsspec.callbacks import Callback
 
-    from dogpile_filesystem.remote.filesystem import CachedFileSystem
-    from dogpile_filesystem.remote.versions import Version
+from dogpile_filesystem.remote.context import Context
+from dogpile_filesystem.remote.versions import Version
 
 #: Bytes that are copied at a time.
 _PIECE = 4 << 20
@@ -96,7 +95,7 @@ class LocalCopies:
     The local copies of a filesystem.
     """
 
-    def __init__(self, fs: CachedFileSystem) -> None:
+    def __init__(self, fs: Context) -> None:
         self._fs = weakref.proxy(fs)
         # Guards the table.
         self._guard = threading.Lock()

@@ -16,13 +16,12 @@ import os
 from typing import TYPE_CHECKING
 
 from dogpile_filesystem.remote.blocks import GROWTH, LARGEST_REQUEST, Fetched
+from dogpile_filesystem.remote.context import Context
 from dogpile_filesystem.remote.source import SourceChanged
+from dogpile_filesystem.remote.versions import Version
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
-
-    from dogpile_filesystem.remote.filesystem import CachedFileSystem
-    from dogpile_filesystem.remote.versions import Version
 
 #: How often to take the version that the source has now, because it changes whenever it is read.
 _CHANGES = 5
@@ -37,7 +36,7 @@ class RawFile(io.RawIOBase):
     :ivar has_missed: whether something was read from the source.
     """
 
-    def __init__(self, fs: CachedFileSystem, version: Version) -> None:
+    def __init__(self, fs: Context, version: Version) -> None:
         super().__init__()
         self.name = version.path
         self.mode = "rb"
@@ -109,7 +108,7 @@ class RawCachedFile(RawFile):
     :ivar version: of the file. It may become another one before the reader knows anything of it.
     """
 
-    def __init__(self, fs: CachedFileSystem, version: Version) -> None:
+    def __init__(self, fs: Context, version: Version) -> None:
         super().__init__(fs, version)
         # Where the last read ended; and how many blocks the last request asked for.
         self._ended_at = 0

@@ -19,16 +19,14 @@ from __future__ import annotations
 import threading
 import time
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dogpile_filesystem.layout import PART
+from dogpile_filesystem.lockfile import KeyMutex
+from dogpile_filesystem.remote.context import Context
 from dogpile_filesystem.remote.raw import RawFile
 from dogpile_filesystem.remote.source import SourceChanged
-
-if TYPE_CHECKING:
-    from dogpile_filesystem.lockfile import KeyMutex
-    from dogpile_filesystem.remote.filesystem import CachedFileSystem
-    from dogpile_filesystem.remote.versions import Version
+from dogpile_filesystem.remote.versions import Version
 
 #: Number of the block that no file has, whose mutex is the stream's.
 _STREAM = (1 << 62) - 1
@@ -46,7 +44,7 @@ class Stream:
     :ivar is_over: whether the thread has ended.
     """
 
-    def __init__(self, fs: CachedFileSystem, version: Version, mutex: KeyMutex) -> None:
+    def __init__(self, fs: Context, version: Version, mutex: KeyMutex) -> None:
         self._fs = fs
         self._version = version
         self._mutex = mutex
@@ -104,7 +102,7 @@ class Stream:
 _streams: weakref.WeakValueDictionary[bytes, Stream] = weakref.WeakValueDictionary()
 
 
-def stream_of(fs: CachedFileSystem, version: Version) -> Stream | None:
+def stream_of(fs: Context, version: Version) -> Stream | None:
     """The stream of a version in this process, begun if nobody reads the file yet; None: another process does."""
     key = version.key(_STREAM)
     stream = _streams.get(key)
@@ -122,7 +120,7 @@ class RawStreamedFile(RawFile):
     The reader of a version that has to be read through in order.
     """
 
-    def __init__(self, fs: CachedFileSystem, version: Version) -> None:
+    def __init__(self, fs: Context, version: Version) -> None:
         super().__init__(fs, version)
         self._size = version.size
         # The source's file of this reader alone, and its position: where blocks cannot be kept.
