@@ -30,7 +30,7 @@ from dogpile_filesystem.store import Store
 _FRESH = 0.1
 #: How many files that were looked up are remembered.
 _REMEMBERED = 1000
-#: The blocks of an outdated version are removed by a thread, if there may be more than this.
+#: So many blocks of an outdated version are removed at once, and the others by a thread.
 _MANY = 64
 #: So many of them are removed. Those of a larger file are evicted in their turn, since nobody uses them.
 _MOST = 1 << 14
@@ -278,19 +278,20 @@ class Versions:
         key = PartKey(*place, record["identity"], size, block_size, 0)
         count = min(-(-size // block_size), _MOST) if size >= 0 else _MOST
 
-        def remove() -> None:
-            for number in range(count):
+        def remove(numbers: range) -> bool:
+            for number in numbers:
                 was_there = self._store.remove(key._replace(number=number).pack(), PART)
                 # Of a file of unknown size, those of its beginning that are there without a gap.
                 if size < 0 and not was_there:
-                    break
+                    return False
+            return True
 
-        if count > _MANY:
+        if remove(range(min(count, _MANY))) and count > _MANY:
             # It fails only while the interpreter ends. What stays is evicted in its turn.
             with contextlib.suppress(RuntimeError):
-                threading.Thread(target=remove, name="dogpile_filesystem", daemon=True).start()
-        else:
-            remove()
+                thread = threading.Thread(target=remove, args=(range(_MANY, count),), name="dogpile_filesystem")
+                thread.daemon = True
+                thread.start()
 
 
 def _is_of(record: Mapping[str, Any], version: Version) -> bool:
