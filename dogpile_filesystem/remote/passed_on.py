@@ -42,6 +42,8 @@ class PassedOnFileSystem(ChainedFileSystem):
         self._parent = self._parent_at_source
 
     def _as_source_takes_it(self, path: Any) -> Any:
+        if isinstance(path, list | tuple):  # Not each filesystem takes several.
+            return [self._as_source_takes_it(each) for each in path]
         return self.fs._strip_protocol(without_prefix(path))  # noqa: SLF001 - what fsspec's own wrappers call
 
     def _parent_at_source(self, path: str) -> str:
@@ -133,7 +135,7 @@ class PassedOnFileSystem(ChainedFileSystem):
         try:
             self.fs.mv(self._strip_protocol(path1), without_prefix(path2), **kwargs)
         finally:
-            targets = [self._strip_protocol(path2)]
+            targets = self._strip_protocol(path2 if isinstance(path2, list) else [path2])
             with contextlib.suppress(Exception):  # It is not there.
                 targets += self.expand_path(path2, recursive=True)
             self._forget([*sources, *targets])
