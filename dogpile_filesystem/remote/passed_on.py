@@ -129,7 +129,7 @@ class PassedOnFileSystem(ChainedFileSystem):
         finally:
             self._forget(paths)
 
-    def mv(self, path1: str, path2: str, **kwargs: Any) -> None:
+    def mv(self, path1: Any, path2: Any, **kwargs: Any) -> None:
         """As the source's."""
         sources = self.expand_path(path1, recursive=True)
         try:
