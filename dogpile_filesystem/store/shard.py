@@ -102,7 +102,7 @@ class Shard:
             if self._size or self._entries:  # Also if the block was interrupted.
                 self._ledger.add(self.number, -self._size, -self._entries, self._record)
         finally:
-            self._lock.__exit__()
+            self._lock.release()
             if self._opened >= 0:
                 close_quietly(self._opened)
             if self._listed is not None:
