@@ -206,7 +206,9 @@ class Ledger:
         # Below zero nothing makes sense: a record that was too low stops there and is mended by the next count.
         if blocks < 0 or entries < 0 or blocks > MOST or entries > MOST:
             blocks, entries = min(max(0, blocks), MOST), min(max(0, entries), MOST)
-        write(self._descriptor.fd, RECORD.pack(blocks, entries), offset)
+        fd, data = self._descriptor.fd, RECORD.pack(blocks, entries)
+        if os.pwrite(fd, data, offset) != RECORD.size:  # Mostly a call less than `write`.
+            write(fd, data, offset)
         return blocks, entries
 
     def set(self, shard: int, size: int, entries: int) -> None:

@@ -128,7 +128,7 @@ class Store:
         try:
             if shard not in directory.checked:
                 directory.refuse_link(shard)
-            data = read_file(path, directory.fd)
+            data = read_file(path, directory.usable.fd)
             # As decode, which is a call more on the way of every hit.
             found_kind, found_key, payload, created_ns = entry.inspect(data, self.signing_keys)
         except FileNotFoundError:
@@ -263,7 +263,8 @@ class Store:
             self._recency.forget(place.path)
             if self._stale:
                 self.remover.forget(place)
-            self._sweep()
+            if self._expiration_ns is not None:
+                self._sweep()
             return True
         self.remover.remove(place)
         flusher.start()  # The statistics of what went wrong are written soon.
