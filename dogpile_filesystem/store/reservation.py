@@ -25,7 +25,7 @@ import os
 
 from dogpile_filesystem.layout import Place, content_name, shard_path, temporary_name
 from dogpile_filesystem.lockfile import Ledger, presence
-from dogpile_filesystem.store.files import unlink_quietly, write_all
+from dogpile_filesystem.store.files import close_quietly, unlink_quietly, write_all
 from dogpile_filesystem.store.shard import Shard, Shards
 
 
@@ -111,9 +111,11 @@ class Reservation:
         :param stamp: nanoseconds since the epoch.
         :raises OSError: it cannot be written.
         """
-        write_all(self._fd, parts)
-        os.utime(self._fd, ns=(stamp, stamp))
-        self._close()
+        fd = self._fd
+        write_all(fd, parts)
+        os.utime(fd, ns=(stamp, stamp))
+        self._fd = -1
+        os.close(fd)  # It may fail: then the entry is not known to be written.
         self.is_written = True
 
     def publish(self, shard: Shard) -> bool:
@@ -127,7 +129,9 @@ class Reservation:
         if not shard.publish(self._name, self._place.name, is_new=bool(self._entries)):
             self._become_one_more(shard)
             return False
-        self._let_go()
+        # As _let_go, written out.
+        self.is_pending = False
+        presence.unfinished.discard(self._unique)
         return True
 
     def _become_one_more(self, shard: Shard) -> None:
@@ -140,8 +144,8 @@ class Reservation:
     def discard(self) -> None:
         """Take back the reservation, and whatever was written for it. Never fails."""
         self._let_go()
-        with contextlib.suppress(OSError):
-            self._close()
+        fd, self._fd = self._fd, -1
+        close_quietly(fd)
         try:
             with self._shards.locked(self._ledger, self._place.shard) as shard:
                 self._discard_locked(shard)
@@ -166,8 +170,3 @@ class Reservation:
     def _let_go(self) -> None:
         self.is_pending = False
         presence.unfinished.discard(self._unique)
-
-    def _close(self) -> None:
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)  # It may fail: then the entry is not known to be written.

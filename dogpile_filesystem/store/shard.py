@@ -25,13 +25,16 @@ import os
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from dogpile_filesystem.layout import CLEARED_PREFIX, charge, shard_path
+from dogpile_filesystem.layout import CLEARED_PREFIX, SHARDS, charge, has_no_content, shard_path
 from dogpile_filesystem.lockfile import Ledger
 from dogpile_filesystem.store.directory import Directory
 from dogpile_filesystem.store.files import DIRECTORY_FLAGS, close_quietly, open_below, remove_tree, unlink_quietly
 from dogpile_filesystem.store.listing import Listing, Seen
 from dogpile_filesystem.store.reading import content_of
 from dogpile_filesystem.store.survey import Survey, survey
+
+# Of names, below the cache directory, by shard.
+_PREFIXES = tuple(f"{shard_path(shard)}/" for shard in range(SHARDS))
 
 
 class Entry(NamedTuple):
@@ -87,7 +90,7 @@ class Shard:
         # Opened by this shard, and closed with it.
         self._opened = -1
         self._listed: Listing | None = None
-        self._fd, self._prefix = (base_fd, f"{shard_path(number)}/") if listing is None else (listing.fd, "")
+        self._fd, self._prefix = (base_fd, _PREFIXES[number]) if listing is None else (listing.fd, "")
         # Bytes and entries to be taken off the record at the end.
         self._size = self._entries = 0
         # The record, if this shard has written it.
@@ -141,17 +144,22 @@ class Shard:
         :return: False: not yet. The entry to be replaced is gone, so that this is one more.
         :raises OSError: it cannot be renamed: the directory was deleted.
         """
+        prefix, fd = self._prefix, self._fd
+        path = prefix + name
+        # As find and rename, written out: calls less on the way of every value stored.
         try:
-            replaced = self.find(name)
+            size = charge(os.stat(path, dir_fd=fd, follow_symlinks=False).st_size)
+            content = () if has_no_content(name) else content_of(name, fd, prefix)
         except FileNotFoundError:
             if not is_new:
                 return False
-            self.rename(temporary, name)
+            os.rename(prefix + temporary, path, src_dir_fd=fd, dst_dir_fd=fd)
             return True
-        self.rename(temporary, name)
-        self._size += replaced.size
+        os.rename(prefix + temporary, path, src_dir_fd=fd, dst_dir_fd=fd)
+        self._size += size
         self._entries += is_new
-        self._remove_content(replaced)
+        if content:
+            self._remove_content(Entry(size, *content))
         return True
 
     def rename(self, old: str, new: str) -> None:
