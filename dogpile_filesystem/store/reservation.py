@@ -10,7 +10,7 @@ An entry on its way has these states, each reached by one method of :class:`Rese
    the entry it replaced are taken off the ledger. Or *discarded* (:meth:`~Reservation.discard`): the files removed, the
    bytes given back.
 
-A ``with`` block discards what was not published.
+The caller discards what was not published, whatever happens.
 
 Concurrency. The rename alone decides what a reader gets; the lock only keeps the ledger right.
 
@@ -65,13 +65,6 @@ class Reservation:
         self._fd = -1
         #: Whether there is something to discard; and whether the temporary file is complete.
         self.is_pending = self.is_written = False
-
-    def __enter__(self) -> Reservation:  # noqa: PYI034 - Self came with Python 3.11
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.is_pending:
-            self.discard()
 
     @property
     def content_path(self) -> str:
@@ -142,7 +135,9 @@ class Reservation:
         self._name = renamed
 
     def discard(self) -> None:
-        """Take back the reservation, and whatever was written for it. Never fails."""
+        """Take back the reservation, and whatever was written for it, unless it was published. Never fails."""
+        if not self.is_pending:
+            return
         self._let_go()
         fd, self._fd = self._fd, -1
         close_quietly(fd)

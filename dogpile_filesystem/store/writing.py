@@ -128,17 +128,22 @@ class Writer:
 
     def _try(self, incoming: Incoming) -> None:
         """Reserve, write, publish; or discard."""
+        place = incoming.place
         ledger = self._directory.ledger()
-        self._directory.refuse_link(incoming.place.name[:2])
-        with Reservation(self._shards, ledger, incoming.place, incoming.unique_part, incoming.size) as reservation:
+        if place.name[:2] not in self._directory.checked:
+            self._directory.refuse_link(place.name[:2])
+        reservation = Reservation(self._shards, ledger, place, incoming.unique_part, incoming.size)
+        try:
+            if not self._write_locked(incoming, ledger, reservation):
+                self._write_unlocked(incoming, ledger, reservation)
+                self._publish(incoming, ledger, reservation)
+        except BaseException:
             try:
-                if not self._write_locked(incoming, ledger, reservation):
-                    self._write_unlocked(incoming, ledger, reservation)
-                    self._publish(incoming, ledger, reservation)
-            except BaseException:
                 if incoming.file:
                     incoming.file.give_back()  # Before the reservation is discarded with its content.
-                raise
+            finally:
+                reservation.discard()
+            raise
 
     def _write_locked(self, incoming: Incoming, ledger: Ledger, reservation: Reservation) -> bool:
         """Reserve. Write and publish a small value at once, if there is room; whether it was published."""
