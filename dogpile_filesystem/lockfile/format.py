@@ -56,7 +56,6 @@ STATISTICS_AT = 512
 RECORDS_AT = 4096
 RECORD = struct.Struct("<II")
 RECORDS = struct.Struct("<" + "II" * SHARDS)
-BLOCKS = struct.Struct("<" + "I4x" * SHARDS)
 COUNTED_AT = RECORDS_AT + RECORDS.size
 LENGTH = COUNTED_AT + SHARDS
 #: The greatest number of blocks that a record can tell: 16 TiB of them.

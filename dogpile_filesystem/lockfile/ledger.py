@@ -23,12 +23,12 @@ import os
 import time
 from collections.abc import Callable
 from typing import NamedTuple
+from zlib import adler32
 
 from dogpile_filesystem.layout import BLOCK, SHARDS
 from dogpile_filesystem.lockfile import format as file_format
 from dogpile_filesystem.lockfile.file import LockFile, keep_foreign, open_lock_file
 from dogpile_filesystem.lockfile.format import (
-    BLOCKS,
     COUNTED_AT,
     CURSOR,
     CURSOR_AT,
@@ -48,6 +48,14 @@ from dogpile_filesystem.lockfile.ranges import RangeLock
 # Seconds that a stamp may lie in the future: more than clocks differ. With one beyond, all values would be misses.
 _FUTURE = 60.0
 _ALL_COUNTED = b"\1" * SHARDS
+# Of the records, and of what says which shards were counted.
+_LENGTH = file_format.LENGTH - RECORDS_AT
+# Where the bytes of the blocks, and of the entries, are in the records: the first byte of each, the second, ...
+_BLOCKS, _ENTRIES = (
+    tuple(slice(at + byte, RECORDS.size, RECORD.size) for byte in range(4)) for at in (0, RECORD.size // 2)
+)
+# Of an Adler-32, the half with the sum; and the ones that four of them begin with, each at its place.
+_LOWER, _ONES = 0xFFFF, 0x01010101
 
 
 class Usage(NamedTuple):
@@ -173,12 +181,14 @@ class Ledger:
 
         :raises OSError: the file cannot be read.
         """
-        data = self._read()
-        # On the way of every value stored, so no more is added up than the bound is about: a third of the time.
+        data = os.pread(self._descriptor.fd, _LENGTH, RECORDS_AT)
+        # On the way of every value stored, so no more is added up than the bound is about, and without an object for
+        # each record: a quarter of the time.
         return (
-            data.endswith(_ALL_COUNTED)
-            and (bound.size is None or sum(BLOCKS.unpack_from(data)) * BLOCK <= bound.size)
-            and (bound.entries is None or sum(RECORDS.unpack_from(data)[1::2]) <= bound.entries)
+            len(data) == _LENGTH
+            and data.endswith(_ALL_COUNTED)
+            and (bound.size is None or _sum(data, _BLOCKS) * BLOCK <= bound.size)
+            and (bound.entries is None or _sum(data, _ENTRIES) <= bound.entries)
         )
 
     def is_complete(self) -> bool:
@@ -186,8 +196,7 @@ class Ledger:
         return self._read().endswith(_ALL_COUNTED)
 
     def _read(self) -> bytes:
-        length = file_format.LENGTH - RECORDS_AT
-        return os.pread(self._descriptor.fd, length, RECORDS_AT).ljust(length, b"\0")
+        return os.pread(self._descriptor.fd, _LENGTH, RECORDS_AT).ljust(_LENGTH, b"\0")
 
     def add(self, shard: int, size: int, entries: int, record: tuple[int, int] | None = None) -> tuple[int, int]:
         """
@@ -279,3 +288,22 @@ class Ledger:
         # On a full btrfs not even this can be written, and then it must not keep entries from being evicted.
         with contextlib.suppress(OSError):
             write(self._descriptor.fd, CURSOR.pack(shard), CURSOR_AT)
+
+
+def _sum(data: bytes, columns: tuple[slice, ...]) -> int:
+    """
+    The sum of one number of all records.
+
+    The lower half of Adler-32 is 1 and the sum of the bytes, modulo 65521. The sum of 256 bytes is at most 65280, so
+    that the modulus never matters.
+
+    :param columns: where the bytes of the number are, the lowest first.
+    """
+    first, second, third, fourth = columns
+    return (
+        (adler32(data[first]) & _LOWER)
+        + ((adler32(data[second]) & _LOWER) << 8)
+        + ((adler32(data[third]) & _LOWER) << 16)
+        + ((adler32(data[fourth]) & _LOWER) << 24)
+        - _ONES
+    )
