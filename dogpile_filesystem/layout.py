@@ -64,6 +64,8 @@ _WITHOUT_CONTENT = frozenset(kind.letter for kind in KINDS.values() if not kind.
 # Prefix of the key and letter, by number: two look-ups less on each hit than the table above.
 _NAMING = {number: (kind.letter.encode(), kind.letter) for number, kind in KINDS.items()}
 _SHARD_PATHS = tuple(f"{VALUES}/{shard:02x}" for shard in range(SHARDS))
+#: What precedes the names of a shard's files in their paths below ``base_dir``, by shard.
+SHARD_PREFIXES = tuple(f"{path}/" for path in _SHARD_PATHS)
 _SHARD_NUMBERS = {f"{shard:02x}": shard for shard in range(SHARDS)}
 _DIGEST_SIZE = 16
 _DIGITS = 2 * _DIGEST_SIZE

@@ -23,7 +23,7 @@ from __future__ import annotations
 import contextlib
 import os
 
-from dogpile_filesystem.layout import Place, content_name, shard_path, temporary_name
+from dogpile_filesystem.layout import SHARD_PREFIXES, Place, content_name, temporary_name
 from dogpile_filesystem.lockfile import Ledger, presence
 from dogpile_filesystem.store.files import close_quietly, unlink_quietly, write_all
 from dogpile_filesystem.store.shard import Shard, Shards
@@ -39,7 +39,6 @@ class Reservation:
     """
 
     __slots__ = (
-        "_directory",
         "_entries",
         "_fd",
         "_ledger",
@@ -53,7 +52,6 @@ class Reservation:
     )
 
     def __init__(self, shards: Shards, ledger: Ledger, place: Place, unique_part: str, size: int) -> None:
-        self._directory = shards.directory
         self._shards = shards
         self._ledger = ledger
         self._place = place
@@ -69,11 +67,7 @@ class Reservation:
     @property
     def content_path(self) -> str:
         """Where the content is to lie, below ``base_dir``. It is removed with the reservation."""
-        return f"{shard_path(self._place.shard)}/{content_name(self._place.name, self._unique)}"
-
-    @property
-    def _path(self) -> str:
-        return f"{shard_path(self._place.shard)}/{self._name}"
+        return SHARD_PREFIXES[self._place.shard] + content_name(self._place.name, self._unique)
 
     def begin(self, shard: Shard, *, replaces: bool) -> None:
         """
@@ -91,7 +85,7 @@ class Reservation:
         self.is_pending = True
         presence.unfinished.add(self._unique)
         try:
-            self._fd = self._directory.create(self._path)
+            self._fd = self._shards.directory.create(SHARD_PREFIXES[self._place.shard] + self._name)
         except OSError:
             self._let_go()
             shard.give_back(self._size, self._entries)
@@ -146,8 +140,9 @@ class Reservation:
                 self._discard_locked(shard)
         except OSError:
             # The ledger stays too high, until a visit finds nothing there, or what could not be removed either.
-            if unlink_quietly(self._path, self._directory.fd):
-                unlink_quietly(self.content_path, self._directory.fd)
+            fd = self._shards.directory.fd
+            if unlink_quietly(SHARD_PREFIXES[self._place.shard] + self._name, fd):
+                unlink_quietly(self.content_path, fd)
 
     def _discard_locked(self, shard: Shard) -> None:
         try:

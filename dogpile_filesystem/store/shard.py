@@ -25,16 +25,13 @@ import os
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from dogpile_filesystem.layout import CLEARED_PREFIX, SHARDS, charge, has_no_content, shard_path
+from dogpile_filesystem.layout import CLEARED_PREFIX, SHARD_PREFIXES, charge, has_no_content, shard_path
 from dogpile_filesystem.lockfile import Ledger
 from dogpile_filesystem.store.directory import Directory
 from dogpile_filesystem.store.files import DIRECTORY_FLAGS, close_quietly, open_below, remove_tree, unlink_quietly
 from dogpile_filesystem.store.listing import Listing, Seen
 from dogpile_filesystem.store.reading import content_of
 from dogpile_filesystem.store.survey import Survey, survey
-
-# Of names, below the cache directory, by shard.
-_PREFIXES = tuple(f"{shard_path(shard)}/" for shard in range(SHARDS))
 
 
 class Entry(NamedTuple):
@@ -90,7 +87,7 @@ class Shard:
         # Opened by this shard, and closed with it.
         self._opened = -1
         self._listed: Listing | None = None
-        self._fd, self._prefix = (base_fd, _PREFIXES[number]) if listing is None else (listing.fd, "")
+        self._fd, self._prefix = (base_fd, SHARD_PREFIXES[number]) if listing is None else (listing.fd, "")
         # Bytes and entries to be taken off the record at the end.
         self._size = self._entries = 0
         # The record, if this shard has written it.
@@ -316,7 +313,11 @@ class Shards:
         :param listing: the listing whose open directory is to be used; None: that of the cache directory.
         :raises OSError: the cache directory is missing, and cannot be made.
         """
-        return Shard(ledger, number, self.directory.require(make=True), self._clock, listing)
+        directory = self.directory
+        base_fd = directory.usable.fd
+        if base_fd < 0:
+            base_fd = directory.require(make=True)
+        return Shard(ledger, number, base_fd, self._clock, listing)
 
     def list(self, number: int) -> Listing:
         """
