@@ -238,16 +238,6 @@ class Directory:
             with contextlib.suppress(FileExistsError):
                 self.access.make_directory(name, self.fd)
 
-    def create(self, path: str) -> int:
-        """
-        Make a file, and open it for reading and writing.
-
-        :param path: below ``base_dir``.
-        :return: its descriptor.
-        :raises OSError: it cannot be made, or is there.
-        """
-        return self.access.create(path, self.usable.fd)
-
     def has(self, path: str) -> bool:
         """Whether there is a file at a path below ``base_dir``."""
         try:

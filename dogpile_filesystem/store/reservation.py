@@ -85,7 +85,9 @@ class Reservation:
         self.is_pending = True
         presence.unfinished.add(self._unique)
         try:
-            self._fd = self._shards.directory.create(SHARD_PREFIXES[self._place.shard] + self._name)
+            directory = self._shards.directory
+            path = SHARD_PREFIXES[self._place.shard] + self._name
+            self._fd = directory.access.create(path, directory.usable.fd)
         except OSError:
             self._let_go()
             shard.give_back(self._size, self._entries)
