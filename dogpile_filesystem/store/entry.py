@@ -109,6 +109,8 @@ class Split(NamedTuple):
 
 #: A whole entry as it was read.
 Data = bytes | Split
+#: A part of an entry that is to be written. The items of a memoryview are bytes.
+Part = bytes | memoryview
 
 
 def extent(data: bytes) -> tuple[int, int] | None:
@@ -173,18 +175,23 @@ def signing_key(secret: bytes) -> bytes:
     return blake2b(secret, person=_KEY_PURPOSE).digest()
 
 
-def head(kind: int, key: bytes, payload: bytes, created_ns: int, signing_key: bytes | None = None) -> bytes:
+def head(kind: int, key: bytes, parts: Sequence[Part], created_ns: int, signing_key: bytes | None = None) -> bytes:
     """
     What stands in the file before the payload: header, signature, key.
 
+    :param parts: of the payload, which need not be joined.
     :param signing_key: of :func:`signing_key`; None: the entry is not signed.
     """
+    length = sum(map(len, parts))
     if signing_key is None:
-        checked = _CHECKED.pack(_VERSION, kind, 0, len(key), len(payload), created_ns) + key
+        checked = _CHECKED.pack(_VERSION, kind, 0, len(key), length, created_ns) + key
     else:
-        checked = _CHECKED.pack(_VERSION, kind, _SIGNED, len(key), len(payload), created_ns)
-        checked += _mac(signing_key, checked, key, payload) + key
-    return _MAGIC + crc32(payload, crc32(checked)).to_bytes(4, "little") + checked
+        checked = _CHECKED.pack(_VERSION, kind, _SIGNED, len(key), length, created_ns)
+        checked += _mac(signing_key, checked, key, *parts) + key
+    checksum = crc32(checked)
+    for part in parts:
+        checksum = crc32(part, checksum)
+    return _MAGIC + checksum.to_bytes(4, "little") + checked
 
 
 def decode(kind: int, key: bytes, data: Data, signing_keys: Sequence[bytes] = ()) -> tuple[bytes, int]:
@@ -244,10 +251,11 @@ def inspect(data: Data, signing_keys: Sequence[bytes] = ()) -> tuple[int, bytes,
     return kind, key, payload, created_ns
 
 
-def _mac(signing_key: bytes, header: bytes, key: bytes, payload: bytes) -> bytes:
+def _mac(signing_key: bytes, header: bytes, key: bytes, *parts: Part) -> bytes:
     mac = blake2b(header, key=signing_key, digest_size=_MAC_SIZE, person=_MAC_PURPOSE)
     mac.update(key)
-    mac.update(payload)
+    for part in parts:
+        mac.update(part)
     return mac.digest()
 
 

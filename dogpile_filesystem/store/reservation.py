@@ -25,6 +25,7 @@ import os
 
 from dogpile_filesystem.layout import SHARD_PREFIXES, Place, content_name, temporary_name
 from dogpile_filesystem.lockfile import Ledger, presence
+from dogpile_filesystem.store.entry import Part
 from dogpile_filesystem.store.files import close_quietly, unlink_quietly, write_all
 from dogpile_filesystem.store.shard import Shard, Shards
 
@@ -93,7 +94,7 @@ class Reservation:
             shard.give_back(self._size, self._entries)
             raise
 
-    def write(self, parts: list[bytes], stamp: int) -> None:
+    def write(self, parts: list[Part], stamp: int) -> None:
         """
         Write the entry, last used at ``stamp``.
 

@@ -216,13 +216,15 @@ class Store:
 
     # Writing
 
-    def put(self, key: bytes, payload: bytes) -> bool:
+    def put(self, key: bytes, payload: bytes | Sequence[entry.Part]) -> bool:
         """
         Store a value.
 
+        :param payload: its bytes, whole or in parts. Parts are written from where they are, and never joined.
         :return: whether it is kept. If not, nothing is left under the key.
         """
-        return self._put(Incoming.of_value(key, payload, self._recency.stamp(), self._signing_key))
+        parts = [payload] if isinstance(payload, bytes) else payload
+        return self._put(Incoming.of_value(key, parts, self._recency.stamp(), self._signing_key))
 
     def put_file(self, key: bytes, file: BinaryIO, metadata: bytes = b"", *, movable: bool = False) -> bool:
         """

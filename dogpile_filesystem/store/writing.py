@@ -15,6 +15,7 @@ import errno
 import os
 import random
 import time
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from dogpile_filesystem.failures import Failures
@@ -56,16 +57,16 @@ class Incoming(NamedTuple):
 
     place: Place
     unique_part: str
-    parts: list[bytes]
+    parts: list[entry.Part]
     stamp: int
     size: int
     file: ExternalFile | None = None
 
     @classmethod
-    def of_value(cls, key: bytes, payload: bytes, stamp: int, signing_key: bytes | None) -> Incoming:
-        """A value."""
-        head = entry.head(VALUE, key, payload, stamp, signing_key)
-        return cls(place(VALUE, key), presence.unique(), [head, payload], stamp, charge(len(head) + len(payload)))
+    def of_value(cls, key: bytes, payload: Sequence[entry.Part], stamp: int, signing_key: bytes | None) -> Incoming:
+        """A value, by the parts of its payload."""
+        parts = [entry.head(VALUE, key, payload, stamp, signing_key), *payload]
+        return cls(place(VALUE, key), presence.unique(), parts, stamp, charge(sum(map(len, parts))))
 
     @classmethod
     def of_file(
@@ -75,7 +76,7 @@ class Incoming(NamedTuple):
         unique_part = presence.unique()
         name = content_name(where.name, unique_part)
         payload = entry.Content(name, file.length, file.position, file.is_dense, metadata).pack()
-        head = entry.head(FILE, where.key, payload, stamp, signing_key)
+        head = entry.head(FILE, where.key, [payload], stamp, signing_key)
         size = charge(len(head) + len(payload)) + charge(file.length)
         return cls(where, unique_part, [head, payload], stamp, size, file)
 

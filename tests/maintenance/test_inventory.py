@@ -87,7 +87,7 @@ def test_describe_key_of_any_length(make_store, shards, length, signed):
     assert (seen.head.key, seen.head.is_signed, seen.start) == (key, signed, b"payload")
 
 
-@pytest.mark.parametrize("data", [b"", b"foreign" * 100, entry.head(VALUE, bytes(5000), b"", 0)[:4500]])
+@pytest.mark.parametrize("data", [b"", b"foreign" * 100, entry.head(VALUE, bytes(5000), [], 0)[:4500]])
 @pytest.mark.leaves_damage("the damaged entry stays")
 def test_describe_what_is_damaged(store, fill, shards, data):
     """A file that is not an entry, or was cut off within its key, is reported as damaged."""
