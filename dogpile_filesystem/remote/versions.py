@@ -36,6 +36,8 @@ _MANY = 64
 #: Seconds that the clocks of two processes may differ. A record from further ahead was written by a wrong clock.
 _FUTURE = 60.0
 
+#: With which the identity of a version begins that nothing tells from the next one.
+_LOOKED_AT = "looked at "
 # Stands for what JSON cannot say.
 _UNSPEAKABLE = object()
 #: A cause in the statistics and the log.
@@ -170,8 +172,10 @@ class Versions:
 
         :raises Exception: whatever the source raises.
         """
-        _, identity = self._source.look(version.path)
-        return identity is None or identity.token == version.identity or not version.identity
+        if not version.identity or version.identity.startswith(_LOOKED_AT):
+            return True  # Nothing tells.
+        identity = self._source.look(version.path).identity
+        return identity is not None and identity.token == version.identity
 
     def forget(self, path: str) -> None:
         """Drop what is known of a file, with the blocks of its version: it is written or removed at the source."""
@@ -205,14 +209,13 @@ class Versions:
 
     def _ask(self, path: str, record: Mapping[str, Any] | None, *, is_free: bool) -> Version:
         asked_at, began = self._clock(), self._monotonic()
-        info, identity = self._source.look(path)
+        info, identity, is_kept = self._source.look(path)
         url = self._source.url(path)
         size = info.get("size")
-        is_kept = self._source.is_settled(identity)
         token = identity.token if identity is not None else ""
         if identity is None and self._check:
             # Nothing tells a version from the next one: each look begins a new one, valid as long as `check` says.
-            token, is_kept = f"looked at {asked_at!r}", True
+            token, is_kept = f"{_LOOKED_AT}{asked_at!r}", True
         key = PartKey(url, self._namespace, token, size if isinstance(size, int) else -1, self._block_size, 0)
         version = Version.of(path, key, info, is_kept=is_kept)
         if info.get("type") == "file":
