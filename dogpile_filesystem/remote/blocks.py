@@ -25,6 +25,8 @@ from dogpile_filesystem.store import Store
 
 #: Bytes that a request asks for at most.
 LARGEST_REQUEST = 16 << 20
+#: And at most such a part of the cache: what one reader fetches ahead must not evict what another one is about to read.
+_SHARE = 16
 #: A reader that goes on where it was asks for so many times more in its next request.
 GROWTH = 4
 
@@ -52,15 +54,27 @@ class Blocks:
     The blocks of the files of a source.
 
     :param lock_timeout: seconds after which a reader no longer waits for another one's fetch; None: it always waits.
+    :param cache_size: the bound of the store in bytes; None: it has none.
     :ivar counter: counts what is read, fetched and waited for.
+    :ivar largest_request: bytes that a request asks for at most, unless a block is larger.
     """
 
-    def __init__(self, store: Store, source: Source, versions: Versions, *, lock_timeout: float | None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        source: Source,
+        versions: Versions,
+        *,
+        lock_timeout: float | None,
+        cache_size: int | None = None,
+    ) -> None:
         self._store = store
         self._source = source
         self._versions = versions
         self._lock_timeout = lock_timeout
         self.counter = store.source_counter
+        self._cache_size = cache_size
+        self.largest_request = LARGEST_REQUEST if cache_size is None else min(LARGEST_REQUEST, cache_size // _SHARE)
 
     def read_into(self, version: Version, position: int, view: memoryview) -> int:
         """
@@ -91,6 +105,10 @@ class Blocks:
             self.counter.cache_bytes += len(data)
         return data
 
+    def fits(self, version: Version) -> bool:
+        """Whether all blocks of a version can be in the cache at once."""
+        return self._cache_size is None or version.size < self._cache_size
+
     def has(self, version: Version, number: int) -> bool:
         """Whether a block is in the cache, as far as its head tells."""
         return self._store.has_part(version.key(number)) == self._length(version, number)
@@ -108,12 +126,14 @@ class Blocks:
             return self.fetch_past_cache(version, number, count)
         self.counter.block_misses += 1
         with contextlib.ExitStack() as held:
-            waited = self._wait_for(version, number, held)
+            waited, is_held = self._wait_for(version, number, held)
             if self.has(version, number):
                 if waited:
                     self.counter.shared_bytes += self._length(version, number)
                 return None
-            fetched = self._request(version, number, self._take_along(version, number, count, held))
+            # Who waited in vain does not wait for each of the blocks that a stopped process was fetching.
+            along = self._take_along(version, number, count, held if is_held else None)
+            fetched = self._request(version, number, along)
             return fetched._replace(is_kept=self._keep(version, fetched))
 
     def fetch_past_cache(self, version: Version, number: int, count: int) -> Fetched:
@@ -125,24 +145,30 @@ class Blocks:
         self.counter.block_misses += 1
         return self._request(version, number, count)._replace(is_kept=False)
 
-    def _wait_for(self, version: Version, number: int, held: contextlib.ExitStack) -> bool:
-        """Take the mutex of a block; whether another thread had it."""
+    def _wait_for(self, version: Version, number: int, held: contextlib.ExitStack) -> tuple[bool, bool]:
+        """Take the mutex of a block; whether another thread had it, and whether it was obtained."""
         mutex = self._store.mutex(PART, version.key(number), self._lock_timeout)
-        waited = not mutex.acquire(wait=False)
+        is_held = mutex.acquire(wait=False)
+        waited = not is_held
         if waited:
             self.counter.block_waits += 1
-            mutex.acquire()
+            is_held = mutex.acquire()
         held.callback(mutex.release)
-        return waited
+        return waited, is_held
 
-    def _take_along(self, version: Version, number: int, count: int, held: contextlib.ExitStack) -> int:
-        """How many blocks to ask for: those that follow, as long as they are missing and nobody fetches them."""
+    def _take_along(self, version: Version, number: int, count: int, held: contextlib.ExitStack | None) -> int:
+        """
+        How many blocks to ask for: those that follow, as long as they are missing and nobody fetches them.
+
+        :param held: takes their mutexes; None: nobody cares who else fetches them.
+        """
         last = min(number + count, version.blocks)
         for following in range(number + 1, last):
-            mutex = self._store.mutex(PART, version.key(following), self._lock_timeout)
-            if not mutex.acquire(wait=False):
-                return following - number
-            held.callback(mutex.release)
+            if held is not None:
+                mutex = self._store.mutex(PART, version.key(following), self._lock_timeout)
+                if not mutex.acquire(wait=False):
+                    return following - number
+                held.callback(mutex.release)
             if self.has(version, following):
                 return following - number
         return max(1, last - number)
@@ -166,9 +192,11 @@ class Blocks:
             raise SourceChanged(version.path)
 
     def _keep(self, version: Version, fetched: Fetched) -> bool:
-        # Each of them, also if one cannot be kept.
-        kept = [self._store.put_part(version.key(number), data) for number, data in _cut(version, fetched)]
-        return all(kept)
+        """Store what came; whether all of it is in the cache now."""
+        # To find no room takes time: after one that cannot be kept, the others are not tried.
+        is_kept = all(self._store.put_part(version.key(number), data) for number, data in _cut(version, fetched))
+        # In a small cache, the last ones may have evicted the first ones.
+        return is_kept and all(self.has(version, number) for number, _ in _cut(version, fetched))
 
     def _length(self, version: Version, number: int) -> int:
         return min(version.block_size, version.size - number * version.block_size)

@@ -140,7 +140,13 @@ class CachedFileSystem(PassedOnFileSystem):
             check=self.options.check,
             stale_if_error=self.options.stale_if_error,
         )
-        self.blocks = Blocks(self.store, self.source, self.versions, lock_timeout=shared.lock_timeout)
+        self.blocks = Blocks(
+            self.store,
+            self.source,
+            self.versions,
+            lock_timeout=shared.lock_timeout,
+            cache_size=shared.cache_size,
+        )
         self._copies = LocalCopies(self)
 
     @property

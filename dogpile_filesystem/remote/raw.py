@@ -15,7 +15,7 @@ import io
 import os
 from typing import TYPE_CHECKING
 
-from dogpile_filesystem.remote.blocks import GROWTH, LARGEST_REQUEST, Fetched
+from dogpile_filesystem.remote.blocks import GROWTH, Fetched
 from dogpile_filesystem.remote.context import Context
 from dogpile_filesystem.remote.source import SourceChanged
 from dogpile_filesystem.remote.versions import Version
@@ -169,7 +169,7 @@ class RawCachedFile(RawFile):
         if fetched is not None:
             if fetched.start <= self._position < fetched.stop:
                 return _copy(fetched, self._position, view)
-            self._fetched = None
+            self._fetched = fetched = None  # Both, so that the memory is free when the next bytes come.
             return self._read_cached(view) or self._fetch(view)
         return self._fetch(view)
 
@@ -201,7 +201,7 @@ class RawCachedFile(RawFile):
         count = self._count * GROWTH if self._position == self._ended_at and self._count else 1
         # From the beginning of the block to the end of what the reader wants.
         wanted += self._position % block_size
-        return max(1, min(max(count, -(-wanted // block_size)), LARGEST_REQUEST // block_size))
+        return max(1, min(max(count, -(-wanted // block_size)), self._fs.blocks.largest_request // block_size))
 
     def readall(self) -> bytes:
         """

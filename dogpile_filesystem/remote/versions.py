@@ -185,10 +185,10 @@ class Versions:
 
         :raises Exception: whatever the source raises.
         """
+        if not version.identity or version.identity.startswith(_LOOKED):
+            return True  # Nothing tells.
         identity = self._source.look(version.path).identity
-        if identity is None:
-            return not version.identity or version.identity.startswith(_LOOKED)
-        return identity.token == version.identity or not version.identity
+        return identity is not None and identity.token == version.identity
 
     def forget(self, path: str) -> None:
         """Drop what is known of a file, with the blocks of its version: it is written or removed at the source."""
