@@ -85,6 +85,7 @@ class Stream:
             number = 0
             while True:
                 data = self._fs.source.read_on(file, version.block_size)
+                blocks.counter.block_misses += 1
                 if number == 0 or self._fs.source.is_rewritten_in_place:
                     blocks.verify(version)
                 if version.size >= 0 and len(data) < min(version.block_size, version.size - self.position):
@@ -149,12 +150,18 @@ class RawStreamedFile(RawFile):
         if length is not None:
             part = view[: max(0, length - start)]
             if not part or self._fs.store.read_part_into(self.version.key(number), start, part):
+                counter = self._fs.blocks.counter
+                counter.block_hits += bool(part)
+                counter.cache_bytes += len(part)
                 return len(part)
         return self._read_own(view)
 
     def _wait_for(self, number: int) -> int | None:
         """The length of a block, when it has come; None: it was not kept."""
         fs, key = self._fs, self.version.key(number)
+        if not self.version.is_kept:
+            self.has_missed = True
+            return None
         end = (number + 1) * self.version.block_size
         give_up_at = time.monotonic() + (fs.options.shared.lock_timeout or threading.TIMEOUT_MAX)
         length = fs.store.has_part(key)
@@ -184,6 +191,8 @@ class RawStreamedFile(RawFile):
             if skipped < most:
                 return 0
         data = self._fs.source.read_on(self._own, min(len(view), self.version.block_size))
+        if self._fs.source.is_rewritten_in_place:
+            self._fs.blocks.verify(self.version)
         view[: len(data)] = data
         self._own_position += len(data)
         return len(data)
