@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 from dogpile_filesystem.layout import PART, VERSION, PartKey, version_key
 from dogpile_filesystem.remote.source import Source
+from dogpile_filesystem.sources import Identity
 from dogpile_filesystem.store import Store
 
 #: Seconds for which what the source said to `info` is good for one opening, and what it said to an opening for `info`.
@@ -170,7 +171,7 @@ class Versions:
 
         :raises Exception: whatever the source raises.
         """
-        _, identity = self._source.look(version.path)
+        _, identity = self._look(version.path)
         return identity is None or identity.token == version.identity or not version.identity
 
     def forget(self, path: str) -> None:
@@ -194,6 +195,7 @@ class Versions:
         try:
             return self._ask(path, record, is_free=is_free)
         except (FileNotFoundError, PermissionError):
+            self._looks.pop(path, None)
             raise
         except Exception as error:
             if record is None or not self._stale_if_error:
@@ -205,7 +207,7 @@ class Versions:
 
     def _ask(self, path: str, record: Mapping[str, Any] | None, *, is_free: bool) -> Version:
         asked_at, began = self._clock(), self._monotonic()
-        info, identity = self._source.look(path)
+        info, identity = self._look(path)
         url = self._source.url(path)
         size = info.get("size")
         is_kept = self._source.is_settled(identity)
@@ -221,6 +223,13 @@ class Versions:
         while len(self._looks) > _REMEMBERED:
             self._looks.popitem(last=False)
         return version
+
+    def _look(self, path: str) -> tuple[dict[str, Any], Identity | None]:
+        info, identity = self._source.look(path)
+        if self._check and identity is not None and identity.resolution and identity.changed is None:
+            # Without a time nobody can say when it is settled: no better than none where `check` sets a time.
+            return info, None
+        return info, identity
 
     def _recorded(self, path: str, url: str, record: Mapping[str, Any]) -> Version:
         key = PartKey(url, self._namespace, record["identity"], record["size"], self._block_size, 0)
