@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 from dogpile_filesystem.layout import PART, VERSION, PartKey, version_key
 from dogpile_filesystem.remote.source import Source
-from dogpile_filesystem.sources import Identity
+from dogpile_filesystem.sources import Identity, says_missing
 from dogpile_filesystem.store import Store
 
 #: Seconds for which what the source said to `info` is good for one opening, and what it said to an opening for `info`.
@@ -194,10 +194,10 @@ class Versions:
             return self._recorded(path, url, record)
         try:
             return self._ask(path, record, is_free=is_free)
-        except (FileNotFoundError, PermissionError):
-            self._looks.pop(path, None)
-            raise
         except Exception as error:
+            if says_missing(error):
+                self._looks.pop(path, None)
+                raise
             if record is None or not self._stale_if_error:
                 raise
             self._store.source_counter.stale_served += 1
