@@ -54,7 +54,7 @@ class Reading:
 
     def both(self, read, passed_on=0):
         """
-        Call ``read(options)`` with an empty and with a warm cache, and twice more where the source is never asked again.
+        Call ``read(options)`` with an empty and with a warm cache, and twice more with ``check="never"``.
 
         :param passed_on: how many questions of the library itself are passed on to the source.
         :return: what it read each time; bytes that the source sent the first time; and how many questions for a version
@@ -94,7 +94,7 @@ def test_pandas_csv(http, reading, table):
 
 
 def test_pandas_csv_compressed(http, reading, table):
-    """read_csv of a compressed file: it is cached as the source has it. pandas does not infer this from a chained URL."""
+    """read_csv of a compressed file, which is cached as the source has it. pandas infers nothing from a chained URL."""
     url = reading.put("t.csv.gz", lambda path: table.to_csv(path, index=False))
     found, sent, asked = reading.both(
         lambda options: pandas.read_csv(f"dogpile::{url}", storage_options={"dogpile": options}, compression="gzip")
