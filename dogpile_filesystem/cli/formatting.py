@@ -86,6 +86,11 @@ def key_bytes(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
 
 
+def url_bytes(text: str) -> bytes:
+    """The beginning of the keys of a source's file, by the URL that a command was given."""
+    return text.encode("utf-8", "surrogatepass")
+
+
 def hex_dump(data: bytes) -> Iterator[str]:
     """Lines of offset, bytes and ASCII, in the form of ``hexdump -C``."""
     for offset in range(0, len(data), _LINE):
