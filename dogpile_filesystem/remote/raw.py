@@ -66,6 +66,7 @@ class RawFile(io.RawIOBase):
         return True
 
     def tell(self) -> int:
+        self._refuse_closed()
         return self._position
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:

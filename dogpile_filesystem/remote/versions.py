@@ -31,7 +31,7 @@ from dogpile_filesystem.store import Store
 _FRESH = 0.1
 #: How many files that were looked up are remembered.
 _REMEMBERED = 1000
-#: The blocks of an outdated version are removed by a thread, if there may be more than this.
+#: So many blocks of an outdated version are removed at once, and the others by a thread.
 _MANY = 64
 #: So many of them are removed. Those of a larger file are evicted in their turn, since nobody uses them.
 _MOST = 1 << 14
@@ -178,7 +178,7 @@ class Versions:
         """
         self._looks.pop(version.path, None)
         place = _Place(version.url, version.namespace)
-        return self._ask(version.path, place, self._record(place), is_free=False)
+        return self._ask(version.path, place, self._record(version.path, place), is_free=False)
 
     def is_current(self, version: Version) -> bool:
         """
@@ -195,7 +195,7 @@ class Versions:
         """Drop what is known of a file, with the blocks of its version: it is written or removed at the source."""
         self._looks.pop(path, None)
         place = self._place(path)
-        record = self._record(place)
+        record = self._record(path, place)
         if record is not None:
             self._store.remove(version_key(*place), VERSION)
             self._remove_blocks(place, record)
@@ -215,7 +215,7 @@ class Versions:
 
     def _current(self, path: str, *, is_free: bool) -> Version:
         place = self._place(path)
-        record = self._record(place)
+        record = self._record(path, place)
         if record is not None and -_FUTURE < self._clock() - record["checked"] < self._check:
             return self._recorded(path, place, record)
         try:
@@ -260,27 +260,27 @@ class Versions:
         key = PartKey(*place, record["identity"], record["size"], self._block_size, 0)
         return Version.of(path, key, record["info"])
 
-    def _record(self, place: _Place) -> Mapping[str, Any] | None:
+    def _record(self, path: str, place: _Place) -> Mapping[str, Any] | None:
         payload = self._store.get(version_key(*place), VERSION)
-        return None if payload is None else records.unpack(payload)
+        return None if payload is None else records.unpack(payload, path)
 
     def _record_look(self, version: Version, place: _Place, record: Mapping[str, Any] | None, asked_at: float) -> None:
         if not version.identity:  # Nothing says that it is another version than the recorded one.
             return
+        if record is not None and not self._check and _is_of(record, version):  # No reader asks when it was looked at.
+            return
+        record = self._record(version.path, place)
         if record is not None:
             if asked_at < record["checked"] < asked_at + _FUTURE:  # Another process asked later, and was faster.
                 return
-            is_same = record["identity"] == version.identity and record["size"] == version.size
-            if is_same and not self._check:  # No reader asks when it was looked at.
-                return
-            if not is_same:
+            if not _is_of(record, version):
                 self._store.source_counter.open_outdated += 1
                 self._remove_blocks(place, record)
                 if not version.is_kept:
                     self._store.remove(version_key(*place), VERSION)
         if version.is_kept:
             record = {"identity": version.identity, "size": version.size, "info": version.info, "checked": asked_at}
-            payload = records.pack(record | {"block_size": self._block_size})
+            payload = records.pack(record | {"block_size": self._block_size}, version.path)
             self._store.put(version_key(*place), payload, VERSION)
 
     def _remove_blocks(self, place: _Place, record: Mapping[str, Any]) -> None:
@@ -288,16 +288,21 @@ class Versions:
         key = PartKey(*place, record["identity"], size, block_size, 0)
         count = min(-(-size // block_size), _MOST) if size >= 0 else _MOST
 
-        def remove() -> None:
-            for number in range(count):
+        def remove(numbers: range) -> bool:
+            for number in numbers:
                 was_there = self._store.remove(key._replace(number=number).pack(), PART)
                 # Of a file of unknown size, those of its beginning that are there without a gap.
                 if size < 0 and not was_there:
-                    break
+                    return False
+            return True
 
-        if count > _MANY:
+        if remove(range(min(count, _MANY))) and count > _MANY:
             # It fails only while the interpreter ends. What stays is evicted in its turn.
             with contextlib.suppress(RuntimeError):
-                threading.Thread(target=remove, name="dogpile_filesystem", daemon=True).start()
-        else:
-            remove()
+                thread = threading.Thread(target=remove, args=(range(_MANY, count),), name="dogpile_filesystem")
+                thread.daemon = True
+                thread.start()
+
+
+def _is_of(record: Mapping[str, Any], version: Version) -> bool:
+    return bool(record["identity"] == version.identity and record["size"] == version.size)

@@ -5,7 +5,7 @@ filesystem of fsspec is an argument, and fsspec is never imported.
 May import: nothing.
 """
 
-from dogpile_filesystem.sources.addresses import url_of
+from dogpile_filesystem.sources.addresses import url_of, without_secrets
 from dogpile_filesystem.sources.filesystems import (
     honours_ranges,
     is_rewritten_in_place,
@@ -23,4 +23,5 @@ __all__ = [
     "says_missing",
     "source_identity",
     "url_of",
+    "without_secrets",
 ]

@@ -14,7 +14,10 @@ from pathlib import Path
 import fsspec
 from slow_source import SlowSource
 
-from dogpile_filesystem.remote import CachedFileSystem
+from dogpile_filesystem.layout import PART, place
+from dogpile_filesystem.remote import CachedFile, CachedFileSystem
+
+__all__ = ["BLOCK_SIZE", "PROGRAM", "CachedFile", "CachedFileSystem", "Files", "noise", "part_path"]
 
 KIB = 1 << 10
 #: The smallest that there is.
@@ -72,3 +75,8 @@ class Files:
         found = self.control.requests(kind)
         self.control.forget_requests()
         return len(found)
+
+
+def part_path(base_dir: str, key: bytes) -> str:
+    """Where a block lies."""
+    return f"{base_dir}/{place(PART, key).path}"
