@@ -110,7 +110,7 @@ def shown(cache: Cache, file: SourceFile, now: float, most: int) -> Iterator[str
         "Namespace": formatting.printable(file.key.namespace),
         "Signed": "yes" if file.is_signed else "no",
     }
-    yield from (f"{label:<9} {text}" for label, text in fields.items())
+    yield from (f"{label:<9}  {text}" for label, text in fields.items())
     start = _start(cache, file, most)
     if start:
         yield ""

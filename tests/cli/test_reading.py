@@ -224,7 +224,7 @@ def test_ls_of_a_file_of_unknown_length(store, run):
     key = layout.PartKey("http://host/f", "n", "etag:1", -1, 1 << 16, 0)
     assert store.put_part(key.pack(), bytes(1 << 16))
     assert run("ls").stdout.splitlines()[1].split()[:4] == ["?", "64", "KiB", "?"]
-    assert "Length    not known\n" in run("show", "http://host/f").stdout
+    assert "Length     not known\n" in run("show", "http://host/f").stdout
     assert store.put_part(key._replace(number=1).pack(), b"")
     assert run("ls").stdout.splitlines()[1].split()[:5] == ["64", "KiB", "64", "KiB", "100%"]
 
@@ -247,7 +247,7 @@ def test_show_source_file(cached, run):
         "Blocks +2 of 5, of 64 KiB each: 1-2",
         "Version +stat:.*",
         "Last look .* ago",
-        "Namespace [0-9a-f]{32}",
+        "Namespace +[0-9a-f]{32}",
     ):
         assert re.search(f"^{line}$", done.stdout, re.MULTILINE), line
     assert "|" not in done.stdout

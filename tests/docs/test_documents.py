@@ -219,6 +219,31 @@ def test_examples_of_the_command(root):
     region.backend.stats()  # Writes the counts in memory to the lock file.
 
     [transcript] = section.blocks("")
+    run_transcript(transcript)
+
+
+def test_examples_of_source_files(root):
+    """The commands on files of sources work, on a local directory, and print lines with the labels that are shown."""
+    pytest.importorskip("click")
+    pytest.importorskip("rich")
+    pytest.importorskip("fsspec")
+    filesystem = importlib.import_module("dogpile_filesystem.remote").CachedFileSystem
+    for name, size in (("2026/sales.parquet", MIB), ("2026/stock.parquet", 1000), ("2025/log.parquet", 1 << 36)):
+        path = root / "bucket" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        os.truncate(path, size)
+    fs = filesystem(target_protocol="file", target_options={"anon": True}, base_dir=root / "var/cache/myapp-files")
+    for start in (0, 4711 * MIB, 65532 * MIB):
+        fs.cat_file(f"{root}/bucket/2025/log.parquet", start, start + 4 * MIB)
+    fs.store.flush()
+
+    [transcript] = documents.section("docs/command-line.md", "Files of sources", root).blocks("console")
+    run_transcript(transcript.replace("s3://bucket", f"file://{root}/bucket"))
+
+
+def run_transcript(transcript):
+    """Run the commands of a transcript. They must print lines with the labels that it shows."""
     _, *examples = re.split(r"^\$ dogpile-filesystem ", transcript, flags=re.MULTILINE)
     assert examples
     for example in examples:
