@@ -60,7 +60,10 @@ def at_random(directory: str, size: int, count: int = 20_000, calls: int = 20) -
     opened = _opened(path, directory)
     with open(path, "rb") as plain:
         read_through(plain)
-        reads = {"plain": _pread(plain.fileno(), places), **{name: _read(each.open(path), places) for name, each in opened.items()}}  # noqa: E501
+        reads = {
+            "plain": _pread(plain.fileno(), places),
+            **{name: _read(each.open(path), places) for name, each in opened.items()},
+        }  # noqa: E501
         seconds = measure.alternate(reads, count, 100)
         ranges = {"plain ranges": _pread_all(plain.fileno(), places)}
         ranges |= {f"{name} ranges": _cat_ranges(each, path, places) for name, each in opened.items()}

@@ -12,7 +12,7 @@ import difflib
 import errno
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from glob import has_magic
 from typing import Any
 
@@ -38,6 +38,8 @@ from dogpile_filesystem.store import Refused, Store
 _FSSPEC = ("fo", "asynchronous", "loop", "use_listings_cache", "listings_expiry_time", "max_paths", "batch_size")
 #: How often to read a range again because its file is changed meanwhile.
 _CHANGES = 5
+#: Where a range begins, and where it stops; None: at the beginning or the end of the file.
+_Range = tuple[int | None, int | None]
 
 
 # ruff: noqa: ARG002 - signatures are fsspec's
@@ -229,19 +231,23 @@ class CachedFileSystem(PassedOnFileSystem):
         raise SourceChanged(version.path)
 
     def _read_range_of(self, version: Version, start: int | None, end: int | None) -> bytes:
-        if version.size >= 0 and version.identity:
-            first, last, _ = slice(start, end).indices(version.size)
-            # Mostly it lies in one block, and that is there: then there is no need for a file around it.
-            data = self.blocks.read(version, first, last)
-            if data is not None:
-                self.store.source_counter.open_hits += 1
-                return data
+        data = self._read_cached(version, [(start, end)])[0]
+        if data is not None:
+            return data
         with self.open_version(version) as file:
             if start is None and end is None:
                 return bytes(file.read())
-            first, last, _ = slice(start, end).indices(file.size)
+            first, last = _bounds(file.size, start, end)
             file.seek(first)
             return bytes(file.read(max(0, last - first)))
+
+    def _read_cached(self, version: Version, ranges: Sequence[_Range]) -> list[bytes | None]:
+        """The ranges that lie in one block each which is there, as most do: they need no file around them."""
+        if version.size < 0 or not version.identity:
+            return [None] * len(ranges)
+        found = self.blocks.read(version, [_bounds(version.size, start, end) for start, end in ranges])
+        self.store.source_counter.open_hits += len(found) - found.count(None)
+        return found
 
     def cat_ranges(
         self,
@@ -257,7 +263,7 @@ class CachedFileSystem(PassedOnFileSystem):
 
         :param starts: where each begins; one number: all of them.
         :param ends: where each stops; likewise.
-        :param max_gap: not used: ranges in one block are read from it one by one.
+        :param max_gap: not used: the ranges that lie in one block are read from it together.
         :param on_error: ``"return"``: an exception takes the place of what it kept from being read; ``"raise"``.
         :return: the bytes of each range.
         """
@@ -269,18 +275,32 @@ class CachedFileSystem(PassedOnFileSystem):
         if not len(starts) == len(ends) == len(paths):
             msg = "starts and ends: pass as many as paths"
             raise ValueError(msg)
-        versions: dict[str, Version] = {}  # So that each file is looked up once.
-        found: list[Any] = []
-        for path, start, end in zip(paths, starts, ends, strict=True):
-            try:
-                version = versions.get(path)
-                if version is None:
-                    version = versions[path] = self.versions.opened(self._strip_protocol(path))
-                found.append(self._read_range(version, start, end))
-            except Exception as error:
-                if on_error != "return":
-                    raise
-                found.append(error)
+        wanted: dict[str, list[int]] = {}
+        for index, path in enumerate(paths):
+            wanted.setdefault(path, []).append(index)
+        found: list[Any] = [None] * len(paths)
+        for path, indexes in wanted.items():
+            ranges = [(starts[index], ends[index]) for index in indexes]
+            for index, data in zip(indexes, self._read_ranges(path, ranges, on_error), strict=True):
+                found[index] = data
+        return found
+
+    def _read_ranges(self, path: str, ranges: Sequence[_Range], on_error: str) -> list[Any]:
+        try:
+            version = self.versions.opened(self._strip_protocol(path))
+            found: list[Any] = self._read_cached(version, ranges)
+        except Exception as error:
+            if on_error != "return":
+                raise
+            return [error] * len(ranges)
+        for index, data in enumerate(found):
+            if data is None:
+                try:
+                    found[index] = self._read_range(version, *ranges[index])
+                except Exception as error:
+                    if on_error != "return":
+                        raise
+                    found[index] = error
         return found
 
     def get_file(
@@ -322,6 +342,14 @@ class CachedFileSystem(PassedOnFileSystem):
     def release(self) -> None:
         """Let go of all local copies that :meth:`open_local` made. Their paths lead nowhere afterwards."""
         self._copies.release()
+
+
+def _bounds(size: int, start: int | None, end: int | None) -> tuple[int, int]:
+    """Where a range begins and stops in a file; each may be missing, or count from the end of the file."""
+    if start is not None and end is not None and 0 <= start <= end <= size:
+        return start, end  # In a third of the time.
+    first, last, _ = slice(start, end).indices(size)
+    return first, last
 
 
 def _refuse_unknown(arguments: Mapping[str, Any]) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import abc
 import io
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from dogpile_filesystem.remote.blocks import GROWTH, LARGEST_REQUEST, Fetched
 from dogpile_filesystem.remote.source import SourceChanged
@@ -45,6 +45,8 @@ class RawFile(io.RawIOBase):
         self.has_hit = self.has_missed = False
         self._fs = fs
         self._position = 0
+        # Whether the reader knows something of this version, so that it cannot be given another one.
+        self._is_bound = False
 
     @abc.abstractmethod
     def size(self) -> int:
@@ -64,19 +66,24 @@ class RawFile(io.RawIOBase):
         return self._position
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self._refuse_closed()
-        if whence not in (os.SEEK_SET, os.SEEK_CUR, os.SEEK_END):
-            msg = f"whence={whence} is not accepted: pass 0, 1 or 2"
-            raise ValueError(msg)
-        if whence == os.SEEK_CUR:
-            offset += self._position
-        elif whence == os.SEEK_END:
-            offset += self.size()
+        if self.closed:
+            self._refuse_closed()
+        if whence != os.SEEK_SET:
+            offset += self._base(whence)
         if offset < 0:
             msg = f"cannot seek to {offset}, before the beginning of the file"
             raise ValueError(msg)
+        self._is_bound = True
         self._position = offset
         return offset
+
+    def _base(self, whence: int) -> int:
+        if whence == os.SEEK_CUR:
+            return self._position
+        if whence == os.SEEK_END:
+            return self.size()
+        msg = f"whence={whence} is not accepted: pass 0, 1 or 2"
+        raise ValueError(msg)
 
     def readinto(self, buffer: WriteableBuffer) -> int:
         """
@@ -86,7 +93,8 @@ class RawFile(io.RawIOBase):
         :raises SourceChanged: the source has another version by now, and something was read of this one.
         :raises Exception: whatever the source raises.
         """
-        self._refuse_closed()
+        if self.closed:
+            self._refuse_closed()
         done = self.read_some(memoryview(buffer).cast("B"))
         self._position += done
         return done
@@ -96,10 +104,10 @@ class RawFile(io.RawIOBase):
             self._fs.count_opening(has_hit=self.has_hit, has_missed=self.has_missed)
         super().close()
 
-    def _refuse_closed(self) -> None:
-        if self.closed:
-            msg = "the file is closed"
-            raise ValueError(msg)
+    @staticmethod
+    def _refuse_closed() -> NoReturn:
+        msg = "the file is closed"
+        raise ValueError(msg)
 
 
 class RawCachedFile(RawFile):
@@ -118,23 +126,19 @@ class RawCachedFile(RawFile):
         self._fetched: Fetched | None = None
         # Where what this reader fetched last lies: to read it from the cache is no hit of this opening.
         self._own = range(0)
-        # Whether the reader knows something of this version, so that it cannot be given another one.
-        self._is_bound = False
+        self._blocks = fs.blocks
 
     def size(self) -> int:
         return self.version.size
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self._is_bound = True
-        return super().seek(offset, whence)
 
     def read_some(self, view: memoryview) -> int:
         if self._is_bound and self._fetched is None:
             # Mostly the bytes are in the cache: two calls less on the way there.
             position = self._position
-            done = self._fs.blocks.read_into(self.version, position, view)
+            done = self._blocks.read_into(self.version, position, view)
             if done:
-                self.has_hit = self.has_hit or position not in self._own
+                if not self.has_hit and position not in self._own:
+                    self.has_hit = True
                 self._ended_at = position + done
                 return done
         done = self._read(view) if self._is_bound else self._read_first(view)

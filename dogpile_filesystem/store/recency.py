@@ -18,7 +18,7 @@ from dogpile_filesystem.flusher import flusher
 from dogpile_filesystem.store.directory import Directory
 
 #: Number of entries with a pending use at which a hit writes them all.
-LIMIT = 500
+LIMIT = 4000
 
 
 class Recency:
