@@ -8,6 +8,7 @@ import functools
 import os
 import random
 import statistics
+from collections.abc import Callable
 from typing import Any
 
 import measure

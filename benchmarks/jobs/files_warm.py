@@ -29,16 +29,17 @@ def in_order(directory: str, size: int, repeats: int = 3) -> dict[str, dict[str,
     """
     path = make_file(f"{directory}/source/file", size)
     opened = _opened(path, directory)
-    files = {"plain": open(path, "rb"), **{name: each.open(path) for name, each in opened.items()}}
     again = ours(local_source(), f"{directory}/ours").open(path)
-    calls = {name: functools.partial(_read_piece, file) for name, file in files.items()}
-    count = size // PIECE
-    seconds = measure.alternate({**calls, "ours first": functools.partial(_read_piece, again)}, count, 16)
-    measured = measure.alternate(calls, repeats * count, 16)
-    return {name: _summary(each) for name, each in {**seconds, **measured}.items()}
+    with open(path, "rb") as plain:
+        files = {"plain": plain, **{name: each.open(path) for name, each in opened.items()}}
+        calls = {name: functools.partial(_read_piece, file) for name, file in files.items()}
+        count = size // PIECE
+        seconds = measure.alternate({**calls, "ours first": functools.partial(_read_piece, again)}, count, 16)
+        seconds |= measure.alternate(calls, repeats * count, 16)
+    return {name: _summary(each) for name, each in seconds.items()}
 
 
-def _read_piece(file: Any, number: int) -> None:
+def _read_piece(file: Any, _: int) -> None:
     if not file.read(PIECE):
         file.seek(0)
         file.read(PIECE)
@@ -63,7 +64,7 @@ def at_random(directory: str, size: int, count: int = 20_000, calls: int = 20) -
         reads = {
             "plain": _pread(plain.fileno(), places),
             **{name: _read(each.open(path), places) for name, each in opened.items()},
-        }  # noqa: E501
+        }
         seconds = measure.alternate(reads, count, 100)
         ranges = {"plain ranges": _pread_all(plain.fileno(), places)}
         ranges |= {f"{name} ranges": _cat_ranges(each, path, places) for name, each in opened.items()}

@@ -119,8 +119,9 @@ class RawCachedFile(RawFile):
 
     def __init__(self, fs: CachedFileSystem, version: Version) -> None:
         super().__init__(fs, version)
-        # Where the last read ended; and how many blocks the last request asked for.
-        self._ended_at = 0
+        # Since when the reader goes on in order, and where the last read ended.
+        self._began_at = self._ended_at = 0
+        # How many blocks the last request asked for.
         self._count = 0
         # What came from the source last and is not in the cache.
         self._fetched: Fetched | None = None
@@ -132,9 +133,11 @@ class RawCachedFile(RawFile):
         return self.version.size
 
     def read_some(self, view: memoryview) -> int:
+        position = self._position
+        if position != self._ended_at:
+            self._began_at = position
         if self._is_bound and self._fetched is None:
             # Mostly the bytes are in the cache: two calls less on the way there.
-            position = self._position
             done = self._blocks.read_into(self.version, position, view)
             if done:
                 if not self.has_hit and position not in self._own:
@@ -142,7 +145,7 @@ class RawCachedFile(RawFile):
                 self._ended_at = position + done
                 return done
         done = self._read(view) if self._is_bound else self._read_first(view)
-        self._ended_at = self._position + done
+        self._ended_at = position + done
         return done
 
     def _read_first(self, view: memoryview) -> int:
@@ -192,7 +195,9 @@ class RawCachedFile(RawFile):
     def _next_count(self, wanted: int) -> int:
         """How many blocks the next request asks for."""
         block_size = self.version.block_size
-        count = self._count * GROWTH if self._position == self._ended_at and self._count else 1
+        # What lies in two blocks is not read in order yet.
+        is_in_order = self._position - self._began_at >= block_size
+        count = self._count * GROWTH if is_in_order else 1
         # From the beginning of the block to the end of what the reader wants.
         wanted += self._position % block_size
         return max(1, min(max(count, -(-wanted // block_size)), LARGEST_REQUEST // block_size))
