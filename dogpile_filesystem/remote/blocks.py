@@ -69,15 +69,15 @@ class Blocks:
 
         :return: how many bytes were read; 0: the block is not there, or the position is at the end of the file.
         """
-        _, _, _, _, size, block_size, _, _, prefix = version  # Looked up by name, each takes longer.
+        block_size = version.block_size
         number, start = divmod(position, block_size)
         length = len(view)
         # What is left of the block, and of the file.
-        left = min(block_size - start, size - position)
+        left = min(block_size - start, version.size - position)
         if length > left:
             length = max(left, 0)
             view = view[:length]
-        if not length or not self._read_part_into(prefix + b"%d" % number, start, view):
+        if not length or not self._read_part_into(version.key(number), start, view):
             return 0
         counter = self.counter
         counter.block_hits += 1

@@ -16,13 +16,12 @@ import os
 from typing import TYPE_CHECKING, NoReturn
 
 from dogpile_filesystem.remote.blocks import GROWTH, LARGEST_REQUEST, Fetched
+from dogpile_filesystem.remote.context import Context
 from dogpile_filesystem.remote.source import SourceChanged
+from dogpile_filesystem.remote.versions import Version
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
-
-    from dogpile_filesystem.remote.filesystem import CachedFileSystem
-    from dogpile_filesystem.remote.versions import Version
 
 #: How often to take the version that the source has now, because it changes whenever it is read.
 _CHANGES = 5
@@ -37,7 +36,7 @@ class RawFile(io.RawIOBase):
     :ivar has_missed: whether something was read from the source.
     """
 
-    def __init__(self, fs: CachedFileSystem, version: Version) -> None:
+    def __init__(self, fs: Context, version: Version) -> None:
         super().__init__()
         self.name = version.path
         self.mode = "rb"
@@ -47,6 +46,10 @@ class RawFile(io.RawIOBase):
         self._position = 0
         # Whether the reader knows something of this version, so that it cannot be given another one.
         self._is_bound = False
+
+    def bind(self) -> None:
+        """Stay with this version from now on, since the reader knows something of it."""
+        self._is_bound = True
 
     @abc.abstractmethod
     def size(self) -> int:
@@ -73,7 +76,6 @@ class RawFile(io.RawIOBase):
         if offset < 0:
             msg = f"cannot seek to {offset}, before the beginning of the file"
             raise ValueError(msg)
-        self._is_bound = True
         self._position = offset
         return offset
 
@@ -81,6 +83,7 @@ class RawFile(io.RawIOBase):
         if whence == os.SEEK_CUR:
             return self._position
         if whence == os.SEEK_END:
+            self.bind()
             return self.size()
         msg = f"whence={whence} is not accepted: pass 0, 1 or 2"
         raise ValueError(msg)
@@ -95,9 +98,28 @@ class RawFile(io.RawIOBase):
         """
         if self.closed:
             self._refuse_closed()
-        done = self.read_some(memoryview(buffer).cast("B"))
+        view = memoryview(buffer).cast("B")
+        done = self.read_some(view) if self._is_bound else self._read_first(view)
         self._position += done
         return done
+
+    def _read_first(self, view: memoryview) -> int:
+        for _ in range(_CHANGES):
+            try:
+                done = self.read_some(view)
+            except SourceChanged:
+                self._renew()
+            else:
+                self.bind()
+                return done
+        raise SourceChanged(self.version.path)
+
+    def _renew(self) -> None:
+        """Take the version that the source has now, unless that has to be read in another way."""
+        version = self._fs.versions.renewed(self.version)
+        if version.info.get("type") == "directory" or (version.size < 0) != (self.version.size < 0):
+            raise SourceChanged(version.path)
+        self.version = version
 
     def close(self) -> None:
         if not self.closed:
@@ -117,7 +139,7 @@ class RawCachedFile(RawFile):
     :ivar version: of the file. It may become another one before the reader knows anything of it.
     """
 
-    def __init__(self, fs: CachedFileSystem, version: Version) -> None:
+    def __init__(self, fs: Context, version: Version) -> None:
         super().__init__(fs, version)
         # Since when the reader goes on in order, and where the last read ended.
         self._began_at = self._ended_at = 0
@@ -136,7 +158,7 @@ class RawCachedFile(RawFile):
         position = self._position
         if position != self._ended_at:
             self._began_at = position
-        if self._is_bound and self._fetched is None:
+        if self._fetched is None:
             # Mostly the bytes are in the cache: two calls less on the way there.
             done = self._blocks.read_into(self.version, position, view)
             if done:
@@ -144,20 +166,9 @@ class RawCachedFile(RawFile):
                     self.has_hit = True
                 self._ended_at = position + done
                 return done
-        done = self._read(view) if self._is_bound else self._read_first(view)
+        done = self._read(view)
         self._ended_at = position + done
         return done
-
-    def _read_first(self, view: memoryview) -> int:
-        for _ in range(_CHANGES):
-            try:
-                done = self._read(view)
-            except SourceChanged:
-                self.version = self._fs.versions.renewed(self.version)
-                continue
-            self._is_bound = True
-            return done
-        raise SourceChanged(self.version.path)
 
     def _read(self, view: memoryview) -> int:
         view = view[: max(0, self.version.size - self._position)]
@@ -168,7 +179,8 @@ class RawCachedFile(RawFile):
             if fetched.start <= self._position < fetched.stop:
                 return _copy(fetched, self._position, view)
             self._fetched = None
-        return self._read_cached(view) or self._fetch(view)
+            return self._read_cached(view) or self._fetch(view)
+        return self._fetch(view)
 
     def _read_cached(self, view: memoryview) -> int:
         done = self._fs.blocks.read_into(self.version, self._position, view)
