@@ -241,7 +241,7 @@ class CachedFileSystem(PassedOnFileSystem):
 
         :param starts: where each begins; one number: all of them.
         :param ends: where each stops; likewise.
-        :param max_gap: not used: ranges in one block are read from it one by one.
+        :param max_gap: not used: the ranges that lie in one block are read from it together.
         :param on_error: ``"return"``: an exception takes the place of what it kept from being read; ``"raise"``.
         :return: the bytes of each range.
         """
