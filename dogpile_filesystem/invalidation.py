@@ -27,6 +27,7 @@ from dogpile.cache.region import RegionInvalidationStrategy
 
 from dogpile_filesystem.arguments import Arguments
 from dogpile_filesystem.failures import log_error
+from dogpile_filesystem.layout import VALUES
 from dogpile_filesystem.lockfile import NEVER, Current, Ledger
 from dogpile_filesystem.store import Access
 
@@ -125,12 +126,22 @@ class FilesystemInvalidation(RegionInvalidationStrategy):
     def _look(self) -> None:
         """Look for the lock file that is at its path. None is made for a reader."""
         try:
-            self._current.find()
+            try:
+                self._current.find()
+            except FileNotFoundError:
+                if not os.path.exists(os.path.join(self._base_dir, VALUES)):
+                    self._known = _NOTHING
+                    return
+                # The lock file is made before the values. So another process may have made both since the first look.
+                self._current.find()
         except FileNotFoundError:
             # The process that makes a new one beside values will say that all of them are invalidated.
-            self._known = _EVERYTHING if os.path.exists(os.path.join(self._base_dir, "values")) else _NOTHING
+            self._known = _EVERYTHING
         except OSError:
-            pass  # What was read last is good enough.
+            # What was read last is good enough. Where nothing was, another process may be just making the file: then
+            # its first value must not be taken for invalidated.
+            if self._known is _EVERYTHING:
+                self._current.fresh.drop()
 
     def _open_for_writing(self) -> Ledger:
         found = os.stat(self._base_dir)

@@ -54,6 +54,11 @@ class CachedFile(io.BufferedReader):
         return self._bound().version.identity
 
     @property
+    def is_kept(self) -> bool:
+        """Whether what is read of it stays in the cache. Not if a later change could have the same identity."""
+        return self.raw.version.is_kept
+
+    @property
     def full_name(self) -> str:
         """Its URL."""
         return self.fs.unstrip_protocol(self.path)
