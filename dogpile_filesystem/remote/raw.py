@@ -66,7 +66,8 @@ class RawFile(io.RawIOBase):
         return True
 
     def tell(self) -> int:
-        self._refuse_closed()
+        if self.closed:
+            self._refuse_closed()
         return self._position
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
