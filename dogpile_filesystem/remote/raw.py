@@ -16,13 +16,12 @@ import os
 from typing import TYPE_CHECKING
 
 from dogpile_filesystem.remote.blocks import GROWTH, LARGEST_REQUEST, Fetched
+from dogpile_filesystem.remote.context import Context
 from dogpile_filesystem.remote.source import SourceChanged
+from dogpile_filesystem.remote.versions import Version
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
-
-    from dogpile_filesystem.remote.filesystem import CachedFileSystem
-    from dogpile_filesystem.remote.versions import Version
 
 #: How often to take the version that the source has now, because it changes whenever it is read.
 _CHANGES = 5
@@ -37,7 +36,7 @@ class RawFile(io.RawIOBase):
     :ivar has_missed: whether something was read from the source.
     """
 
-    def __init__(self, fs: CachedFileSystem, version: Version) -> None:
+    def __init__(self, fs: Context, version: Version) -> None:
         super().__init__()
         self.name = version.path
         self.mode = "rb"
@@ -45,6 +44,12 @@ class RawFile(io.RawIOBase):
         self.has_hit = self.has_missed = False
         self._fs = fs
         self._position = 0
+        # Whether the reader knows something of this version, so that it cannot be given another one.
+        self._is_bound = False
+
+    def bind(self) -> None:
+        """Stay with this version from now on, since the reader knows something of it."""
+        self._is_bound = True
 
     @abc.abstractmethod
     def size(self) -> int:
@@ -61,6 +66,7 @@ class RawFile(io.RawIOBase):
         return True
 
     def tell(self) -> int:
+        self._refuse_closed()
         return self._position
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
@@ -71,6 +77,7 @@ class RawFile(io.RawIOBase):
         if whence == os.SEEK_CUR:
             offset += self._position
         elif whence == os.SEEK_END:
+            self.bind()
             offset += self.size()
         if offset < 0:
             msg = f"cannot seek to {offset}, before the beginning of the file"
@@ -87,9 +94,28 @@ class RawFile(io.RawIOBase):
         :raises Exception: whatever the source raises.
         """
         self._refuse_closed()
-        done = self.read_some(memoryview(buffer).cast("B"))
+        view = memoryview(buffer).cast("B")
+        done = self.read_some(view) if self._is_bound else self._read_first(view)
         self._position += done
         return done
+
+    def _read_first(self, view: memoryview) -> int:
+        for _ in range(_CHANGES):
+            try:
+                done = self.read_some(view)
+            except SourceChanged:
+                self._renew()
+            else:
+                self.bind()
+                return done
+        raise SourceChanged(self.version.path)
+
+    def _renew(self) -> None:
+        """Take the version that the source has now, unless that has to be read in another way."""
+        version = self._fs.versions.renewed(self.version)
+        if version.info.get("type") == "directory" or (version.size < 0) != (self.version.size < 0):
+            raise SourceChanged(version.path)
+        self.version = version
 
     def close(self) -> None:
         if not self.closed:
@@ -109,7 +135,7 @@ class RawCachedFile(RawFile):
     :ivar version: of the file. It may become another one before the reader knows anything of it.
     """
 
-    def __init__(self, fs: CachedFileSystem, version: Version) -> None:
+    def __init__(self, fs: Context, version: Version) -> None:
         super().__init__(fs, version)
         # Where the last read ended; and how many blocks the last request asked for.
         self._ended_at = 0
@@ -118,18 +144,12 @@ class RawCachedFile(RawFile):
         self._fetched: Fetched | None = None
         # Where what this reader fetched last lies: to read it from the cache is no hit of this opening.
         self._own = range(0)
-        # Whether the reader knows something of this version, so that it cannot be given another one.
-        self._is_bound = False
 
     def size(self) -> int:
         return self.version.size
 
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self._is_bound = True
-        return super().seek(offset, whence)
-
     def read_some(self, view: memoryview) -> int:
-        if self._is_bound and self._fetched is None:
+        if self._fetched is None:
             # Mostly the bytes are in the cache: two calls less on the way there.
             position = self._position
             done = self._fs.blocks.read_into(self.version, position, view)
@@ -137,20 +157,9 @@ class RawCachedFile(RawFile):
                 self.has_hit = self.has_hit or position not in self._own
                 self._ended_at = position + done
                 return done
-        done = self._read(view) if self._is_bound else self._read_first(view)
+        done = self._read(view)
         self._ended_at = self._position + done
         return done
-
-    def _read_first(self, view: memoryview) -> int:
-        for _ in range(_CHANGES):
-            try:
-                done = self._read(view)
-            except SourceChanged:
-                self.version = self._fs.versions.renewed(self.version)
-                continue
-            self._is_bound = True
-            return done
-        raise SourceChanged(self.version.path)
 
     def _read(self, view: memoryview) -> int:
         view = view[: max(0, self.version.size - self._position)]
@@ -161,7 +170,8 @@ class RawCachedFile(RawFile):
             if fetched.start <= self._position < fetched.stop:
                 return _copy(fetched, self._position, view)
             self._fetched = None
-        return self._read_cached(view) or self._fetch(view)
+            return self._read_cached(view) or self._fetch(view)
+        return self._fetch(view)
 
     def _read_cached(self, view: memoryview) -> int:
         done = self._fs.blocks.read_into(self.version, self._position, view)

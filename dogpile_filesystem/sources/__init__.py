@@ -5,7 +5,7 @@ filesystem of fsspec is an argument, and fsspec is never imported.
 May import: nothing.
 """
 
-from dogpile_filesystem.sources.addresses import url_of
+from dogpile_filesystem.sources.addresses import url_of, without_secrets
 from dogpile_filesystem.sources.filesystems import honours_ranges, is_rewritten_in_place, source_identity
 from dogpile_filesystem.sources.identity import Identity, identity_of_info, identity_of_stat
 
@@ -17,4 +17,5 @@ __all__ = [
     "is_rewritten_in_place",
     "source_identity",
     "url_of",
+    "without_secrets",
 ]

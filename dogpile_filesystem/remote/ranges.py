@@ -1,0 +1,102 @@
+"""
+Parts of files, read whole: all of one call are of one version of their file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from dogpile_filesystem.remote.context import Context
+from dogpile_filesystem.remote.file import CachedFile
+from dogpile_filesystem.remote.source import SourceChanged
+from dogpile_filesystem.remote.versions import Version
+
+#: Where a part begins and ends; negative: counted from the end; None: the beginning, or the end.
+Range = tuple[int | None, int | None]
+_T = TypeVar("_T")
+#: How often to begin anew because a file is changed meanwhile.
+_CHANGES = 5
+#: Bytes that are read at a time of a file whose size is unknown.
+_PIECE = 4 << 20
+
+
+def read(fs: Context, path: str, ranges: Sequence[Range], *, is_tolerant: bool = False) -> list[Any]:
+    """
+    Read parts of a file.
+
+    :param is_tolerant: whether an exception takes the place of what it kept from being read.
+    :return: the bytes of each.
+    :raises SourceChanged: the source changes the file each time it is read.
+    :raises Exception: whatever the source raises.
+    """
+
+    def read_all(version: Version) -> list[Any]:
+        found: list[Any] = []
+        for start, end in ranges:
+            try:
+                found.append(_read(fs, version, start, end))
+            except SourceChanged:  # All of them are read again.
+                raise
+            except Exception as error:
+                if not is_tolerant:
+                    raise
+                found.append(error)
+        return found
+
+    try:
+        return unchanged(fs, path, read_all)
+    except Exception as error:
+        if not is_tolerant:
+            raise
+        return [error] * len(ranges)
+
+
+def unchanged(fs: Context, path: str, function: Callable[[Version], _T]) -> _T:
+    """
+    Do something with a version of a file. If the source has another one by then, do it with that one instead.
+
+    :raises SourceChanged: the source changes the file each time.
+    :raises Exception: whatever the function or the source raises.
+    """
+    version = fs.versions.opened(path)
+    for _ in range(_CHANGES):
+        try:
+            return function(version)
+        except SourceChanged:
+            version = fs.versions.renewed(version)
+    raise SourceChanged(version.path)
+
+
+def _read(fs: Context, version: Version, start: int | None, end: int | None) -> bytes:
+    if version.size < 0:
+        return _read_unsized(fs, version, start, end)
+    first, last, _ = slice(start, end).indices(version.size)
+    # Mostly it lies in one block, and that is there: then there is no need for a file around it.
+    data = fs.blocks.read(version, first, last) if version.identity else None
+    if data is not None:
+        fs.count_opening(has_hit=True, has_missed=False)
+        return data
+    with _opened(fs, version) as file:
+        file.seek(first)
+        return bytes(file.read(max(0, last - first)))
+
+
+def _read_unsized(fs: Context, version: Version, start: int | None, end: int | None) -> bytes:
+    with _opened(fs, version) as file:
+        if end is None or min(start or 0, end) < 0 or not isinstance(file, CachedFile):
+            return bytes(file.read())[start:end]
+        # It may end before: no more memory is taken than there are bytes.
+        file.seek(start or 0)
+        length, parts = end - (start or 0), []
+        while length > 0 and (data := file.read(min(length, _PIECE))):
+            parts.append(data)
+            length -= len(data)
+        return b"".join(parts)
+
+
+def _opened(fs: Context, version: Version) -> Any:
+    file = fs.open_version(version)
+    if isinstance(file, CachedFile):
+        file.raw.bind()  # Or the next range could be of another version.
+    return file
