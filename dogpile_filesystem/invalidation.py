@@ -109,8 +109,9 @@ class FilesystemInvalidation(RegionInvalidationStrategy):
 
     def _stamps(self) -> tuple[float, float]:
         current = self._current
-        if time.monotonic() >= current.fresh.until:
-            # Two threads may look at once. One that did not wait for the first look would not know any stamps.
+        # Where no stamps are known, nothing is trusted: another thread may be just looking, and another process may be
+        # just making the lock file. Neither may have the first value of a cache taken for invalidated.
+        if time.monotonic() >= current.fresh.until or self._known is _EVERYTHING:
             self._look()
         ledger = current.ledger
         if ledger is not None:
@@ -138,10 +139,7 @@ class FilesystemInvalidation(RegionInvalidationStrategy):
             # The process that makes a new one beside values will say that all of them are invalidated.
             self._known = _EVERYTHING
         except OSError:
-            # What was read last is good enough. Where nothing was, another process may be just making the file: then
-            # its first value must not be taken for invalidated.
-            if self._known is _EVERYTHING:
-                self._current.fresh.drop()
+            pass  # What was read last is good enough.
 
     def _open_for_writing(self) -> Ledger:
         found = os.stat(self._base_dir)

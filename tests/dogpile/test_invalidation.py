@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -148,6 +149,23 @@ def test_first_value_of_another_process(base_dir, monkeypatch):
     monkeypatch.setattr(os.path, "exists", exists_a_moment_later)
     age = time.time()
     assert not asked.is_hard_invalidated(age)
+
+
+def test_another_thread_looks(base_dir, monkeypatch):
+    """A thread that comes while another one looks for the first time does not take everything for invalidated."""
+    make_region().configure("paylogic.filesystem", arguments={"base_dir": base_dir}).set("k", "value")
+    asked, find, answers = FilesystemInvalidation(base_dir), current.Current.find, []
+
+    def find_slowly(self):
+        monkeypatch.undo()
+        self.fresh.renew(time.monotonic())
+        with ThreadPoolExecutor(1) as other:
+            answers.append(other.submit(asked.is_hard_invalidated, time.time()).result())
+        return find(self)
+
+    monkeypatch.setattr(current.Current, "find", find_slowly)
+    answers.append(asked.is_hard_invalidated(time.time()))
+    assert answers == [False, False]
 
 
 def test_lock_file_being_made(base_dir, monkeypatch):

@@ -15,6 +15,8 @@ import documents
 import pytest
 from patience import PATIENCE
 
+from dogpile_filesystem.layout import PART
+
 fsspec = pytest.importorskip("fsspec")
 PAGE = "docs/files.md"
 HOST = "https://data.example.org"
@@ -201,7 +203,7 @@ def test_changing_credentials(recipe, bucket):
 
 
 def test_offline(recipe, web):
-    """While the server is down, the last known version is served and counted; a file that is not there is an error."""
+    """While the server is down, what is there of the last known version is served and counted; all else is an error."""
     section = at(recipe("Offline"), web)
     assert section.complaints() == ""
     url = f"{web.url}/stations.csv"
@@ -212,6 +214,10 @@ def test_offline(recipe, web):
     assert files.stats().process.source.stale_served == 1
     with pytest.raises(FileNotFoundError):
         files.cat(f"{web.url}/never-read.csv")
+    # A block that is not in the cache: the source's error, and never a shorter file.
+    files.store.remove(files.versions.opened(url).key(0), PART)
+    with pytest.raises(OSError, match="Cannot connect"):
+        files.cat(url)
 
 
 def test_warming(recipe, web):
