@@ -140,7 +140,13 @@ class CachedFileSystem(PassedOnFileSystem):
             check=self.options.check,
             stale_if_error=self.options.stale_if_error,
         )
-        self.blocks = Blocks(self.store, self.source, self.versions, lock_timeout=shared.lock_timeout)
+        self.blocks = Blocks(
+            self.store,
+            self.source,
+            self.versions,
+            lock_timeout=shared.lock_timeout,
+            cache_size=shared.cache_size,
+        )
         self._copies = LocalCopies(self)
 
     @property
@@ -235,7 +241,7 @@ class CachedFileSystem(PassedOnFileSystem):
 
         :param starts: where each begins; one number: all of them.
         :param ends: where each stops; likewise.
-        :param max_gap: not used: ranges in one block are read from it one by one.
+        :param max_gap: not used: the ranges that lie in one block are read from it together.
         :param on_error: ``"return"``: an exception takes the place of what it kept from being read; ``"raise"``.
         :return: the bytes of each range.
         """

@@ -42,6 +42,8 @@ class PassedOnFileSystem(ChainedFileSystem):
         self._parent = self._parent_at_source
 
     def _as_source_takes_it(self, path: Any) -> Any:
+        if isinstance(path, list | tuple):  # Not each filesystem takes several.
+            return [self._as_source_takes_it(each) for each in path]
         return self.fs._strip_protocol(without_prefix(path))  # noqa: SLF001 - what fsspec's own wrappers call
 
     def _parent_at_source(self, path: str) -> str:
@@ -127,13 +129,13 @@ class PassedOnFileSystem(ChainedFileSystem):
         finally:
             self._forget(paths)
 
-    def mv(self, path1: str, path2: str, **kwargs: Any) -> None:
+    def mv(self, path1: Any, path2: Any, **kwargs: Any) -> None:
         """As the source's."""
         sources = self.expand_path(path1, recursive=True)
         try:
             self.fs.mv(self._strip_protocol(path1), without_prefix(path2), **kwargs)
         finally:
-            targets = [self._strip_protocol(path2)]
+            targets = self._strip_protocol(path2 if isinstance(path2, list) else [path2])
             with contextlib.suppress(Exception):  # It is not there.
                 targets += self.expand_path(path2, recursive=True)
             self._forget([*sources, *targets])

@@ -13,9 +13,9 @@ from __future__ import annotations
 import abc
 import io
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
-from dogpile_filesystem.remote.blocks import GROWTH, LARGEST_REQUEST, Fetched
+from dogpile_filesystem.remote.blocks import GROWTH, Fetched
 from dogpile_filesystem.remote.context import Context
 from dogpile_filesystem.remote.source import SourceChanged
 from dogpile_filesystem.remote.versions import Version
@@ -66,24 +66,29 @@ class RawFile(io.RawIOBase):
         return True
 
     def tell(self) -> int:
-        self._refuse_closed()
+        if self.closed:
+            self._refuse_closed()
         return self._position
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self._refuse_closed()
-        if whence not in (os.SEEK_SET, os.SEEK_CUR, os.SEEK_END):
-            msg = f"whence={whence} is not accepted: pass 0, 1 or 2"
-            raise ValueError(msg)
-        if whence == os.SEEK_CUR:
-            offset += self._position
-        elif whence == os.SEEK_END:
-            self.bind()
-            offset += self.size()
+        if self.closed:
+            self._refuse_closed()
+        if whence != os.SEEK_SET:
+            offset += self._base(whence)
         if offset < 0:
             msg = f"cannot seek to {offset}, before the beginning of the file"
             raise ValueError(msg)
         self._position = offset
         return offset
+
+    def _base(self, whence: int) -> int:
+        if whence == os.SEEK_CUR:
+            return self._position
+        if whence == os.SEEK_END:
+            self.bind()
+            return self.size()
+        msg = f"whence={whence} is not accepted: pass 0, 1 or 2"
+        raise ValueError(msg)
 
     def readinto(self, buffer: WriteableBuffer) -> int:
         """
@@ -93,7 +98,8 @@ class RawFile(io.RawIOBase):
         :raises SourceChanged: the source has another version by now, and something was read of this one.
         :raises Exception: whatever the source raises.
         """
-        self._refuse_closed()
+        if self.closed:
+            self._refuse_closed()
         view = memoryview(buffer).cast("B")
         done = self.read_some(view) if self._is_bound else self._read_first(view)
         self._position += done
@@ -122,10 +128,10 @@ class RawFile(io.RawIOBase):
             self._fs.count_opening(has_hit=self.has_hit, has_missed=self.has_missed)
         super().close()
 
-    def _refuse_closed(self) -> None:
-        if self.closed:
-            msg = "the file is closed"
-            raise ValueError(msg)
+    @staticmethod
+    def _refuse_closed() -> NoReturn:
+        msg = "the file is closed"
+        raise ValueError(msg)
 
 
 class RawCachedFile(RawFile):
@@ -137,28 +143,33 @@ class RawCachedFile(RawFile):
 
     def __init__(self, fs: Context, version: Version) -> None:
         super().__init__(fs, version)
-        # Where the last read ended; and how many blocks the last request asked for.
-        self._ended_at = 0
+        # Since when the reader goes on in order, and where the last read ended.
+        self._began_at = self._ended_at = 0
+        # How many blocks the last request asked for.
         self._count = 0
         # What came from the source last and is not in the cache.
         self._fetched: Fetched | None = None
         # Where what this reader fetched last lies: to read it from the cache is no hit of this opening.
         self._own = range(0)
+        self._blocks = fs.blocks
 
     def size(self) -> int:
         return self.version.size
 
     def read_some(self, view: memoryview) -> int:
+        position = self._position
+        if position != self._ended_at:
+            self._began_at = position
         if self._fetched is None:
             # Mostly the bytes are in the cache: two calls less on the way there.
-            position = self._position
-            done = self._fs.blocks.read_into(self.version, position, view)
+            done = self._blocks.read_into(self.version, position, view)
             if done:
-                self.has_hit = self.has_hit or position not in self._own
+                if not self.has_hit and position not in self._own:
+                    self.has_hit = True
                 self._ended_at = position + done
                 return done
         done = self._read(view)
-        self._ended_at = self._position + done
+        self._ended_at = position + done
         return done
 
     def _read(self, view: memoryview) -> int:
@@ -169,7 +180,7 @@ class RawCachedFile(RawFile):
         if fetched is not None:
             if fetched.start <= self._position < fetched.stop:
                 return _copy(fetched, self._position, view)
-            self._fetched = None
+            self._fetched = fetched = None  # Both, so that the memory is free when the next bytes come.
             return self._read_cached(view) or self._fetch(view)
         return self._fetch(view)
 
@@ -198,10 +209,12 @@ class RawCachedFile(RawFile):
     def _next_count(self, wanted: int) -> int:
         """How many blocks the next request asks for."""
         block_size = self.version.block_size
-        count = self._count * GROWTH if self._position == self._ended_at and self._count else 1
+        # What lies in two blocks is not read in order yet.
+        is_in_order = self._position - self._began_at >= block_size
+        count = self._count * GROWTH if is_in_order else 1
         # From the beginning of the block to the end of what the reader wants.
         wanted += self._position % block_size
-        return max(1, min(max(count, -(-wanted // block_size)), LARGEST_REQUEST // block_size))
+        return max(1, min(max(count, -(-wanted // block_size)), self._fs.blocks.largest_request // block_size))
 
     def readall(self) -> bytes:
         """

@@ -190,6 +190,8 @@ class RawStreamedFile(RawFile):
 
     def _wait_for(self, number: int) -> int | None:
         """The length of a block, when it has come; None: it was not kept, or lies beyond the end of the file."""
+        if not self.version.is_kept:
+            return None
         length = self._fs.store.has_part(self.version.key(number))
         if length is None and self._passage is None and not 0 <= self._size <= number * self.version.block_size:
             self.has_missed = True

@@ -23,7 +23,8 @@ from typing import Any, NamedTuple
 
 from dogpile_filesystem.layout import PART, VERSION, PartKey, version_key
 from dogpile_filesystem.remote import records
-from dogpile_filesystem.remote.source import Source
+from dogpile_filesystem.remote.source import Look, Source
+from dogpile_filesystem.sources import says_missing
 from dogpile_filesystem.store import Store
 
 #: Seconds for which what the source said to `info` is good for one opening, and what it said to an opening for `info`.
@@ -185,10 +186,10 @@ class Versions:
 
         :raises Exception: whatever the source raises.
         """
-        identity = self._source.look(version.path).identity
-        if identity is None:
-            return not version.identity or version.identity.startswith(_LOOKED)
-        return identity.token == version.identity or not version.identity
+        if not version.identity or version.identity.startswith(_LOOKED):
+            return True  # Nothing tells.
+        identity = self._look(version.path).identity
+        return identity is not None and identity.token == version.identity
 
     def forget(self, path: str) -> None:
         """Drop what is known of a file, with the blocks of its version: it is written or removed at the source."""
@@ -219,9 +220,10 @@ class Versions:
             return self._recorded(path, place, record)
         try:
             return self._ask(path, place, record, is_free=is_free)
-        except (FileNotFoundError, PermissionError):
-            raise
         except Exception as error:
+            if says_missing(error):
+                self._looks.pop(path, None)
+                raise
             if record is None or not self._stale_if_error:
                 raise
             self._store.source_counter.stale_served += 1
@@ -231,7 +233,7 @@ class Versions:
 
     def _ask(self, path: str, place: _Place, record: Mapping[str, Any] | None, *, is_free: bool) -> Version:
         asked_at, began = self._clock(), self._monotonic()
-        info, identity, is_kept = self._source.look(path)
+        info, identity, is_kept = self._look(path)
         size = info.get("size")
         token = identity.token if identity is not None else ""
         if identity is None and self._check:
@@ -245,6 +247,14 @@ class Versions:
         while len(self._looks) > _REMEMBERED:
             self._looks.popitem(last=False)
         return version
+
+    def _look(self, path: str) -> Look:
+        look = self._source.look(path)
+        identity = look.identity
+        if self._check and identity is not None and identity.resolution and identity.changed is None:
+            # Without a time nobody can say when it is settled: no better than none where `check` sets a time.
+            return look._replace(identity=None)
+        return look
 
     def _recorded(self, path: str, place: _Place, record: Mapping[str, Any]) -> Version:
         key = PartKey(*place, record["identity"], record["size"], self._block_size, 0)

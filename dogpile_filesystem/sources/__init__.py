@@ -6,7 +6,12 @@ May import: nothing.
 """
 
 from dogpile_filesystem.sources.addresses import url_of, without_secrets
-from dogpile_filesystem.sources.filesystems import honours_ranges, is_rewritten_in_place, source_identity
+from dogpile_filesystem.sources.filesystems import (
+    honours_ranges,
+    is_rewritten_in_place,
+    says_missing,
+    source_identity,
+)
 from dogpile_filesystem.sources.identity import Identity, identity_of_info, identity_of_stat
 
 __all__ = [
@@ -15,6 +20,7 @@ __all__ = [
     "identity_of_info",
     "identity_of_stat",
     "is_rewritten_in_place",
+    "says_missing",
     "source_identity",
     "url_of",
     "without_secrets",

@@ -246,13 +246,25 @@ class Store:
         """
         if self._expiration_ns is not None:
             self._sweep()
-        return self._parts.read(key, start, stop)
+        found = self._parts.read(key, ((start, stop),))
+        return None if found is None else found[0]
+
+    def read_part_ranges(self, key: bytes, ranges: Sequence[tuple[int, int]]) -> list[bytes] | None:
+        """
+        Read bytes of a part in several ranges. As :meth:`read_part`.
+
+        :param ranges: where each starts and stops.
+        :return: the bytes of each range; None: a miss, of all of them.
+        """
+        if self._expiration_ns is not None:
+            self._sweep()
+        return self._parts.read(key, ranges)
 
     def read_part_into(self, key: bytes, start: int, buffer: memoryview) -> bool:
         """
         Fill a buffer with the bytes of a part from ``start`` on. As :meth:`read_part`.
 
-        :param buffer: contiguous and writable.
+        :param buffer: contiguous and writable; its items are bytes.
         :return: False: a miss. There may be anything in the buffer then.
         """
         if self._expiration_ns is not None:

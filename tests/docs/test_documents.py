@@ -36,6 +36,8 @@ from dogpile_filesystem.store.store import Store
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs to be root, to mount and to act as several users")
 MIB = 1 << 20
 RECIPES = "docs/recipes.md"
+#: Pages whose examples have tests of their own.
+WITH_OWN_TESTS = (RECIPES, "docs/files.md")
 _CLONE_NEWNS = 0x20000
 
 
@@ -132,13 +134,19 @@ def test_index():
 
 @pytest.mark.parametrize(
     ("page", "title"),
-    [(page, title) for page in documents.PAGES if page != RECIPES for title in documents.titles_with(page, "python")],
+    [
+        (page, title)
+        for page in documents.PAGES
+        if page not in WITH_OWN_TESTS
+        for title in documents.titles_with(page, "python")
+    ],
 )
 def test_examples(root, page, title):
     """The examples of a section run one after the other, print what their comments say, and cause no warning."""
     section = documents.section(page, title, root)
-    if "prometheus_client" in section.text:
-        pytest.importorskip("prometheus_client")
+    for package in ("prometheus_client", "fsspec"):
+        if f"import {package}" in section.text:
+            pytest.importorskip(package)
     assert section.complaints() == ""
 
 

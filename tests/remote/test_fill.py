@@ -118,10 +118,14 @@ def test_changed(fs, source):
     assert fs.cat_file("a") == CONTENT[::-1]
 
 
-def test_no_room(make, source):
-    """A fill is given up when the file does not fit, instead of going round for ever."""
+def test_no_room(make, source, monkeypatch):
+    """A file that is larger than the cache is not filled; a fill of which nothing can be kept is given up."""
     source.write("a", CONTENT)
-    fs = make(fill=True, cache_size=4096)
+    make(fill=True, cache_size=len(CONTENT)).open("a").close()
+    wait_for(fill.filler.is_idle)
+    assert source.control.requests("read") == []
+    fs = make(fill=True)
+    monkeypatch.setattr(fs.store, "put_part", lambda *_: False)
     fs.open("a").close()
     assert filled(fs) == (1, 0, 1)
     assert len(source.control.requests("read")) == 1
