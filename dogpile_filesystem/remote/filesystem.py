@@ -291,16 +291,24 @@ class CachedFileSystem(PassedOnFileSystem):
         :meth:`release` is called, this object is gone, or its process ends.
 
         :param path: of a file; or a list of paths; or a pattern such as ``bucket/*.csv``.
-        :param callback: is told the size, and each piece that was copied.
+        :param callback: of one path, it is told the size, and each piece that was copied; of others, as ``get`` tells
+         it, how many files there are, each file that is done, and by its branches the sizes and pieces.
         :return: the path of the copy; a list of paths, if not one path was passed. The copies are for reading only.
         :raises OSError: a copy cannot be written.
         :raises Exception: whatever the source raises.
         """
         paths = self.expand_path(path)
-        copies = [
-            ranges.unchanged(self, each, lambda version: self._copies.path(self, version, callback)) for each in paths
-        ]
-        return copies if isinstance(path, list) or has_magic(path) else copies[0]
+        if not isinstance(path, list) and not has_magic(path):
+            return self._local_copy(paths[0], callback)
+        callback.set_size(len(paths))
+        copies = []
+        for each in callback.wrap(paths):
+            with callback.branched(each, "") as branch:
+                copies.append(self._local_copy(each, branch))
+        return copies
+
+    def _local_copy(self, path: str, callback: Callback) -> str:
+        return ranges.unchanged(self, path, lambda version: self._copies.path(self, version, callback))
 
     def release(self) -> None:
         """Let go of all local copies that :meth:`open_local` made. Their paths lead nowhere afterwards."""
