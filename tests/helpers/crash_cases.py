@@ -320,7 +320,7 @@ class Driver:
         store = case.store()
         with context:
             self.operation.act(store, case)
-        return [call._replace(function=len, kwargs={}) for call in context.calls]
+        return [call.as_data() for call in context.calls]
 
     def kill(self, fault: injection.Fault, number: int, call: injection.Call | None) -> bool:
         """Kills at one call and checks; returns whether the process was killed."""

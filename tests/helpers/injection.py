@@ -56,6 +56,11 @@ class Call(NamedTuple):
     def go(self) -> Any:
         return self.function(*self.args, **self.kwargs)
 
+    def as_data(self) -> Call:
+        """The call as it can be sent to another process, which cannot make it."""
+        args = ([bytes(part) for part in each] if isinstance(each, list) else each for each in self.args)
+        return self._replace(function=len, args=tuple(args), kwargs={})
+
     def __str__(self) -> str:
         """The call, with the last parts of paths."""
         paths = [os.path.basename(argument) for argument in self.args if isinstance(argument, str)]
