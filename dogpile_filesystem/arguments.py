@@ -29,6 +29,7 @@ _KNOWN = (
     "distributed_lock",
     "lock_timeout",
     "file_movable",
+    "large_values",
     "dir_mode",
     "file_mode",
     "signing_key",
@@ -63,6 +64,7 @@ class Arguments:
     :ivar distributed_lock: whether creators in other processes are excluded.
     :ivar lock_timeout: seconds; None: for ever.
     :ivar file_movable: whether files are moved in rather than copied.
+    :ivar large_values: whether the backend pickles values itself, without a copy of dogpile's.
     :ivar min_free_space: bytes; None: any.
     :ivar access: of ``dir_mode``, ``file_mode``, ``allow_shared``, and whether there is a ``signing_key``.
     :ivar signing_keys: the keys made of ``signing_key``.
@@ -75,6 +77,7 @@ class Arguments:
     distributed_lock: bool
     lock_timeout: float | None
     file_movable: bool
+    large_values: bool
     min_free_space: int | None
     access: Access
     signing_keys: tuple[bytes, ...] = dataclasses.field(repr=False)
@@ -102,6 +105,7 @@ class Arguments:
             distributed_lock=_boolean("distributed_lock", arguments.get("distributed_lock", True)),
             lock_timeout=_seconds("lock_timeout", arguments.get("lock_timeout")),
             file_movable=_boolean("file_movable", arguments.get("file_movable", False)),
+            large_values=_boolean("large_values", arguments.get("large_values", False)),
             min_free_space=parse_size("min_free_space", arguments.get("min_free_space")),
             access=_access(arguments, is_signed=bool(signing_keys)),
             signing_keys=signing_keys,

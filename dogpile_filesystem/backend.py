@@ -4,10 +4,8 @@ The two backends of dogpile.cache, registered as ``paylogic.filesystem`` and ``p
 
 from __future__ import annotations
 
-import functools
 import json
 import logging
-import pickle
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, BinaryIO, cast
 
@@ -19,7 +17,6 @@ from dogpile.cache.api import (
     CacheBackend,
     CachedValue,
     CacheMutex,
-    CantDeserializeException,
     KeyType,
     SerializedReturnType,
 )
@@ -28,15 +25,13 @@ from dogpile_filesystem.arguments import Arguments
 from dogpile_filesystem.layout import FILE, VALUE
 from dogpile_filesystem.lockfile import Stats
 from dogpile_filesystem.maintenance import Report, check, remove_matching
+from dogpile_filesystem.pickling import pack, pickled, unpack, unpickled
 from dogpile_filesystem.predecessor import report_predecessor
 from dogpile_filesystem.store import Refused, Store
 
 logger = logging.getLogger(__name__)
 
 __all__ = ["GenericFSBackend", "RawFSBackend"]
-
-#: The pickle protocol is fixed, so that all supported versions of Python can share a cache.
-PICKLE_PROTOCOL = 5
 
 
 def _key_bytes(key: object) -> bytes:
@@ -46,13 +41,6 @@ def _key_bytes(key: object) -> bytes:
         return key
     msg = f"the key {key!r} is a {type(key).__name__}: pass a string, or give the region a key_mangler that returns one"
     raise TypeError(msg)
-
-
-def _unpickle(data: bytes) -> Any:
-    try:
-        return pickle.loads(data)  # noqa: S301 - from a directory that only the user can write to
-    except Exception as error:  # A class that no longer exists can raise anything.
-        raise CantDeserializeException from error
 
 
 class _FSBackend(CacheBackend):
@@ -79,6 +67,9 @@ class _FSBackend(CacheBackend):
         except OSError as error:
             self.store.failures.report_error(error, "cannot open the directory, so nothing is kept")
         report_predecessor(self.arguments.base_dir)
+        if self.arguments.large_values:
+            # dogpile then hands over the values themselves. The raw backend has no serializer anyway.
+            self.serializer = self.deserializer = None
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.arguments}>"
@@ -201,6 +192,12 @@ class GenericFSBackend(_FSBackend, BytesBackend):
      this one and root. Anybody who can write there can run code in this program. Default False.
     :param lock_timeout: seconds that a thread waits while another one creates the value, before it creates the value
      itself. Default None: no limit. A creator that dies does not keep others waiting.
+    :param large_values: whether this backend pickles values itself. If not, dogpile does, and copies each serialized
+     value once more on its way in and out. Use it for values of 1 MiB and more. The entries on the disk are the same.
+     dogpile then calls ``get`` and ``set`` of a ``ProxyBackend``, and never ``get_serialized`` and ``set_serialized``:
+     a proxy that encrypts values in these two would be passed by. An array in a value must not be changed while the
+     value is set, or it is a miss. In a region with its own serializer and deserializer, this has no effect. Default
+     False.
 
     :raises TypeError: ``base_dir`` is missing, or an argument has a wrong type.
     :raises ValueError: an argument is out of range.
@@ -216,13 +213,14 @@ class GenericFSBackend(_FSBackend, BytesBackend):
     be kept. Each cause is logged once a minute, and counted in ``backend.stats()``. With up to 1,000 entries, eviction
     follows the order of last use exactly; with more, it uses a sample. Other processes see a use after 5 seconds.
     Directories and the lock file do not count towards ``cache_size``. A set and a hit need memory for up to two
-    serialized copies of the value, besides the value itself: dogpile joins and splits it from its metadata.
+    serialized copies of the value, besides the value itself: dogpile joins and splits it from its metadata. With
+    ``large_values``, they need memory for at most one.
     """
 
     _kind = VALUE
 
-    serializer = staticmethod(functools.partial(pickle.dumps, protocol=PICKLE_PROTOCOL))
-    deserializer = staticmethod(_unpickle)
+    serializer = staticmethod(pickled)
+    deserializer = staticmethod(unpickled)
 
     def get_serialized(self, key: KeyType) -> SerializedReturnType:
         """The serialized value of a key, or ``NO_VALUE``."""
@@ -250,20 +248,38 @@ class GenericFSBackend(_FSBackend, BytesBackend):
             self.set_serialized(key, value)
 
     def get(self, key: KeyType) -> BackendFormatted:
-        """As :meth:`get_serialized`: this backend handles serialized values only."""
-        return self.get_serialized(key)
+        """With ``large_values``, a ``CachedValue`` or ``NO_VALUE``; otherwise as :meth:`get_serialized`."""
+        if not self.arguments.large_values:
+            return self.get_serialized(key)
+        data = self.store.get(_key_bytes(key))
+        value = None if data is None else unpack(data)
+        return NO_VALUE if value is None else value
 
     def get_multi(self, keys: Iterable[KeyType]) -> Sequence[BackendFormatted]:
-        """As :meth:`get_serialized_multi`."""
-        return self.get_serialized_multi(keys)
+        """As :meth:`get`, of several keys, in their order."""
+        return [self.get(key) for key in keys]
 
     def set(self, key: KeyType, value: BackendSetType) -> None:
-        """As :meth:`set_serialized`."""
-        self.set_serialized(key, cast("bytes", value))
+        """
+        With ``large_values``, pickle and store a ``CachedValue``; otherwise as :meth:`set_serialized`.
+
+        :raises TypeError: the value is not what this setting takes.
+        """
+        if not self.arguments.large_values:
+            self.set_serialized(key, cast("bytes", value))
+        elif isinstance(value, CachedValue):
+            self.store.put(_key_bytes(key), pack(value))
+        else:
+            msg = (
+                f"with large_values, only a CachedValue can be stored, not {type(value).__name__}: "
+                "set values through a region, and serialized ones with set_serialized"
+            )
+            raise TypeError(msg)
 
     def set_multi(self, mapping: Mapping[KeyType, BackendSetType]) -> None:
-        """As :meth:`set_serialized_multi`."""
-        self.set_serialized_multi(cast("Mapping[KeyType, bytes]", mapping))
+        """As :meth:`set`, for several keys."""
+        for key, value in mapping.items():
+            self.set(key, value)
 
 
 class RawFSBackend(_FSBackend):

@@ -64,11 +64,15 @@ KINDS = {
     VERSION: Kind(VERSION, "version", "i", has_content=False),
 }
 _BY_LETTER = {kind.letter: kind for kind in KINDS.values()}
+_WITHOUT_CONTENT = frozenset(kind.letter for kind in KINDS.values() if not kind.has_content)
 # Prefix of the key and letter, by number: two look-ups less on each hit than the table above.
 _NAMING = {number: (kind.letter.encode(), kind.letter) for number, kind in KINDS.items()}
 _SHARD_PATHS = tuple(f"{VALUES}/{shard:02x}" for shard in range(SHARDS))
 # Paths that are not UTF-8 have lone surrogates.
 _TEXT = ("utf-8", "surrogatepass")
+#: What precedes the names of a shard's files in their paths below ``base_dir``, by shard.
+SHARD_PREFIXES = tuple(f"{path}/" for path in _SHARD_PATHS)
+_SHARD_NUMBERS = {f"{shard:02x}": shard for shard in range(SHARDS)}
 _DIGEST_SIZE = 16
 _DIGITS = 2 * _DIGEST_SIZE
 
@@ -151,9 +155,11 @@ def entry_name(kind: int, key: bytes) -> str:
 
 def place(kind: int, key: bytes) -> Place:
     """Where the entry of a key lies."""
-    name = entry_name(kind, key)
+    # As entry_name, written out: a call less on the way of every value stored.
+    prefix, letter = _NAMING[kind]
+    name = blake2b(prefix + key, digest_size=_DIGEST_SIZE).hexdigest() + letter
     digits = name[:2]
-    return Place(kind, key, name, f"values/{digits}/{name}", int(digits, 16))
+    return Place(kind, key, name, f"values/{digits}/{name}", _SHARD_NUMBERS[digits])
 
 
 def shard_path(shard: int) -> str:
@@ -164,6 +170,11 @@ def shard_path(shard: int) -> str:
 def kind_of(name: str) -> Kind | None:
     """The kind of an entry by its name; None: the name has no letter of a kind."""
     return _BY_LETTER.get(name[_DIGITS:])
+
+
+def has_no_content(name: str) -> bool:
+    """Whether an entry surely has no content, by its name alone."""
+    return name[_DIGITS:] in _WITHOUT_CONTENT
 
 
 def is_entry_name(name: str) -> bool:

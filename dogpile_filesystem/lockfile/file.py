@@ -45,6 +45,7 @@ class LockFile:
     :ivar descriptor: of the file; its number is -1 if the file cannot be opened: then ranges exclude only the threads
      of this process.
     :ivar is_writable: False: it was opened for reading alone, and nothing of it can be locked.
+    :ivar shown_as: the name under which this process shows that it lives; None: it does not.
     :ivar moves: how often the descriptor was turned to another file. To do so drops what was locked in it a moment
      before.
     """
@@ -54,8 +55,7 @@ class LockFile:
         self.is_writable = is_writable
         self.descriptor = Descriptor()
         self.moves = 0
-        # The name under which this process shows that it lives; None: it does not.
-        self._shown_as: str | None = None
+        self.shown_as: str | None = None
         # Its own descriptor, and those that cannot be closed before.
         self._descriptors = [self.descriptor]
         # Guards `_ranges`, so that there is one object for a range. Needed to look one up, not to lock one.
@@ -96,9 +96,9 @@ class LockFile:
             ranges = list(self._ranges.values())
         for lock in ranges:
             lock.lock_again()
-        if self._shown_as is not None:
+        if self.shown_as is not None:
             with contextlib.suppress(OSError):
-                try_to_lock(self.fd, 1, process_offset(self._shown_as))
+                try_to_lock(self.fd, 1, process_offset(self.shown_as))
 
     def keep(self, descriptors: list[Descriptor]) -> None:
         """Close some more descriptors of the same file with this one. To close them now would drop its locks."""
@@ -136,14 +136,13 @@ class LockFile:
 
         :raises OSError: the filesystem refuses to lock.
         """
-        if self._shown_as != process:
-            try_to_lock(self.fd, 1, process_offset(process))
-            self._shown_as = process
+        try_to_lock(self.fd, 1, process_offset(process))
+        self.shown_as = process
 
     def reset_after_fork(self) -> None:
         """Make the child's locks new. Threads of the parent may have held the old ones."""
         self._guard = threading.Lock()
-        self._shown_as = None  # The parent's name: in another file, the child would keep its byte locked.
+        self.shown_as = None  # The parent's name: in another file, the child would keep its byte locked.
         for lock in self._ranges.values():
             lock.reset_after_fork()
 

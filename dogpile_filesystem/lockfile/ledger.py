@@ -32,6 +32,7 @@ from dogpile_filesystem.lockfile.format import (
     COUNTED_AT,
     CURSOR,
     CURSOR_AT,
+    ENTRIES,
     HEAD,
     MOST,
     NEVER,
@@ -41,6 +42,7 @@ from dogpile_filesystem.lockfile.format import (
     STAMPS,
     STAMPS_AT,
     STATISTICS_AT,
+    column_sum,
     write,
 )
 from dogpile_filesystem.lockfile.ranges import RangeLock
@@ -48,6 +50,8 @@ from dogpile_filesystem.lockfile.ranges import RangeLock
 # Seconds that a stamp may lie in the future: more than clocks differ. With one beyond, all values would be misses.
 _FUTURE = 60.0
 _ALL_COUNTED = b"\1" * SHARDS
+# Of the records, and of what says which shards were counted.
+_LENGTH = file_format.LENGTH - RECORDS_AT
 
 
 class Usage(NamedTuple):
@@ -173,12 +177,14 @@ class Ledger:
 
         :raises OSError: the file cannot be read.
         """
-        data = self._read()
-        # On the way of every value stored, so no more is added up than the bound is about: a third of the time.
+        data = os.pread(self._descriptor.fd, _LENGTH, RECORDS_AT)
+        # On the way of every value stored, so no more is added up than the bound is about, and without an object for
+        # each record: a quarter of the time.
         return (
-            data.endswith(_ALL_COUNTED)
-            and (bound.size is None or sum(BLOCKS.unpack_from(data)) * BLOCK <= bound.size)
-            and (bound.entries is None or sum(RECORDS.unpack_from(data)[1::2]) <= bound.entries)
+            len(data) == _LENGTH
+            and data.endswith(_ALL_COUNTED)
+            and (bound.size is None or column_sum(data, BLOCKS) * BLOCK <= bound.size)
+            and (bound.entries is None or column_sum(data, ENTRIES) <= bound.entries)
         )
 
     def is_complete(self) -> bool:
@@ -186,8 +192,7 @@ class Ledger:
         return self._read().endswith(_ALL_COUNTED)
 
     def _read(self) -> bytes:
-        length = file_format.LENGTH - RECORDS_AT
-        return os.pread(self._descriptor.fd, length, RECORDS_AT).ljust(length, b"\0")
+        return os.pread(self._descriptor.fd, _LENGTH, RECORDS_AT).ljust(_LENGTH, b"\0")
 
     def add(self, shard: int, size: int, entries: int, record: tuple[int, int] | None = None) -> tuple[int, int]:
         """
@@ -206,7 +211,9 @@ class Ledger:
         # Below zero nothing makes sense: a record that was too low stops there and is mended by the next count.
         if blocks < 0 or entries < 0 or blocks > MOST or entries > MOST:
             blocks, entries = min(max(0, blocks), MOST), min(max(0, entries), MOST)
-        write(self._descriptor.fd, RECORD.pack(blocks, entries), offset)
+        fd, data = self._descriptor.fd, RECORD.pack(blocks, entries)
+        if os.pwrite(fd, data, offset) != RECORD.size:  # Mostly a call less than `write`.
+            write(fd, data, offset)
         return blocks, entries
 
     def set(self, shard: int, size: int, entries: int) -> None:

@@ -50,7 +50,8 @@ class Presence:
 
         :raises OSError: the file cannot be locked.
         """
-        file.show(self.name)
+        if file.shown_as != self.name:
+            file.show(self.name)
 
     def is_left_over(self, unique_part: str, file: LockFile) -> bool:
         """Whether nobody will finish what is being written under a name: its process has ended, or forgot it."""

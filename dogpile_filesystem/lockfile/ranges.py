@@ -46,6 +46,9 @@ from dogpile_filesystem.lockfile.descriptor import Descriptor
 _DELAY, _MAX_DELAY = 0.0005, 0.05
 
 _TRY = LOCK_EX | LOCK_NB
+# Error numbers of a range that another process has (EACCES: SMB); and of those, and a descriptor turned meanwhile.
+_BUSY = (errno.EAGAIN, errno.EACCES)
+_TRY_AGAIN = (*_BUSY, errno.EBADF)
 
 # struct flock: l_type, l_whence, l_start, l_len, l_pid on Linux; l_start, l_len, l_pid, l_type, l_whence elsewhere.
 _LINUX = sys.platform.startswith("linux")
@@ -74,7 +77,7 @@ def try_to_lock(fd: int, length: int, offset: int) -> bool:
     try:
         lockf(fd, _TRY, length, offset)
     except OSError as error:
-        if error.errno in (errno.EAGAIN, errno.EACCES):  # Busy; EACCES is what SMB says.
+        if error.errno in _BUSY:
             return False
         raise
     return True
@@ -169,8 +172,26 @@ class RangeLock:
             log_error(os.path.dirname(self.file.path), error, what)
 
     def __enter__(self) -> None:
-        if self.acquire(wait=False):
-            return
+        # As acquire without waiting, written out: three calls less on the way of every value stored.
+        if self._threads.acquire(blocking=False):
+            try:
+                moves, fd = self.file.moves, self._descriptor.fd  # In this order: a turn in between is noticed.
+                if fd >= 0:
+                    lockf(fd, _TRY, self.length, self.offset)
+                self.owned = True
+                if self.file.moves != moves:
+                    self.lock_again()
+            except OSError as error:
+                if error.errno not in _TRY_AGAIN:
+                    raise
+            else:
+                return
+            finally:
+                if not self.owned:
+                    self._threads.release()
+        self._enter_patiently()
+
+    def _enter_patiently(self) -> None:
         patience = self.PATIENCE if time.monotonic() >= self._resigned_until else self.BRIEFLY
         if not self.acquire(timeout=patience):
             self._resigned_until = time.monotonic() + self.RESIGNATION

@@ -52,6 +52,8 @@ class Directory:
 
     :param access: modes of what is made, and which directories are refused.
     :param clock: seconds since the epoch.
+    :ivar usable: the descriptor to be used; its number is -1 if the directory is not there, or refused. Use it where
+     :attr:`fd` would be a call too many.
     :ivar checked: names of shards that a moment ago were no symbolic links.
     :ivar loses_content: whether its filesystem may keep the length of a file and lose what was in it. After a power
      cut, ext4 did so with one content in 50 that were written while the journal committed, and each was a hole; xfs,
@@ -64,9 +66,9 @@ class Directory:
         self.access = access
         self.loses_content = False
         self.checked: set[str] = set()
-        # The descriptor, kept under one number for good; and the one to be used: none, or that.
+        # Kept under one number for good. What is to be used is this, or none.
         self._opened = Descriptor()
-        self._usable = _NONE
+        self.usable = _NONE
         self.fresh = Fresh(TRUST)
         self._links_fresh = Fresh(_LINK_TRUST)
         self.lock_path = os.path.join(base_dir, LOCK)
@@ -99,7 +101,7 @@ class Directory:
     @property
     def fd(self) -> int:
         """The directory, opened; -1: it is not there, or refused."""
-        return self._usable.fd
+        return self.usable.fd
 
     def require(self, *, make: bool = False) -> int:
         """
@@ -108,9 +110,10 @@ class Directory:
         :param make: whether to make it if it is missing.
         :raises OSError: as :meth:`look`.
         """
-        if self.fd < 0:
+        fd = self.usable.fd
+        if fd < 0:
             self.look(make=make)
-        fd = self.fd
+            fd = self.usable.fd
         if fd < 0:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.base_dir)
         return fd
@@ -168,10 +171,10 @@ class Directory:
                 self.loses_content = filesystem_type(found.st_dev) == "ext4"
                 self.checked.clear()
         except (Refused, FileNotFoundError, NotADirectoryError):
-            self._usable = _NONE  # What is open may still be there, under another name.
+            self.usable = _NONE  # What is open may still be there, under another name.
             self._current.fresh.drop()
             raise
-        self._usable = self._opened
+        self.usable = self._opened
 
     def _turn_to_path(self) -> None:
         collect_garbage()
@@ -234,16 +237,6 @@ class Directory:
         for name in (VALUES, shard_path(shard)):
             with contextlib.suppress(FileExistsError):
                 self.access.make_directory(name, self.fd)
-
-    def create(self, path: str) -> int:
-        """
-        Make a file, and open it for reading and writing.
-
-        :param path: below ``base_dir``.
-        :return: its descriptor.
-        :raises OSError: it cannot be made, or is there.
-        """
-        return self.access.create(path, self.fd)
 
     def has(self, path: str) -> bool:
         """Whether there is a file at a path below ``base_dir``."""

@@ -21,6 +21,10 @@ DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 #: Bytes that the first read asks for: most entries are read in one call.
 _READ_SIZE = 1 << 16
+#: Bytes that one call reads on a filesystem that hands out less only at the end of a file. Linux stops before 2 GiB.
+_ONE_READ = 1 << 30
+#: Pieces that one call writes at most: the limit of Linux and of the BSDs.
+_MOST_PIECES = 1024
 
 
 class ContentFile(io.BufferedReader):
@@ -81,13 +85,22 @@ def _read_on(fd: int, data: bytes) -> entry.Data:
         if size > end:
             return data + os.read(fd, 1)  # Too long, so it is damaged. Gigabytes may follow.
         if len(data) >= _READ_SIZE >= payload_at and size == end:
-            os.lseek(fd, payload_at, os.SEEK_SET)
-            # `readall` reads any size into one buffer, which becomes the payload: nothing is copied.
-            return entry.Split(data[:payload_at], io.FileIO(fd, closefd=False).readall())
+            return entry.Split(data[:payload_at], _read_payload(fd, payload_at, end - payload_at))
     chunks = [data]
     while chunks[-1]:
         chunks.append(os.read(fd, _READ_SIZE))
     return b"".join(chunks)
+
+
+def _read_payload(fd: int, start: int, length: int) -> bytes:
+    """The rest of a file, of this length, into one buffer, which is never copied."""
+    if length <= _ONE_READ:
+        payload = os.pread(fd, length, start)
+        if len(payload) == length:
+            return payload
+        del payload  # The filesystem hands out less than it was asked for.
+    os.lseek(fd, start, os.SEEK_SET)
+    return io.FileIO(fd, closefd=False).readall()
 
 
 def has_holes(fd: int, length: int) -> bool:
@@ -115,19 +128,21 @@ def filesystem_type(device: int) -> str:
     return ""
 
 
-def write_all(fd: int, parts: Sequence[bytes | memoryview]) -> None:
+def write_all(fd: int, pieces: Sequence[header.Piece]) -> None:
     """
-    Write a few parts one after the other from where they are, without joining them. The system may write less than it
-    was asked to, without an error: Linux never writes more than 2 GiB at once.
+    Write pieces one after the other from where they are, without joining them. The system may write less than it was
+    asked to, without an error: Linux never writes more than 2 GiB at once.
 
     :raises OSError: they cannot all be written.
     """
-    written = os.writev(fd, parts)
-    while written != sum(map(len, parts)):
-        while written >= len(parts[0]):
-            written -= len(parts[0])
-            parts = parts[1:]
-        written += os.write(fd, memoryview(parts[0])[written:])
+    for start in range(0, len(pieces), _MOST_PIECES):
+        rest = pieces[start : start + _MOST_PIECES]
+        written = os.writev(fd, rest)
+        while written != sum(map(len, rest)):
+            while written >= len(rest[0]):
+                written -= len(rest[0])
+                rest = rest[1:]
+            written += os.write(fd, memoryview(rest[0])[written:])
 
 
 def unlink_quietly(path: str, dir_fd: int | None = None) -> bool:

@@ -40,6 +40,9 @@ CHECKED_AT = HEADER.size - _CHECKED.size
 SIGNED, MAC_SIZE = 1, 32
 _MAC_PURPOSE = b"dogpile entry"
 
+#: A piece of an entry that is to be written. The items of a memoryview are bytes.
+Piece = bytes | memoryview
+
 
 class Damaged(ValueError):
     """A file that is no entry of this version, or no longer the one that was written."""
@@ -98,22 +101,25 @@ def extent(data: bytes) -> tuple[int, int] | None:
 
 
 def pack(
-    kind: int, key: bytes, payload: bytes, created_ns: int, signing_key: bytes | None = None, *, rest: int = 0
+    kind: int, key: bytes, payload: Sequence[Piece], created_ns: int, signing_key: bytes | None = None, *, rest: int = 0
 ) -> bytes:
     """
     What stands in the file before the payload: header, signature, key.
 
-    :param payload: as much of it as the checksum covers.
+    :param payload: as much of it as the checksum covers, in pieces that need not be joined.
     :param signing_key: of :func:`.entry.signing_key`; None: the entry is not signed.
     :param rest: bytes of the payload behind that.
     """
-    length = len(payload) + rest
+    length = sum(map(len, payload)) + rest
     if signing_key is None:
         checked = _CHECKED.pack(FORMAT, kind, 0, len(key), length, created_ns) + key
     else:
         checked = _CHECKED.pack(FORMAT, kind, SIGNED, len(key), length, created_ns)
-        checked += _mac(signing_key, checked, key, payload) + key
-    return MAGIC + crc32(payload, crc32(checked)).to_bytes(4, "little") + checked
+        checked += _mac(signing_key, checked, key, *payload) + key
+    checksum = crc32(checked)
+    for piece in payload:
+        checksum = crc32(piece, checksum)
+    return MAGIC + checksum.to_bytes(4, "little") + checked
 
 
 def is_signed(start: bytes, key: bytes, payload: bytes, signing_keys: Sequence[bytes]) -> bool:
@@ -127,8 +133,9 @@ def is_signed(start: bytes, key: bytes, payload: bytes, signing_keys: Sequence[b
     return any(hmac.compare_digest(_mac(secret, header, key, payload), mac) for secret in signing_keys)
 
 
-def _mac(signing_key: bytes, header: bytes, key: bytes, payload: bytes) -> bytes:
+def _mac(signing_key: bytes, header: bytes, key: bytes, *payload: Piece) -> bytes:
     mac = blake2b(header, key=signing_key, digest_size=MAC_SIZE, person=_MAC_PURPOSE)
     mac.update(key)
-    mac.update(payload)
+    for piece in payload:
+        mac.update(piece)
     return mac.digest()

@@ -88,7 +88,7 @@ class ExternalFile:
             else:
                 self._finish(self._fd)
                 return
-        fd = directory.create(target)
+        fd = directory.access.create(target, directory.fd)
         try:
             self._copy(fd)
         finally:

@@ -79,7 +79,7 @@ def pack(key: bytes, data: memoryview, created_ns: int, signing_key: bytes | Non
     is_signed = signing_key is not None
     digests = _digests(data, PAGE_SIZE, is_signed=is_signed)
     table = _COUNTS.pack(PAGE_SIZE, len(digests) // _digest_size(is_signed=is_signed)) + digests
-    return header.pack(PART, key, table, created_ns, signing_key, rest=len(data)) + table
+    return header.pack(PART, key, [table], created_ns, signing_key, rest=len(data)) + table
 
 
 def start(data: bytes) -> int:

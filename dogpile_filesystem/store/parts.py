@@ -191,7 +191,7 @@ class Parts:
             path, shard = known.path, known.shard
         if shard not in directory.checked:
             directory.refuse_link(shard)
-        return os.open(path, READ_FLAGS, dir_fd=directory.fd)
+        return os.open(path, READ_FLAGS, dir_fd=directory.usable.fd)
 
     def _find(self, fd: int, key: bytes, found: os.stat_result, known: _Known | None) -> _Known | None:
         """What is known of an opened part, in the state that its file is in now; None: it is that of another key."""

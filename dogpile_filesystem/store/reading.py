@@ -19,7 +19,7 @@ import stat
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from dogpile_filesystem.layout import FILE, PART, Place, charge, entry_name, kind_of
+from dogpile_filesystem.layout import FILE, PART, Place, charge, entry_name, has_no_content
 from dogpile_filesystem.store import entry, part_format
 from dogpile_filesystem.store.directory import Directory
 from dogpile_filesystem.store.entry import Content
@@ -169,8 +169,7 @@ def content_of(name: str, dir_fd: int, prefix: str = "") -> tuple[str, int]:
     :param prefix: what stands before both names in their paths below ``dir_fd``.
     :raises OSError: the entry cannot be read.
     """
-    kind = kind_of(name)
-    if kind is not None and not kind.has_content:
+    if has_no_content(name):
         return "", 0
     try:
         head, payload = read_head(prefix + name, dir_fd)

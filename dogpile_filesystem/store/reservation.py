@@ -10,7 +10,7 @@ An entry on its way has these states, each reached by one method of :class:`Rese
    the entry it replaced are taken off the ledger. Or *discarded* (:meth:`~Reservation.discard`): the files removed, the
    bytes given back.
 
-A ``with`` block discards what was not published.
+The caller discards what was not published, whatever happens.
 
 Concurrency. The rename alone decides what a reader gets; the lock only keeps the ledger right.
 
@@ -24,9 +24,10 @@ import contextlib
 import os
 from collections.abc import Sequence
 
-from dogpile_filesystem.layout import Place, content_name, shard_path, temporary_name
+from dogpile_filesystem.layout import SHARD_PREFIXES, Place, content_name, temporary_name
 from dogpile_filesystem.lockfile import Ledger, presence
-from dogpile_filesystem.store.files import unlink_quietly, write_all
+from dogpile_filesystem.store.files import close_quietly, unlink_quietly, write_all
+from dogpile_filesystem.store.header import Piece
 from dogpile_filesystem.store.shard import Shard, Shards
 
 
@@ -40,7 +41,6 @@ class Reservation:
     """
 
     __slots__ = (
-        "_directory",
         "_entries",
         "_fd",
         "_ledger",
@@ -54,7 +54,6 @@ class Reservation:
     )
 
     def __init__(self, shards: Shards, ledger: Ledger, place: Place, unique_part: str, size: int) -> None:
-        self._directory = shards.directory
         self._shards = shards
         self._ledger = ledger
         self._place = place
@@ -67,21 +66,10 @@ class Reservation:
         #: Whether there is something to discard; and whether the temporary file is complete.
         self.is_pending = self.is_written = False
 
-    def __enter__(self) -> Reservation:  # noqa: PYI034 - Self came with Python 3.11
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.is_pending:
-            self.discard()
-
     @property
     def content_path(self) -> str:
         """Where the content is to lie, below ``base_dir``. It is removed with the reservation."""
-        return f"{shard_path(self._place.shard)}/{content_name(self._place.name, self._unique)}"
-
-    @property
-    def _path(self) -> str:
-        return f"{shard_path(self._place.shard)}/{self._name}"
+        return SHARD_PREFIXES[self._place.shard] + content_name(self._place.name, self._unique)
 
     def begin(self, shard: Shard, *, replaces: bool) -> None:
         """
@@ -99,22 +87,26 @@ class Reservation:
         self.is_pending = True
         presence.unfinished.add(self._unique)
         try:
-            self._fd = self._directory.create(self._path)
+            directory = self._shards.directory
+            path = SHARD_PREFIXES[self._place.shard] + self._name
+            self._fd = directory.access.create(path, directory.usable.fd)
         except OSError:
             self._let_go()
             shard.give_back(self._size, self._entries)
             raise
 
-    def write(self, parts: Sequence[bytes | memoryview], stamp: int) -> None:
+    def write(self, pieces: Sequence[Piece], stamp: int) -> None:
         """
         Write the entry, last used at ``stamp``.
 
         :param stamp: nanoseconds since the epoch.
         :raises OSError: it cannot be written.
         """
-        write_all(self._fd, parts)
-        os.utime(self._fd, ns=(stamp, stamp))
-        self._close()
+        fd = self._fd
+        write_all(fd, pieces)
+        os.utime(fd, ns=(stamp, stamp))
+        self._fd = -1
+        os.close(fd)  # It may fail: then the entry is not known to be written.
         self.is_written = True
 
     def publish(self, shard: Shard) -> bool:
@@ -128,7 +120,9 @@ class Reservation:
         if not shard.publish(self._name, self._place.name, is_new=bool(self._entries)):
             self._become_one_more(shard)
             return False
-        self._let_go()
+        # As _let_go, written out.
+        self.is_pending = False
+        presence.unfinished.discard(self._unique)
         return True
 
     def _become_one_more(self, shard: Shard) -> None:
@@ -139,17 +133,20 @@ class Reservation:
         self._name = renamed
 
     def discard(self) -> None:
-        """Take back the reservation, and whatever was written for it. Never fails."""
+        """Take back the reservation, and whatever was written for it, unless it was published. Never fails."""
+        if not self.is_pending:
+            return
         self._let_go()
-        with contextlib.suppress(OSError):
-            self._close()
+        fd, self._fd = self._fd, -1
+        close_quietly(fd)
         try:
             with self._shards.locked(self._ledger, self._place.shard) as shard:
                 self._discard_locked(shard)
         except OSError:
             # The ledger stays too high, until a visit finds nothing there, or what could not be removed either.
-            if unlink_quietly(self._path, self._directory.fd):
-                unlink_quietly(self.content_path, self._directory.fd)
+            fd = self._shards.directory.fd
+            if unlink_quietly(SHARD_PREFIXES[self._place.shard] + self._name, fd):
+                unlink_quietly(self.content_path, fd)
 
     def _discard_locked(self, shard: Shard) -> None:
         try:
@@ -167,8 +164,3 @@ class Reservation:
     def _let_go(self) -> None:
         self.is_pending = False
         presence.unfinished.discard(self._unique)
-
-    def _close(self) -> None:
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)  # It may fail: then the entry is not known to be written.

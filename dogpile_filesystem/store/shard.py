@@ -25,7 +25,7 @@ import os
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from dogpile_filesystem.layout import CLEARED_PREFIX, charge, shard_path
+from dogpile_filesystem.layout import CLEARED_PREFIX, SHARD_PREFIXES, charge, has_no_content, shard_path
 from dogpile_filesystem.lockfile import Ledger
 from dogpile_filesystem.store.directory import Directory
 from dogpile_filesystem.store.files import DIRECTORY_FLAGS, close_quietly, open_below, remove_tree, unlink_quietly
@@ -87,7 +87,7 @@ class Shard:
         # Opened by this shard, and closed with it.
         self._opened = -1
         self._listed: Listing | None = None
-        self._fd, self._prefix = (base_fd, f"{shard_path(number)}/") if listing is None else (listing.fd, "")
+        self._fd, self._prefix = (base_fd, SHARD_PREFIXES[number]) if listing is None else (listing.fd, "")
         # Bytes and entries to be taken off the record at the end.
         self._size = self._entries = 0
         # The record, if this shard has written it.
@@ -102,7 +102,7 @@ class Shard:
             if self._size or self._entries:  # Also if the block was interrupted.
                 self._ledger.add(self.number, -self._size, -self._entries, self._record)
         finally:
-            self._lock.__exit__()
+            self._lock.release()
             if self._opened >= 0:
                 close_quietly(self._opened)
             if self._listed is not None:
@@ -141,17 +141,22 @@ class Shard:
         :return: False: not yet. The entry to be replaced is gone, so that this is one more.
         :raises OSError: it cannot be renamed: the directory was deleted.
         """
+        prefix, fd = self._prefix, self._fd
+        path = prefix + name
+        # As find and rename, written out: calls less on the way of every value stored.
         try:
-            replaced = self.find(name)
+            size = charge(os.stat(path, dir_fd=fd, follow_symlinks=False).st_size)
+            content = () if has_no_content(name) else content_of(name, fd, prefix)
         except FileNotFoundError:
             if not is_new:
                 return False
-            self.rename(temporary, name)
+            os.rename(prefix + temporary, path, src_dir_fd=fd, dst_dir_fd=fd)
             return True
-        self.rename(temporary, name)
-        self._size += replaced.size
+        os.rename(prefix + temporary, path, src_dir_fd=fd, dst_dir_fd=fd)
+        self._size += size
         self._entries += is_new
-        self._remove_content(replaced)
+        if content:
+            self._remove_content(Entry(size, *content))
         return True
 
     def rename(self, old: str, new: str) -> None:
@@ -308,7 +313,11 @@ class Shards:
         :param listing: the listing whose open directory is to be used; None: that of the cache directory.
         :raises OSError: the cache directory is missing, and cannot be made.
         """
-        return Shard(ledger, number, self.directory.require(make=True), self._clock, listing)
+        directory = self.directory
+        base_fd = directory.usable.fd
+        if base_fd < 0:
+            base_fd = directory.require(make=True)
+        return Shard(ledger, number, base_fd, self._clock, listing)
 
     def list(self, number: int) -> Listing:
         """

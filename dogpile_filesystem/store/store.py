@@ -52,7 +52,7 @@ from dogpile_filesystem.store.access import Access
 from dogpile_filesystem.store.directory import Directory
 from dogpile_filesystem.store.eviction import Evictor, NoRoom, Room, Watermarks
 from dogpile_filesystem.store.files import read_file, read_file_to_its_end
-from dogpile_filesystem.store.header import Damaged
+from dogpile_filesystem.store.header import Damaged, Piece
 from dogpile_filesystem.store.ingest import ExternalFile
 from dogpile_filesystem.store.parts import Parts
 from dogpile_filesystem.store.reading import Reader, StoredFile
@@ -156,7 +156,7 @@ class Store:
         try:
             if shard not in directory.checked:
                 directory.refuse_link(shard)
-            data = read_file(path, directory.fd)
+            data = read_file(path, directory.usable.fd)
             # As decode, which is a call more on the way of every hit.
             found_kind, found_key, payload, created_ns = entry.inspect(data, self.signing_keys)
         except FileNotFoundError:
@@ -261,17 +261,19 @@ class Store:
 
     # Writing
 
-    def put(self, key: bytes, payload: bytes, kind: int = VALUE) -> bool:
+    def put(self, key: bytes, payload: bytes | Sequence[Piece], kind: int = VALUE) -> bool:
         """
         Store a value, or an entry of another kind that is always read whole.
 
+        :param payload: its bytes, whole or in pieces. Pieces are written from where they are, and never joined.
         :return: whether it is kept. If not, nothing is left under the key.
         :raises ValueError: entries of this kind are stored by another method.
         """
         if kind in (FILE, PART):
             msg = f"{KINDS[kind].name}: use put_file for a file, and put_part for a block"
             raise ValueError(msg)
-        return self._put(Incoming.of_value(kind, key, payload, self._recency.stamp(), self._signing_key))
+        pieces = [payload] if isinstance(payload, bytes) else payload
+        return self._put(Incoming.of_value(kind, key, pieces, self._recency.stamp(), self._signing_key))
 
     def put_part(self, key: bytes, data: bytes | bytearray | memoryview) -> bool:
         """
@@ -322,7 +324,8 @@ class Store:
             self._recency.forget(place.path)
             if self._stale:
                 self.remover.forget(place)
-            self._sweep()
+            if self._expiration_ns is not None:
+                self._sweep()
             return True
         self.remover.remove(place)
         flusher.start()  # The statistics of what went wrong are written soon.

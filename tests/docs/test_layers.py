@@ -25,7 +25,8 @@ ALLOWED = {
     "maintenance": {"store", "lockfile", "layout", "failures"},
     "arguments": {"store", "layout"},
     "predecessor": set(),
-    "backend": {"arguments", "predecessor", "maintenance", "store", "lockfile", "layout", "failures"},
+    "pickling": set(),
+    "backend": {"arguments", "pickling", "predecessor", "maintenance", "store", "lockfile", "layout", "failures"},
     "invalidation": {"arguments", "store", "lockfile", "layout", "failures"},
     "prometheus": {"backend", "lockfile"},
     # The demo's job is an application: it alone uses a store and a region.

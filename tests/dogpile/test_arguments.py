@@ -20,8 +20,11 @@ def parse(**arguments):
 
 
 def test_defaults():
-    """Without arguments: 1 GiB, no other bound, no expiry, creators excluded without a timeout, files copied."""
-    expected = Arguments("/nonexistent/cache", 1 << 30, None, None, True, None, False, None, Access(), ())
+    """
+    Without arguments: 1 GiB, no other bound, no expiry, creators excluded without a timeout, files copied, and values
+    pickled by dogpile.
+    """
+    expected = Arguments("/nonexistent/cache", 1 << 30, None, None, True, None, False, False, None, Access(), ())
     assert parse() == expected
 
 
@@ -103,7 +106,7 @@ def test_seconds(name, value, seconds):
     assert getattr(parse(**{name: value}), name) == seconds
 
 
-@pytest.mark.parametrize("name", ["distributed_lock", "file_movable"])
+@pytest.mark.parametrize("name", ["distributed_lock", "file_movable", "large_values"])
 @pytest.mark.parametrize(
     ("value", "flag"),
     [(True, True), ("true", True), ("Yes", True), (1, True), (False, False), ("off", False)],
@@ -140,6 +143,7 @@ def test_flags(name, value, flag):
         ("distributed_lock", "maybe", ValueError),
         ("distributed_lock", 2, ValueError),
         ("file_movable", None, TypeError),
+        ("large_values", "huge", ValueError),
         ("base_dir", "", ValueError),
         ("base_dir", "a\0b", ValueError),
         ("base_dir", __file__, ValueError),

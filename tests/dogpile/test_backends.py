@@ -21,8 +21,8 @@ from dogpile.cache.api import NO_VALUE, CachedValue
 from patience import PATIENCE
 
 from dogpile_filesystem import GenericFSBackend, RawFSBackend
-from dogpile_filesystem.backend import PICKLE_PROTOCOL
 from dogpile_filesystem.lockfile.ranges import RangeLock
+from dogpile_filesystem.pickling import PICKLE_PROTOCOL
 
 
 @pytest.fixture

@@ -96,6 +96,15 @@ class TestGenericWithoutDistributedLock(_GenericBackendTestSuite):
     test_threaded_dogpile = test_threaded_get_multi = test_region_expire = None
 
 
+class TestGenericLargeValues(TestGeneric):
+    config_args: ClassVar = _arguments(large_values=True)
+
+
+class TestGenericLargeValuesSerializer(_GenericSerializerTestSuite, TestGeneric):
+    config_args: ClassVar = _arguments(large_values="yes")
+    test_threaded_dogpile = test_threaded_get_multi = test_mutex_threaded = test_region_expire = None
+
+
 class TestRaw(_GenericBackendTestSuite, _GenericMutexTestSuite):
     backend = "tests.any_value_in_files"
     config_args: ClassVar = _arguments()

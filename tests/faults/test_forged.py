@@ -70,7 +70,7 @@ def test_content_of_another_entry(make_store, paths):
     path = paths(FILE, mine)[0]
     payload, created_ns = entry.decode(FILE, mine, path.read_bytes())
     payload = entry.Content.unpack(payload, paths(FILE, mine)[0].name)._replace(name=paths(FILE, others)[1].name).pack()
-    path.write_bytes(header.pack(FILE, mine, payload, created_ns) + payload)
+    path.write_bytes(header.pack(FILE, mine, [payload], created_ns) + payload)
     assert read(store, FILE, mine) is None
     assert read(store, FILE, others) == b"a content"
 
@@ -156,7 +156,7 @@ def plant(path: Path, data: bytes) -> None:
 
 
 def unsigned(payload: bytes) -> bytes:
-    return header.pack(VALUE, KEY.encode(), payload, CREATED_NS) + payload
+    return header.pack(VALUE, KEY.encode(), [payload], CREATED_NS) + payload
 
 
 def test_unsigned_cache_unpickles(region, canary, evil, entry_path):

@@ -56,6 +56,20 @@ def test_bounds(ledger):
         assert ledger.holds(Bound(size, entries)) is holds
 
 
+@pytest.mark.parametrize("value", [0xFF, 0x100, 0xFFFF, 0x10000, 0x89ABCDEF, 0xFFFFFFFF])
+def test_bounds_of_large_records(ledger, value):
+    """A bound is compared with the exact sum, whatever the records say: up to the most that each of them can."""
+    for shard in range(SHARDS):
+        with ledger.shard(shard):
+            ledger.add(shard, value * BLOCK, value - shard % 2)
+    # Every second record has one entry less: 128 in all.
+    size, entries = SHARDS * value * BLOCK, SHARDS * value - 128
+    assert ledger.usage() == Usage(size, entries, SHARDS)
+    assert ledger.holds(Bound(size, entries))
+    assert not ledger.holds(Bound(size - 1, None))
+    assert not ledger.holds(Bound(None, entries - 1))
+
+
 def test_never_below_zero(ledger):
     """Subtracting from a record that is too low stops at zero instead of wrapping around."""
     with ledger.shard(0):

@@ -109,7 +109,7 @@ def test_describe_damaged_part(store, shards, length):
         inventory.describe(shards, candidate, 10)
     table = (1 << 14).to_bytes(4, "little") + (3).to_bytes(4, "little")
     with open(path, "wb") as file:
-        file.write(header.pack(PART, b"key", table, 0) + table + bytes(20))
+        file.write(header.pack(PART, b"key", [table], 0) + table + bytes(20))
     with pytest.raises(Damaged):
         inventory.describe(shards, candidate, 10)
 
@@ -125,7 +125,7 @@ def test_describe_key_of_any_length(make_store, shards, length, signed):
     assert (seen.head.key, seen.head.is_signed, seen.start) == (key, signed, b"payload")
 
 
-@pytest.mark.parametrize("data", [b"", b"foreign" * 100, header.pack(VALUE, bytes(5000), b"", 0)[:4500]])
+@pytest.mark.parametrize("data", [b"", b"foreign" * 100, header.pack(VALUE, bytes(5000), [], 0)[:4500]])
 @pytest.mark.leaves_damage("the damaged entry stays")
 def test_describe_what_is_damaged(store, fill, shards, data):
     """A file that is not an entry, or was cut off within its key, is reported as damaged."""

@@ -16,7 +16,7 @@ from dogpile_filesystem.store import entry, files, header
 
 
 def encoded(payload=b"payload", key=b"key", kind=VALUE, created_ns=1234):
-    return header.pack(kind, key, payload, created_ns) + payload
+    return header.pack(kind, key, [payload], created_ns) + payload
 
 
 @given(key=st.binary(max_size=100), payload=st.binary(max_size=300), created_ns=st.integers(0, 2**64 - 1))
@@ -95,7 +95,7 @@ def test_content_that_is_none(payload):
 def test_large(tmp_path, read, signing_key, key):
     """An entry larger than one read comes back as it was written; one damaged anywhere, or too long, does not."""
     payload, keys, path = bytes(range(256)) * 1000, [signing_key] if signing_key else [], tmp_path / "entry"
-    data = header.pack(VALUE, key, payload, 1234, signing_key) + payload
+    data = header.pack(VALUE, key, [payload], 1234, signing_key) + payload
     path.write_bytes(data)
     assert entry.decode(VALUE, key, read(path), keys) == (payload, 1234)
     flipped = [data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :] for at in (0, 5, 20, 33, 65, 80_000, len(data) - 1)]
@@ -105,6 +105,16 @@ def test_large(tmp_path, read, signing_key, key):
             entry.decode(VALUE, key, read(path), keys)
 
 
+@pytest.mark.parametrize("most", [0, 1 << 30], ids=["too large for one read", "handed out in pieces"])
+def test_short_reads(tmp_path, monkeypatch, most):
+    """A large entry is read whole, where one call of the system does not hand out all of it."""
+    payload, path = os.urandom(200_000), tmp_path / "entry"
+    path.write_bytes(encoded(payload))
+    monkeypatch.setattr(files, "_ONE_READ", most)
+    monkeypatch.setattr(os, "pread", lambda fd, length, start, pread=os.pread: pread(fd, length // 2, start))
+    assert entry.decode(VALUE, b"key", files.read_file(path)) == (payload, 1234)
+
+
 def test_short_writes(tmp_path, monkeypatch):
     """Parts are written whole and in order, however little the system writes at once."""
     monkeypatch.setattr(os, "writev", lambda fd, parts, write=os.write: write(fd, parts[0][:2]))
@@ -112,3 +122,22 @@ def test_short_writes(tmp_path, monkeypatch):
     with open(tmp_path / "file", "wb") as file:
         files.write_all(file.fileno(), [b"head", b"", b"a payload"])
     assert (tmp_path / "file").read_bytes() == b"heada payload"
+
+
+@given(parts=st.lists(st.binary(max_size=50), max_size=5))
+@pytest.mark.parametrize("signing_key", [None, entry.signing_key(b"secret")], ids=["unsigned", "signed"])
+def test_parts(signing_key, parts):
+    """A payload in parts, whatever their number, makes the same entry as one in one piece."""
+    views = [memoryview(part) for part in parts]
+    whole = header.pack(VALUE, b"key", [b"".join(parts)], 1234, signing_key)
+    assert header.pack(VALUE, b"key", parts, 1234, signing_key) == whole
+    assert header.pack(VALUE, b"key", views, 1234, signing_key) == whole
+
+
+@pytest.mark.parametrize("count", [0, 1023, 1024, 1025, 5000])
+def test_many_parts(tmp_path, count):
+    """Any number of parts is written, also more than one call of the system takes."""
+    parts = [b"%d," % number for number in range(count)]
+    with open(tmp_path / "file", "wb") as file:
+        files.write_all(file.fileno(), parts)
+    assert (tmp_path / "file").read_bytes() == b"".join(parts)

@@ -11,7 +11,7 @@ import pytest
 
 from dogpile_filesystem.layout import BLOCK
 from dogpile_filesystem.lockfile import presence
-from dogpile_filesystem.store.directory import Directory
+from dogpile_filesystem.store.access import Access
 from dogpile_filesystem.store.shard import Shard
 
 
@@ -43,7 +43,7 @@ def test_interrupted_when_reserved(make_store, files, monkeypatch):
     """A writer that is interrupted when it has made its temporary file leaves no reservation."""
     store = make_store()
     assert store.put(b"a", b"old")
-    interrupt_after(monkeypatch, Directory, "create")
+    interrupt_after(monkeypatch, Access, "create")
     with pytest.raises(KeyboardInterrupt):
         store.put(b"a", b"new")
     assert presence.unfinished == set()

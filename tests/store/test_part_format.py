@@ -135,7 +135,7 @@ def test_every_other_length(keys, length):
 )
 def test_table_that_is_none(table):
     """A table with a right checksum is damaged if its pages are not as long as the part, and no room is made for it."""
-    whole = header.pack(PART, b"key", table, 1234, rest=10) + table + bytes(10)
+    whole = header.pack(PART, b"key", [table], 1234, rest=10) + table + bytes(10)
     with pytest.raises(Damaged):
         part_format.inspect(whole, len(whole))
     with pytest.raises(Damaged):
@@ -144,7 +144,7 @@ def test_table_that_is_none(table):
 
 def test_other_kind():
     """A value is no part, and a part is no value."""
-    value = header.pack(VALUE, b"key", b"payload", 1234) + b"payload"
+    value = header.pack(VALUE, b"key", [b"payload"], 1234) + b"payload"
     with pytest.raises(Damaged):
         part_format.inspect(value, len(value))
     with pytest.raises(Damaged):
