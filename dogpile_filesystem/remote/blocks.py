@@ -145,7 +145,6 @@ class Blocks:
         """
         if not version.is_kept:
             return self.fetch_past_cache(version, number, count)
-        self.counter.block_misses += 1
         with contextlib.ExitStack() as held:
             waited, is_held = self._wait_for(version, number, held)
             if self.has(version, number):
@@ -163,7 +162,6 @@ class Blocks:
 
         :raises Exception: as :meth:`fetch`.
         """
-        self.counter.block_misses += 1
         return self._request(version, number, count)._replace(is_kept=False)
 
     def _wait_for(self, version: Version, number: int, held: contextlib.ExitStack) -> tuple[bool, bool]:
@@ -195,6 +193,7 @@ class Blocks:
         return max(1, last - number)
 
     def _request(self, version: Version, number: int, count: int) -> Fetched:
+        self.counter.block_misses += 1
         start = number * version.block_size
         stop = min(start + count * version.block_size, version.size)
         found_at, data = self._source.read(version.path, start, stop, version.size)
