@@ -19,6 +19,7 @@ fsspec = pytest.importorskip("fsspec")
 cached = pytest.importorskip("cached")
 
 from dogpile_filesystem.remote import SourceChanged, stream  # noqa: E402 - after those that may be missing
+from dogpile_filesystem.remote.passage import Passage  # noqa: E402 - likewise
 
 BLOCK = cached.BLOCK_SIZE
 CONTENT = cached.noise(10 * BLOCK + 1234, 3)
@@ -255,6 +256,30 @@ def test_rewritten_in_place(make, source, clock):
             assert read == CONTENT[10 : 10 + len(read)]
         clock.move(1)
         assert fs.cat_file("a") == NEW
+
+
+def test_size_while_another_thread_reads(make, source, monkeypatch):
+    """The length of a file that cannot be kept is asked by one thread while another one reads: both are right."""
+    source.control.hide_length()
+    source.write("a", CONTENT)
+    file, sizes = make(cache_size=4096).open("a"), []
+    original, threads = Passage.next, []
+
+    def ask_for_size():
+        sizes.append(file.size)
+
+    def next_block(passage):
+        data = original(passage)
+        if passage.position == 2 * BLOCK and not threads:
+            threads.append(threading.Thread(target=ask_for_size))
+            threads[0].start()
+            threads[0].join()
+        return data
+
+    monkeypatch.setattr(Passage, "next", next_block)
+    with file:
+        assert b"".join(iter(lambda: file.read(5000), b"")) == CONTENT
+    assert sizes == [SIZE]
 
 
 @pytest.mark.parametrize("cache_size", [4096, 2 * BLOCK, 6 * BLOCK])
