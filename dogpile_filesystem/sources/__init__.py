@@ -7,12 +7,13 @@ May import: nothing.
 
 from dogpile_filesystem.sources.addresses import url_of
 from dogpile_filesystem.sources.filesystems import honours_ranges, is_rewritten_in_place, source_identity
-from dogpile_filesystem.sources.identity import Identity, identity_of_info, identity_of_stat
+from dogpile_filesystem.sources.identity import Identity, identity_of_info, identity_of_numbers, identity_of_stat
 
 __all__ = [
     "Identity",
     "honours_ranges",
     "identity_of_info",
+    "identity_of_numbers",
     "identity_of_stat",
     "is_rewritten_in_place",
     "source_identity",
