@@ -60,7 +60,9 @@ class Comparison:
         else:
             is_recorded = bool(digest) and digest == known.digest
             is_recorded = is_recorded or self._compare_parts(path, content, self._known.blobs(path), buckets)
-        found = Directory(content.stamp, content.subdirectories, buckets, digest if is_recorded else b"")
+        # With no stamp, the next look lists it again.
+        stamp = "" if path in self.again else content.stamp
+        found = Directory(stamp, content.subdirectories, buckets, digest if is_recorded else b"")
         if found != known:
             self.rows.directories[path] = found
             self._compare_directories(path, known.subdirectories if known else {}, found.subdirectories)

@@ -63,6 +63,8 @@ class Scanner:
                 return found
         with os.scandir(fd) as entries:
             self._list(entries, f"{path}/" if path else "", found)
+        if found.has_links or found.unreadable:
+            found.stamp = ""  # What they are may change, and the names do not.
         return found
 
     def _stamp(self, seen: os.stat_result) -> str:
