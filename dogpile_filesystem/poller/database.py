@@ -61,7 +61,6 @@ class Database:
     def __init__(self, path: str | None, belongs_to: Mapping[str, Any], *, reset: bool = False) -> None:
         self.path = path
         if path is not None:
-            _refuse_place(path)
             if reset:
                 _remove(path)
             _create(path)
@@ -152,7 +151,13 @@ class Database:
         self.connection.close()
 
 
-def _refuse_place(path: str) -> None:
+def refuse_place(path: str) -> None:
+    """
+    Raise if no state can lie at a path.
+
+    :raises ValueError: it lies on a network filesystem.
+    :raises OSError: its directory is missing.
+    """
     directory = os.path.dirname(path)
     if not os.path.isdir(directory):
         raise FileNotFoundError(None, "the directory of the state is missing: make it first", directory)

@@ -24,7 +24,7 @@ class Options:
 
     :ivar recurse: whether directories below the root are watched, too.
     :ivar directories: whether directories are subjects. They are created, deleted, and replaced by others, which
-     counts as modified; that their content changes does not.
+     counts as modified if the other one has another inode; that their content changes does not.
     :ivar existing: whether the first look reports what is there as created.
     :ivar settle: seconds for which a file must not have changed before it is reported.
     :ivar include: globs; only subjects that match one are reported. Empty: all.

@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import TypeVar
 
 from dogpile_filesystem.poller.comparison import Comparison
-from dogpile_filesystem.poller.database import Database
+from dogpile_filesystem.poller.database import Database, refuse_place
 from dogpile_filesystem.poller.event import Event, PollerUnavailable
 from dogpile_filesystem.poller.holders import Holder
 from dogpile_filesystem.poller.known import Known
@@ -94,6 +94,8 @@ class Poller(abc.ABC):
     def _open_state(self, *, reset: bool = False) -> None:
         """Open the state. Each process has a holder and a connection of its own."""
         self._process = os.getpid()
+        if self._options.state is not None:
+            refuse_place(self._options.state)  # Before anything is made there.
         self._holder = Holder(self._options.state)
         belongs_to = {"url": self.url, **self._options.of_state()}
         with self._holder.opening():
