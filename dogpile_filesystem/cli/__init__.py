@@ -1,8 +1,8 @@
 """
 The command line: the only package that prints.
 
-May import: maintenance, arguments, layout, lockfile, store. Only the demo's job uses a Store; of the rest, ``reading``
-names some types of that package.
+May import: maintenance, arguments, layout, lockfile, store, poller. Only the demo's job uses a Store; of the rest,
+``reading`` names some types of that package.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 
 import click
 
-from dogpile_filesystem.cli import checking, deleting, demo, reading, stats
+from dogpile_filesystem.cli import checking, deleting, demo, reading, stats, watching
 from dogpile_filesystem.cli.cache import NoCache, explain
 
 __all__ = ["main"]
@@ -40,7 +40,8 @@ class _Commands(click.Group):
 @click.version_option(package_name="dogpile_filesystem")
 def main() -> None:
     """
-    Inspect the caches of dogpile_filesystem, and remove entries from them, also while applications use them.
+    Inspect the caches of dogpile_filesystem, and remove entries from them, also while applications use them; and watch
+    directories.
 
     Exit codes: 0, success; 1, something is wrong, was not found, or could not be removed; 2, wrong usage, or the
     directory is not a cache.
@@ -61,6 +62,7 @@ for _command in (
     deleting.evict,
     deleting.remove,
     deleting.clear,
+    watching.watch,
     demo.demo,
 ):
     main.add_command(_command)

@@ -22,6 +22,7 @@ ALLOWED = {
     "flusher": set(),
     "sources": set(),
     "lockfile": {"layout", "failures", "flusher"},
+    "poller": {"sources", "lockfile", "failures"},
     "store": {"lockfile", "layout", "failures", "flusher"},
     "maintenance": {"store", "lockfile", "layout", "failures"},
     "arguments": {"store", "layout"},
@@ -31,7 +32,7 @@ ALLOWED = {
     "invalidation": {"arguments", "store", "lockfile", "layout", "failures"},
     "prometheus": {"backend", "lockfile"},
     # The demo's job is an application: it alone uses a store and a region.
-    "cli": {"maintenance", "arguments", "lockfile", "layout", "store"},
+    "cli": {"maintenance", "arguments", "lockfile", "layout", "store", "poller"},
     "__init__": {"backend", "invalidation"},
     "__main__": {"cli"},
 }
@@ -118,9 +119,7 @@ def test_faces():
 
 def test_optional_packages_are_not_imported():
     """To import the package imports none of the packages of the extras."""
-    program = (
-        f"import sys, {NAME}; print(sorted({{'click', 'rich', 'prometheus_client', 'fsspec'}} & set(sys.modules)))"
-    )
+    program = f"import sys, {NAME}; print(sorted({{'click', 'rich', 'prometheus_client', 'fsspec', 'inotify_simple'}} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
 
