@@ -119,7 +119,8 @@ def test_faces():
 
 def test_optional_packages_are_not_imported():
     """To import the package imports none of the packages of the extras."""
-    program = f"import sys, {NAME}; print(sorted({{'click', 'rich', 'prometheus_client', 'fsspec', 'inotify_simple'}} & set(sys.modules)))"
+    extras = {"click", "rich", "prometheus_client", "fsspec", "inotify_simple"}
+    program = f"import sys, {NAME}; print(sorted({extras} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
 
