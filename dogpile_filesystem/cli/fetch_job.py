@@ -96,6 +96,7 @@ def run(filesystems: Filesystems, urls: Sequence[str], jobs: int) -> Report:
 
 def _find(filesystems: Filesystems, urls: Sequence[str], report: Report) -> list[Wanted]:
     found: dict[tuple[int, str], Wanted] = {}
+    problems = []  # Printed afterwards: not into the line of the progress.
     with formatting.progress("Looking up", None):
         for url in urls:
             try:
@@ -103,7 +104,9 @@ def _find(filesystems: Filesystems, urls: Sequence[str], report: Report) -> list
             except (Misuse, Unusable):
                 raise
             except Exception as error:
-                _note(report, Problem(url, _said(error)), _to_stderr)
+                problems.append(Problem(url, _said(error)))
+    for problem in problems:
+        _note(report, problem, _to_stderr)
     return list(found.values())
 
 

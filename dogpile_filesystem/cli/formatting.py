@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 import click
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 #: Columns of output to a pipe or a file: enough that nothing is cut.
@@ -172,7 +172,7 @@ class _Amount(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         of_all = "" if task.total is None else f" of {size(int(task.total))}"
-        rate = "" if task.speed is None else f"  {size(int(task.speed))}/s"
+        rate = "" if task.speed is None else f" {size(int(task.speed))}/s"
         return Text(f"{size(int(task.completed))}{of_all}{rate}")
 
 
@@ -187,7 +187,12 @@ def transfer(files: int, size: int | None) -> Iterator[Transfer]:
     if not sys.stderr.isatty():
         yield Transfer(None, files, size)
         return
-    columns = (BarColumn(bar_width=None), TextColumn("{task.fields[files]}"), _Amount(), TimeRemainingColumn())
+    columns = (
+        BarColumn(bar_width=None, table_column=Column(ratio=1)),
+        TextColumn("{task.fields[files]}", table_column=Column(no_wrap=True)),
+        _Amount(table_column=Column(no_wrap=True)),
+        TimeRemainingColumn(table_column=Column(no_wrap=True)),
+    )
     with Progress(*columns, console=Console(stderr=True), transient=True, expand=True) as bar:
         yield Transfer(bar, files, size)
 

@@ -13,7 +13,6 @@ import os
 from collections.abc import Sequence
 
 from dogpile_filesystem.store import entry, header
-from dogpile_filesystem.store.header import Bytes
 
 # A reader that opens a FIFO in the place of an entry must not wait for a writer.
 READ_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
@@ -24,8 +23,8 @@ DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _READ_SIZE = 1 << 16
 #: Bytes that one call reads on a filesystem that hands out less only at the end of a file. Linux stops before 2 GiB.
 _ONE_READ = 1 << 30
-#: Parts that one call writes at most: the limit of Linux and of the BSDs.
-_MOST_PARTS = 1024
+#: Pieces that one call writes at most: the limit of Linux and of the BSDs.
+_MOST_PIECES = 1024
 
 
 class ContentFile(io.BufferedReader):
@@ -129,15 +128,15 @@ def filesystem_type(device: int) -> str:
     return ""
 
 
-def write_all(fd: int, parts: Sequence[Bytes]) -> None:
+def write_all(fd: int, pieces: Sequence[header.Piece]) -> None:
     """
-    Write parts one after the other from where they are, without joining them. The system may write less than it was
+    Write pieces one after the other from where they are, without joining them. The system may write less than it was
     asked to, without an error: Linux never writes more than 2 GiB at once.
 
     :raises OSError: they cannot all be written.
     """
-    for start in range(0, len(parts), _MOST_PARTS):
-        rest = parts[start : start + _MOST_PARTS]
+    for start in range(0, len(pieces), _MOST_PIECES):
+        rest = pieces[start : start + _MOST_PIECES]
         written = os.writev(fd, rest)
         while written != sum(map(len, rest)):
             while written >= len(rest[0]):

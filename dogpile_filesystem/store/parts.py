@@ -15,8 +15,8 @@ its ``mtime``, and can change a mapped file without any trace in its times.
 
 Concurrency. Readers take no lock. A reader that has opened an entry can read it to its end, even if it is evicted.
 
-Limits. Without signing keys, a process does not notice that a page was damaged after it had checked it, if the
-``mtime`` stays the same, or if another program has written to the file within 10 ms of a use.
+Limits. Without signing keys, a process notices that a page was damaged after it had checked it only if that gave the
+file an ``mtime`` later than the last use. (The kernel's times may lag by 10 ms.)
 """
 
 from __future__ import annotations

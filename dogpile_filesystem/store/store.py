@@ -53,7 +53,7 @@ from dogpile_filesystem.store.access import Access
 from dogpile_filesystem.store.directory import Directory
 from dogpile_filesystem.store.eviction import Evictor, NoRoom, Room, Watermarks
 from dogpile_filesystem.store.files import read_file, read_file_to_its_end
-from dogpile_filesystem.store.header import Bytes, Damaged
+from dogpile_filesystem.store.header import Damaged, Piece
 from dogpile_filesystem.store.ingest import ExternalFile
 from dogpile_filesystem.store.parts import Parts
 from dogpile_filesystem.store.pinned import Pinned, pin
@@ -277,19 +277,19 @@ class Store:
 
     # Writing
 
-    def put(self, key: bytes, payload: bytes | Sequence[Bytes], kind: int = VALUE) -> bool:
+    def put(self, key: bytes, payload: bytes | Sequence[Piece], kind: int = VALUE) -> bool:
         """
         Store a value, or an entry of another kind that is always read whole.
 
-        :param payload: its bytes, whole or in parts. Parts are written from where they are, and never joined.
+        :param payload: its bytes, whole or in pieces. Pieces are written from where they are, and never joined.
         :return: whether it is kept. If not, nothing is left under the key.
         :raises ValueError: entries of this kind are stored by another method.
         """
         if kind in (FILE, PART):
             msg = f"{KINDS[kind].name}: use put_file for a file, and put_part for a block"
             raise ValueError(msg)
-        parts = [payload] if isinstance(payload, bytes) else payload
-        return self._put(Incoming.of_value(kind, key, parts, self._recency.stamp(), self._signing_key))
+        pieces = [payload] if isinstance(payload, bytes) else payload
+        return self._put(Incoming.of_value(kind, key, pieces, self._recency.stamp(), self._signing_key))
 
     def put_part(self, key: bytes, data: bytes | bytearray | memoryview) -> bool:
         """

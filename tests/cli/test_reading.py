@@ -16,7 +16,7 @@ from dogpile.cache import make_region
 
 from dogpile_filesystem import layout
 from dogpile_filesystem.cli import reading
-from dogpile_filesystem.layout import BLOCK, VALUE
+from dogpile_filesystem.layout import BLOCK, VALUE, VERSION
 from dogpile_filesystem.store.store import Store
 
 
@@ -303,6 +303,27 @@ def test_show_both_kinds(store, run):
     assert re.findall(r"^Kind +(\w+)$", run("show", "key").stdout, re.MULTILINE) == ["value", "file"]
     (seen,) = json.loads(run("show", "key", "--kind", "file", "--json").stdout)
     assert seen["kind"] == "file"
+
+
+def test_blocks_and_versions(store, run):
+    """Blocks and versions are listed with their keys and kinds; those whose keys can be passed are shown."""
+    key = layout.PartKey("s3://bucket/file", "namespace", "etag:1", 10, 5, 1).pack()
+    assert store.put_part(key, b"01234")
+    assert store.put(layout.version_key("s3://bucket/file", "namespace"), b"{}|", VERSION)
+    store.flush()
+    rows = {line.split()[0]: line for line in run("ls").stdout.splitlines()}
+    assert set(rows) == {"KIND", "block", "version"}
+    assert rows["block"].endswith(r"  s3://bucket/file\x00namespace\x00etag:1\x0010\x005\x001")
+    assert {len(line.partition(" KiB ")[0]) for name, line in rows.items() if name != "KIND"} == {len("version") + 8}
+    assert {json.loads(line)["kind"] for line in run("ls", "--json").stdout.splitlines()} == {"block", "version"}
+    (seen,) = json.loads(run("show", key.decode(), "--json").stdout)
+    assert (seen["kind"], seen["length"], seen["start"], seen["metadata"]) == ("block", 5, b"01234".hex(), None)
+    done = run("show", key.decode().partition("\0etag")[0])
+    assert re.search(r"^Kind +version$", done.stdout, re.MULTILINE)
+    assert re.search(r"^Length +3 bytes$", done.stdout, re.MULTILINE)
+    assert run("check").exit_code == 0
+    assert run("remove", "--prefix", "s3://bucket/", "--kind", "block").stdout == "Removed 1 entry, 4 KiB.\n"
+    assert run("remove", "--prefix", "s3://bucket/").stdout == "Removed 1 entry, 4 KiB.\n"
 
 
 def test_show_nothing(store, run):
