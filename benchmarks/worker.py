@@ -31,6 +31,13 @@ JOBS = {
     "removing": ("jobs.tools", "removing"),
     "unchanged": ("jobs.pollers", "unchanged"),
     "state": ("jobs.pollers", "state"),
+    "files-cold": ("jobs.files", "cold"),
+    "files-first-byte": ("jobs.files", "first_byte"),
+    "files-touched": ("jobs.files", "touched"),
+    "files-memory": ("jobs.files", "memory"),
+    "files-in-order": ("jobs.files_warm", "in_order"),
+    "files-at-random": ("jobs.files_warm", "at_random"),
+    "files-small": ("jobs.files_warm", "small"),
     "fault": ("jobs.faults", "fault"),
 }
 
