@@ -15,7 +15,7 @@ Limits. Where a block cannot be kept, each reader fetches it for itself.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from dogpile_filesystem.layout import PART
@@ -69,6 +69,7 @@ class Blocks:
         cache_size: int | None = None,
     ) -> None:
         self._store = store
+        self._read_part_into = store.read_part_into  # A look-up less on the way of each hit.
         self._source = source
         self._versions = versions
         self._lock_timeout = lock_timeout
@@ -84,26 +85,46 @@ class Blocks:
         """
         block_size = version.block_size
         number, start = divmod(position, block_size)
-        # What is left of the block, of the file, and of the view.
-        length = min(block_size - start, version.size - position, len(view))
-        if length <= 0 or not self._store.read_part_into(version.key(number), start, view[:length]):
+        length = len(view)
+        # What is left of the block, and of the file.
+        left = min(block_size - start, version.size - position)
+        if length > left:
+            length = max(left, 0)
+            view = view[:length]
+        if not length or not self._read_part_into(version.key(number), start, view):
             return 0
         counter = self.counter
         counter.block_hits += 1
         counter.cache_bytes += length
         return length
 
-    def read(self, version: Version, start: int, stop: int) -> bytes | None:
-        """Read what lies in one block from the cache; None: it is not there, or lies in several."""
-        number, offset = divmod(start, version.block_size)
-        length = stop - start
-        if length <= 0 or offset + length > version.block_size:
-            return None
-        data = self._store.read_part(version.key(number), offset, offset + length)
-        if data is not None:
-            self.counter.block_hits += 1
-            self.counter.cache_bytes += len(data)
-        return data
+    def read(self, version: Version, ranges: Sequence[tuple[int, int]]) -> list[bytes | None]:
+        """
+        Read ranges from the cache, each block once, however many of them lie in it.
+
+        :param ranges: where each starts and stops in the file.
+        :return: the bytes of each range; None: it is empty, it lies in several blocks, or its block is not there.
+        """
+        found: list[bytes | None] = [None] * len(ranges)
+        block_size = version.block_size
+        # Which of the ranges lie in a block, and where they start and stop in it.
+        by_block: dict[int, tuple[list[int], list[tuple[int, int]]]] = {}
+        for index, (start, stop) in enumerate(ranges):
+            number, offset = divmod(start, block_size)
+            end = offset + stop - start
+            if offset < end <= block_size:
+                indexes, parts = by_block.get(number) or by_block.setdefault(number, ([], []))
+                indexes.append(index)
+                parts.append((offset, end))
+        counter = self.counter
+        for number, (indexes, parts) in by_block.items():
+            read = self._store.read_part_ranges(version.key(number), parts)
+            if read is not None:
+                counter.block_hits += len(read)
+                for index, data in zip(indexes, read, strict=True):
+                    found[index] = data
+                    counter.cache_bytes += len(data)
+        return found
 
     def fits(self, version: Version) -> bool:
         """Whether all blocks of a version can be in the cache at once."""
@@ -124,7 +145,6 @@ class Blocks:
         """
         if not version.is_kept:
             return self.fetch_past_cache(version, number, count)
-        self.counter.block_misses += 1
         with contextlib.ExitStack() as held:
             waited, is_held = self._wait_for(version, number, held)
             if self.has(version, number):
@@ -142,7 +162,6 @@ class Blocks:
 
         :raises Exception: as :meth:`fetch`.
         """
-        self.counter.block_misses += 1
         return self._request(version, number, count)._replace(is_kept=False)
 
     def _wait_for(self, version: Version, number: int, held: contextlib.ExitStack) -> tuple[bool, bool]:
@@ -174,6 +193,7 @@ class Blocks:
         return max(1, last - number)
 
     def _request(self, version: Version, number: int, count: int) -> Fetched:
+        self.counter.block_misses += 1
         start = number * version.block_size
         stop = min(start + count * version.block_size, version.size)
         found_at, data = self._source.read(version.path, start, stop, version.size)

@@ -1,7 +1,7 @@
 """
 Filling: one thread per process fetches the files that were opened, going round all of them, a request for each in turn.
 
-It goes on when the readers have gone. A block that is there, or that another process is fetching, is passed over.
+It goes on when the readers have gone. A block that is there is passed over; the fetch of a reader is waited for.
 
 Concurrency. Any number of threads may add files. The thread ends when there is nothing left to fetch.
 
@@ -47,11 +47,15 @@ class Filler:
         with self._guard:
             if key in self._jobs or not version.is_kept or not blocks.fits(version):
                 return
+            if self._thread is None:
+                thread = threading.Thread(target=self._run, name="dogpile_filesystem fill", daemon=True)
+                try:
+                    thread.start()  # It waits for the guard.
+                except RuntimeError:  # The interpreter ends.
+                    return
+                self._thread = thread
             self._jobs[key] = blocks, _turns(blocks, version)
             blocks.counter.fills_started += 1
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="dogpile_filesystem fill", daemon=True)
-                self._thread.start()
 
     def is_idle(self) -> bool:
         """Whether there is nothing left to fetch."""

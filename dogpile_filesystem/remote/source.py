@@ -39,10 +39,10 @@ class SourceChanged(OSError):
 
 class Look(NamedTuple):
     """
-    What a source says of a file.
+    What a source said of a file.
 
-    :ivar info: as its filesystem says it.
-    :ivar identity: of the version that it has; None: the source tells nothing that identifies a version.
+    :ivar info: as the source's filesystem tells it.
+    :ivar identity: of the version; None: the source tells nothing that identifies one.
     :ivar is_settled: whether no later change of the file can have the same identity.
     """
 
@@ -97,12 +97,12 @@ class Source:
         :raises Exception: whatever the source raises: it has no such file, say.
         """
         for _ in range(_WAITS):
-            # Before the source is asked: afterwards, the file could have been changed once more.
+            # Before the answer: the file may be changed once more while that is on its way.
             asked_at = self._clock()
             with self._request():
                 info, identity = source_identity(self.fs, path)
             is_settled = identity is not None and identity.is_settled(asked_at)
-            if identity is None or identity.resolution > _WAIT or is_settled:
+            if identity is None or is_settled or identity.resolution > _WAIT:
                 break
             self._sleep(identity.resolution)
         return Look(info, identity, is_settled)
