@@ -12,6 +12,7 @@ from dogpile_filesystem.poller.making import make_poller, register_poller
 from dogpile_filesystem.poller.options import Options
 from dogpile_filesystem.poller.poller import Poller, Stats
 from dogpile_filesystem.poller.snapshot import Content, contents_of
+from dogpile_filesystem.poller.store import StorePoller
 
 __all__ = [
     "Content",
@@ -23,6 +24,7 @@ __all__ = [
     "Poller",
     "PollerUnavailable",
     "Stats",
+    "StorePoller",
     "contents_of",
     "make_poller",
     "register_poller",

@@ -6,7 +6,12 @@ May import: nothing.
 """
 
 from dogpile_filesystem.sources.addresses import url_of
-from dogpile_filesystem.sources.filesystems import honours_ranges, is_rewritten_in_place, source_identity
+from dogpile_filesystem.sources.filesystems import (
+    honours_ranges,
+    is_rewritten_in_place,
+    protocols_of,
+    source_identity,
+)
 from dogpile_filesystem.sources.identity import Identity, identity_of_info, identity_of_numbers, identity_of_stat
 
 __all__ = [
@@ -16,6 +21,7 @@ __all__ = [
     "identity_of_numbers",
     "identity_of_stat",
     "is_rewritten_in_place",
+    "protocols_of",
     "source_identity",
     "url_of",
 ]

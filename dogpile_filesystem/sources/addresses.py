@@ -36,9 +36,10 @@ def url_of(fs: Any, path: str) -> str:
     """
     protocol, separator, rest = str(fs.unstrip_protocol(path)).partition("://")
     authority, where, query, fragment = _PARTS.fullmatch(rest).groups("")  # type: ignore[union-attr]
-    if protocol in _HAVE_HOST or ":" in authority.rpartition("@")[0]:
+    kind = protocol.rpartition("::")[2]  # Of the last of a chain, which the rest belongs to.
+    if kind in _HAVE_HOST or ":" in authority.rpartition("@")[0]:
         authority = authority.rpartition("@")[2]
-    if protocol in {"http", "https"}:
+    if kind in {"http", "https"}:
         query = _without_secrets(query)
     return f"{protocol}{separator}{authority}{where}{query}{fragment}"
 
