@@ -63,11 +63,11 @@ def make_poller(url: str | bytes | os.PathLike[Any], **options: Any) -> Poller:
     match = _SCHEME.match(url) if isinstance(url, str) else None
     if match is None:
         return _local(url, **options)
-    maker: Maker | None = _makers.get(match[1].lower())
-    if maker is None:
-        _see_that_fsspec_knows(match[1])
-        maker = StorePoller
-    return maker(url, **options)
+    maker = _makers.get(match[1].lower())
+    if maker is not None:
+        return maker(url, **options)
+    _see_that_fsspec_knows(match[1])
+    return StorePoller(str(url), **options)
 
 
 def _see_that_fsspec_knows(scheme: str) -> None:
