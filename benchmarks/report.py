@@ -4,41 +4,20 @@ Prints the results as tables: the limits beside the measured figures, and the me
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import click
+from report_files import file_rows, file_tables
 from results import Results
 from rich.console import Console
 from rich.table import Table
+from rows import Row, make_table
 from systems import LABELS
 
 _OPERATIONS = ("hit", "miss", "new", "overwrite")
 _MIB = 1 << 20
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """
-    A figure that must not pass a limit.
-
-    :ivar measured: the figure; None: it was not measured.
-    :ivar unit: printed after the limit and the figure.
-    """
-
-    name: str
-    limit: float
-    measured: float | None
-    unit: str
-
-    def cells(self) -> tuple[str, str, str, str]:
-        """The cells of its row in the table."""
-        limit = f"{self.limit:.4g}{self.unit}"
-        if self.measured is None:
-            return self.name, limit, "not measured", ""
-        return self.name, limit, f"{self.measured:.4g}{self.unit}", "yes" if self.measured <= self.limit else "NO"
 
 
 def rows(results: Results) -> Iterator[Row]:
@@ -49,6 +28,7 @@ def rows(results: Results) -> Iterator[Row]:
     yield from _herd_rows(results)
     yield from _raw_rows(results)
     yield from _large_rows(results)
+    yield from file_rows(results)
     yield from _tool_rows(results)
     yield from _other_rows(results)
 
@@ -126,7 +106,7 @@ def _raw_rows(results: Results) -> Iterator[Row]:
 def _large_rows(results: Results) -> Iterator[Row]:
     for size in sorted({run["parameters"]["size"] for run in results.runs if run["job"] == "large"}):
         # dogpile copies each serialized value once more, unless large_values is set.
-        for setting, most in (("large_values", 1.3), ("default", 2)):
+        for setting, most in (("large_values", 1.3), ("default", 3)):
             title = f"value of {size / _MIB:,.0f} MiB, {setting}"
             for name, limit, unit in (
                 ("set", most, " × pickle to a plain file"),
@@ -168,15 +148,8 @@ def _other_rows(results: Results) -> Iterator[Row]:
     yield Row("descriptors left behind", 0, results.median(lambda r: r["descriptors"], "leaks"), "")
 
 
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold")
-    for number, column in enumerate(columns):
-        table.add_column(column, justify="right" if number else "left", no_wrap=not number)
-    return table
-
-
 def _limits(results: Results) -> Table:
-    table = _table("Limits", "", "at most", "measured", "holds")
+    table = make_table("Limits", "", "at most", "measured", "holds")
     for row in rows(results):
         cells = row.cells()
         table.add_row(*cells, style="red" if cells[-1] == "NO" else "")
@@ -184,7 +157,7 @@ def _limits(results: Results) -> Table:
 
 
 def _latencies(results: Results) -> Table:
-    table = _table("p50 of values of 400 bytes at 1,000 entries, in µs, and × floor", "", *_OPERATIONS)
+    table = make_table("p50 of values of 400 bytes at 1,000 entries, in µs, and × floor", "", *_OPERATIONS)
     for system, label in LABELS.items():
         base = "ours" if system == "floor" else "floor"
         pair = ["floor", "ours"] if system == "floor" else ["floor", system]
@@ -199,7 +172,7 @@ def _latencies(results: Results) -> Table:
 
 def _full_sets(results: Results) -> Table:
     columns = ("entries", "mean, µs", "p50, µs", "p99.9, ms", "slowest 0.1 %: mean, ms", "max, ms", "entries after")
-    table = _table("Set of new keys in a full cache", "", *columns)
+    table = make_table("Set of new keys in a full cache", "", *columns)
     for result in results.of("full"):
         for system, numbers in result.items():
             microseconds = [f"{numbers[name] * 1e6:,.1f}" for name in ("mean", "p50")]
@@ -213,7 +186,7 @@ def _full_sets(results: Results) -> Table:
 def _curve(results: Results) -> Table:
     runs = [(run["parameters"]["system"], run["result"]) for run in results.runs if _has_result(run, "curve")]
     sizes = sorted({int(size) for _, result in runs for size in result})
-    table = _table("Mean of a set of a new key by number of entries, in µs", "", *(f"{size:,}" for size in sizes))
+    table = make_table("Mean of a set of a new key by number of entries, in µs", "", *(f"{size:,}" for size in sizes))
     for system, result in runs:
         cells = (f"{result[str(size)] * 1e6:,.0f}" if str(size) in result else "-" for size in sizes)
         table.add_row(LABELS[system], *cells)
@@ -226,7 +199,7 @@ def _has_result(run: dict[str, Any], job: str) -> bool:
 
 def _herds(results: Results) -> Table:
     columns = ("creations", "median served, ms", "last served, ms", "errors")
-    table = _table("6 processes × 6 threads ask for one missing key, creator of 300 ms", "", *columns)
+    table = make_table("6 processes × 6 threads ask for one missing key, creator of 300 ms", "", *columns)
     for system in ("ours", "old", "dbm"):
         runs = list(results.of("herd", system=system))
         if runs:
@@ -238,7 +211,7 @@ def _herds(results: Results) -> Table:
 
 
 def _opening(results: Results) -> Table:
-    table = _table("Opening in a new process, in µs", "entries", "open and first read", "first set after it")
+    table = make_table("Opening in a new process, in µs", "entries", "open and first read", "first set after it")
     for result in results.of("open"):
         for entries, seconds in result.items():
             table.add_row(f"{int(entries):,}", *(f"{seconds[name] * 1e6:,.0f}" for name in ("read", "set")))
@@ -247,7 +220,7 @@ def _opening(results: Results) -> Table:
 
 def _details(results: Results) -> Table:
     """All other results; numbers are medians of the rounds, in seconds or bytes."""
-    table = _table("Other figures: seconds, bytes or counts; medians of the rounds", "", "")
+    table = make_table("Other figures: seconds, bytes or counts; medians of the rounds", "", "")
     for job in ("mixed", "moving", "copying", "bound", "trace", "leaks", "removing"):
         runs = list(results.of(job))
         for name in runs[0] if runs else ():
@@ -279,6 +252,8 @@ def show(results: Results, console: Console) -> None:
     for jobs, table in _TABLES:
         if any(_has_result(run, job) for run in results.runs for job in jobs):
             console.print(table(results))
+    for table in file_tables(results):
+        console.print(table)
     console.print(_limits(results))
     if "dbm" in results.about:
         console.print(f"dogpile.cache.dbm was measured with {results.about['dbm']}, the dbm module of this Python.")

@@ -26,7 +26,7 @@ from report import make_console, show
 from results import Results
 
 #: The names that ``--jobs`` accepts.
-JOBS = ["basic", "open", "mixed", "herd", "raw", "large", "bound", "trace", "leaks", "tools", "full", "curve"]
+JOBS = ["basic", "open", "mixed", "herd", "raw", "large", "files", "bound", "trace", "leaks", "tools", "full", "curve"]
 _CURVE_SIZES = [100, 300, 1000, 3000, 10_000, 30_000, 100_000, 300_000, 1_000_000]
 _CURVE_SYSTEMS = ["floor", "ours", "diskcache-lru", "cachelib", "django", "old"]
 _COMMANDS = {
@@ -75,6 +75,20 @@ def each_round(options: Options, number: int) -> Iterator[Step]:
     if "raw" in options.jobs:
         yield Step("moving", "peers", {"big": options.big})
         yield Step("copying", "peers", {"big": options.big})
+    if "files" in options.jobs:
+        yield from _files(options.big)
+
+
+def _files(big: int) -> Iterator[Step]:
+    """
+    The steps about files of slow storage.
+
+    :param big: bytes of a large file.
+    """
+    yield Step("files-cold", "peers", {"size": 64 << 20})
+    for job in ("first-byte", "touched", "memory", "in-order", "at-random"):
+        yield Step(f"files-{job}", "peers", {"size": big})
+    yield Step("files-small", "peers", {})
 
 
 def once(options: Options) -> Iterator[Step]:
@@ -168,7 +182,13 @@ def _jobs(_context: click.Context, _parameter: click.Parameter, text: str) -> fr
 @click.option(
     "--max-entries", default=1_000_000, show_default=True, type=click.IntRange(1000), help="Entries in a cache."
 )
-@click.option("--big", default="1GiB", show_default=True, callback=_size, help="Size of the big file of the job 'raw'.")
+@click.option(
+    "--big",
+    default="1GiB",
+    show_default=True,
+    callback=_size,
+    help="Size of the big file of the jobs 'raw' and 'files'.",
+)
 @click.option(
     "--largest",
     default="1GiB",

@@ -29,6 +29,13 @@ JOBS = {
     "large": ("jobs.large", "large"),
     "reading": ("jobs.tools", "reading"),
     "removing": ("jobs.tools", "removing"),
+    "files-cold": ("jobs.files", "cold"),
+    "files-first-byte": ("jobs.files", "first_byte"),
+    "files-touched": ("jobs.files", "touched"),
+    "files-memory": ("jobs.files", "memory"),
+    "files-in-order": ("jobs.files_warm", "in_order"),
+    "files-at-random": ("jobs.files_warm", "at_random"),
+    "files-small": ("jobs.files_warm", "small"),
     "fault": ("jobs.faults", "fault"),
 }
 

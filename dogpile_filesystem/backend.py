@@ -249,8 +249,11 @@ class GenericFSBackend(_FSBackend, BytesBackend):
 
     def get(self, key: KeyType) -> BackendFormatted:
         """With ``large_values``, a ``CachedValue`` or ``NO_VALUE``; otherwise as :meth:`get_serialized`."""
-        found = self.get_serialized(key)
-        return unpack(found) if self.arguments.large_values and isinstance(found, bytes) else found
+        if not self.arguments.large_values:
+            return self.get_serialized(key)
+        data = self.store.get(_key_bytes(key))
+        value = None if data is None else unpack(data)
+        return NO_VALUE if value is None else value
 
     def get_multi(self, keys: Iterable[KeyType]) -> Sequence[BackendFormatted]:
         """As :meth:`get`, of several keys, in their order."""

@@ -27,6 +27,7 @@ from dogpile.cache.region import RegionInvalidationStrategy
 
 from dogpile_filesystem.arguments import Arguments
 from dogpile_filesystem.failures import log_error
+from dogpile_filesystem.layout import VALUES
 from dogpile_filesystem.lockfile import NEVER, Current, Ledger
 from dogpile_filesystem.store import Access
 
@@ -108,8 +109,9 @@ class FilesystemInvalidation(RegionInvalidationStrategy):
 
     def _stamps(self) -> tuple[float, float]:
         current = self._current
-        if time.monotonic() >= current.fresh.until:
-            # Two threads may look at once. One that did not wait for the first look would not know any stamps.
+        # Where no stamps are known, nothing is trusted: another thread may be just looking, and another process may be
+        # just making the lock file. Neither may have the first value of a cache taken for invalidated.
+        if time.monotonic() >= current.fresh.until or self._known is _EVERYTHING:
             self._look()
         ledger = current.ledger
         if ledger is not None:
@@ -125,10 +127,17 @@ class FilesystemInvalidation(RegionInvalidationStrategy):
     def _look(self) -> None:
         """Look for the lock file that is at its path. None is made for a reader."""
         try:
-            self._current.find()
+            try:
+                self._current.find()
+            except FileNotFoundError:
+                if not os.path.exists(os.path.join(self._base_dir, VALUES)):
+                    self._known = _NOTHING
+                    return
+                # The lock file is made before the values. So another process may have made both since the first look.
+                self._current.find()
         except FileNotFoundError:
             # The process that makes a new one beside values will say that all of them are invalidated.
-            self._known = _EVERYTHING if os.path.exists(os.path.join(self._base_dir, "values")) else _NOTHING
+            self._known = _EVERYTHING
         except OSError:
             pass  # What was read last is good enough.
 

@@ -124,6 +124,15 @@ def version_key(url: str, namespace: str) -> bytes:
     return _pack(url, namespace)
 
 
+def unpack_version_key(key: bytes) -> tuple[str, str] | None:
+    """Take such a key apart, into URL and namespace; None: it is none."""
+    try:
+        url, namespace = key.decode(*_TEXT).split("\0")
+    except ValueError:  # UnicodeDecodeError is one.
+        return None
+    return url, namespace
+
+
 def _pack(*fields: str | int) -> bytes:
     key = "\0".join(map(str, fields))
     if key.count("\0") != len(fields) - 1:

@@ -17,7 +17,7 @@ import json
 import pickle
 from typing import Any
 
-from dogpile.cache.api import NO_VALUE, CachedValue, CantDeserializeException, NoValueType
+from dogpile.cache.api import CachedValue, CantDeserializeException
 
 #: The pickle protocol is fixed, so that all supported versions of Python can share a cache.
 PICKLE_PROTOCOL = 5
@@ -82,9 +82,9 @@ def pack(value: CachedValue) -> list[bytes | memoryview]:
     return parts.all()
 
 
-def unpack(data: bytes) -> CachedValue | NoValueType:
+def unpack(data: bytes) -> CachedValue | None:
     """
-    The value that was serialized; ``NO_VALUE``: it cannot be unpickled, or the metadata are not those of dogpile.
+    The value that was serialized; None: it cannot be unpickled, or the metadata are not those of dogpile.
 
     Limits. The memory that it takes is that of the value which it returns.
     """
@@ -93,4 +93,4 @@ def unpack(data: bytes) -> CachedValue | NoValueType:
         metadata = dict(json.loads(data[:end]))
         return CachedValue(unpickled(memoryview(data)[end + 1 :]), metadata)
     except (CantDeserializeException, ValueError, TypeError, RecursionError):
-        return NO_VALUE
+        return None

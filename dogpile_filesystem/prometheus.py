@@ -49,10 +49,10 @@ _SOURCE_COUNTERS = {
     "open_hits": "Files opened of which every block was in the cache.",
     "open_partials": "Files opened of which some blocks were in the cache.",
     "open_misses": "Files opened of which no block was in the cache.",
-    "open_outdated": "Files opened of which the cache had another version.",
-    "block_hits": "Blocks read that were in the cache.",
-    "block_misses": "Blocks read that the reader had to fetch from the source.",
-    "block_waits": "Blocks read that another reader was just fetching.",
+    "open_outdated": "Lookups by which the source had another version than the cache.",
+    "block_hits": "Reads of a block that was in the cache.",
+    "block_misses": "Reads of a block that had to be fetched from the source.",
+    "block_waits": "Reads that waited for a block that another reader was just fetching.",
     "cache_bytes": "Bytes that readers got from the cache.",
     "source_bytes": "Bytes fetched from the source.",
     "shared_bytes": "Bytes fetched from the source for which another reader was waiting.",
@@ -61,7 +61,7 @@ _SOURCE_COUNTERS = {
     "fills_started": "Files that were to be cached whole, in the background.",
     "fills_finished": "Files of which every block was cached in the background.",
     "fills_given_up": "Files whose caching in the background was given up.",
-    "stale_served": "Opens served from the last known version because the source failed.",
+    "stale_served": "Lookups answered by the last known version because the source failed.",
 }
 
 _Backend = GenericFSBackend | RawFSBackend

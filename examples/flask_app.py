@@ -1,12 +1,14 @@
 """
-A Flask application with four uses of the cache: a slow page, a page that is refreshed while readers get the old one, a
-generated file to download, and an administrator's page. README.md says how to start it.
+A Flask application with five uses of the cache: a slow page, a page that is refreshed while readers get the old one, a
+generated file to download, files from slow storage, and an administrator's page. README.md says how to start it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
+import posixpath
 import tempfile
 import threading
 import time
@@ -14,16 +16,25 @@ from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from typing import Any, BinaryIO
 
+import fsspec
 from dogpile.cache import CacheRegion, make_region
 from dogpile.cache.api import CacheMutex
-from flask import Flask, Response, redirect, render_template_string, request, send_file, url_for
+from flask import Flask, Response, abort, redirect, render_template_string, request, send_file, url_for
 from werkzeug.exceptions import RequestedRangeNotSatisfiable
+from werkzeug.security import safe_join
+from werkzeug.wsgi import FileWrapper
 
 from dogpile_filesystem import FilesystemInvalidation
+from dogpile_filesystem.remote import CachedFileSystem
 
 application = Flask(__name__)
-application.config.from_mapping(CACHE_DIR="~/.cache/flask_app", REPORTS_SIZE="1GiB")
-application.config.from_prefixed_env()  # FLASK_CACHE_DIR, FLASK_REPORTS_SIZE
+application.config.from_mapping(
+    CACHE_DIR="~/.cache/flask_app",
+    REPORTS_SIZE="1GiB",
+    FILES_URL=os.path.dirname(os.path.abspath(__file__)),  # Stands for a slow mount, or for s3://bucket/directory.
+    FILES_OPTIONS={},  # Of the store, such as its credentials. In the environment: JSON.
+)
+application.config.from_prefixed_env()  # FLASK_CACHE_DIR and the others
 CACHE_DIR = os.path.abspath(os.path.expanduser(application.config["CACHE_DIR"]))
 #: On the filesystem of the cache, so that files can be moved in by renaming them, but outside the region's directory.
 SCRATCH_DIR = os.path.join(CACHE_DIR, "tmp")
@@ -68,6 +79,8 @@ reports = configured(
     file_movable=True,
 )
 REGIONS = {str(region.name): region for region in (pages, news, reports)}
+store, FILES_ROOT = fsspec.core.url_to_fs(application.config["FILES_URL"], **application.config["FILES_OPTIONS"])
+files = CachedFileSystem(fs=store, base_dir=os.path.join(CACHE_DIR, "files"), cache_size="10GiB")
 
 
 def now() -> str:
@@ -121,7 +134,8 @@ PAGE = """<!doctype html>
 {% for line in lines %}<p>{{ line }}</p>{% endfor %}
 <p>{% if made %}Made at {{ made }}.{% endif %} Answered by worker {{ worker() }}.</p>
 <p><a href="/article/books/1">A slow page</a> <a href="/news">A page refreshed while the old one is shown</a>
-<a href="/report/2026">A file to download</a> <a href="/admin">Statistics</a></p>
+<a href="/report/2026">A file to download</a> <a href="/files/README.md">A file from slow storage</a>
+<a href="/admin">Statistics</a></p>
 """
 ADMIN = """<!doctype html>
 <title>Statistics</title>
@@ -182,10 +196,33 @@ def download(year: int) -> Response:
         conditional=False,
         etag=f"{status.st_ino:x}-{status.st_mtime_ns:x}",
     )
-    # `send_file` does not ask an open file for its length. Without the length, ranges would not be answered.
-    response.content_length = status.st_size
+    return conditional(response, status.st_size)
+
+
+@application.get("/files/<path:name>")
+def stored_file(name: str) -> Response:
+    path = safe_join(FILES_ROOT, name)  # Nothing above the directory is served.
+    if path is None or "\0" in path:
+        abort(404)
     try:
-        response.make_conditional(request, accept_ranges=True, complete_length=status.st_size)
+        file = files.open(path)
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        abort(404)
+    # All that is said of the file, and all that is sent, is of the version that was opened. If the store replaces it
+    # before all of it is sent or cached, the connection ends early, and the client can ask for the new version.
+    etag = hashlib.blake2b(file.identity.encode(), digest_size=16).hexdigest()
+    response = send_file(file, download_name=posixpath.basename(path), conditional=False, etag=etag)
+    # The server's own wrapper cannot seek: to send a range, all that lies before it would be fetched.
+    response.response = FileWrapper(file, 1 << 16)
+    return conditional(response, file.size)
+
+
+def conditional(response: Response, length: int) -> Response:
+    """Answer Range, If-Range and If-None-Match."""
+    # `send_file` does not ask an open file for its length. Without the length, ranges would not be answered.
+    response.content_length = length
+    try:
+        response.make_conditional(request, accept_ranges=True, complete_length=length)
     except RequestedRangeNotSatisfiable:
         response.close()
         raise

@@ -1,8 +1,8 @@
 """
 The command line: the only package that prints.
 
-May import: maintenance, arguments, layout, lockfile, store. Only the demo's job uses a Store; of the rest, ``reading``
-names some types of that package.
+May import: maintenance, arguments, layout, lockfile, store, remote. Only the demo's job uses a Store; of the rest,
+some modules name types of that package. Only the job of ``fetch`` uses remote, since it needs the extra ``fsspec``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 
 import click
 
-from dogpile_filesystem.cli import checking, deleting, demo, reading, stats
+from dogpile_filesystem.cli import checking, deleting, demo, fetch, reading, stats
 from dogpile_filesystem.cli.cache import NoCache, explain
 
 __all__ = ["main"]
@@ -61,6 +61,7 @@ for _command in (
     deleting.evict,
     deleting.remove,
     deleting.clear,
+    fetch.fetch,
     demo.demo,
 ):
     main.add_command(_command)

@@ -46,6 +46,25 @@ def open_cache(base_dir: str) -> Cache:
         raise NoCache(f"{explain(error)}: {_HINT}") from error
 
 
+def cache_to_fill(base_dir: str) -> Cache | None:
+    """
+    The cache in a directory, which may be empty yet; None: the directory is missing, and may be made. Until the command
+    ends, root acts as the owner of the directory.
+
+    :raises NoCache: there is something else in it, or it cannot be looked into.
+    """
+    path = os.path.abspath(os.path.expanduser(base_dir))
+    try:
+        if not base_dir or os.listdir(path):
+            return open_cache(base_dir)
+        click.get_current_context().with_resource(_as_owner(os.stat(path)))
+        return Cache(path)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise NoCache(f"{explain(error)}: {_HINT}") from error
+
+
 def explain(error: OSError) -> str:
     """An error of the filesystem, in a line."""
     if error.errno == errno.EBADF:  # A file that is open for reading only cannot be locked.

@@ -6,13 +6,14 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterable
 
 import click
 
 from dogpile_filesystem import maintenance
-from dogpile_filesystem.cli import formatting, parameters
+from dogpile_filesystem.cli import formatting, parameters, sources
 from dogpile_filesystem.cli.cache import open_cache
-from dogpile_filesystem.layout import SHARDS
+from dogpile_filesystem.layout import PART, SHARDS, VERSION
 from dogpile_filesystem.maintenance import Cache, Removed, Select
 
 
@@ -83,8 +84,9 @@ def remove(base_dir: str, keys: tuple[str, ...], prefix: str | None, kind: str |
     """
     Remove entries by their keys, or by a prefix.
 
-    Pass keys as the region stores them: after its key_mangler, if it has one. Entries are removed even while
-    applications use them. The exit code is 1 if one of the keys has no entry, or no key begins with the prefix.
+    Pass keys as the region stores them: after its key_mangler, if it has one; or the URLs of files of sources, of which
+    all blocks are removed. Entries are removed even while applications use them. The exit code is 1 if one of the keys
+    has no entry, or no key begins with the prefix.
     """
     if bool(keys) == (prefix is not None):
         raise click.UsageError("Say which entries to remove: keys, or --prefix.")
@@ -94,19 +96,38 @@ def remove(base_dir: str, keys: tuple[str, ...], prefix: str | None, kind: str |
     cache.ledger()  # Raises the errors that would keep the entries from being removed.
     kinds = parameters.kinds(kind)
     if prefix is not None:
-        what, each = "no key begins with", {prefix: _remove_prefix(cache, prefix, kinds, dry_run=dry_run)}
+        what, removed = "no key begins with", _remove_prefix(cache, prefix, kinds, dry_run=dry_run)
+        missing = [prefix] if removed == Removed() else []
     else:
-        what, each = "no entry under", {key: _remove_key(cache, key, kinds, dry_run=dry_run) for key in keys}
-    missing = [text for text, removed in each.items() if removed == Removed()]
+        what = "no entry under"
+        removed, missing = _remove_keys(cache, keys, kinds, dry_run=dry_run)
     for text in missing:
         click.echo(f"{what} {formatting.printable(text)}", err=True)
-    _report(maintenance.total(each.values()), dry_run=dry_run)
+    _report(removed, dry_run=dry_run)
     if missing:
         raise SystemExit(1)
 
 
+def _remove_keys(cache: Cache, keys: Iterable[str], kinds: list[int], *, dry_run: bool) -> tuple[Removed, list[str]]:
+    """What was removed, and the keys without an entry."""
+    each = {key: _remove_key(cache, key, kinds, dry_run=dry_run) for key in keys}
+    missing = [key for key, removed in each.items() if removed == Removed()]
+    removed = maintenance.total(each.values())
+    urls = {file.url for file in sources.find_files(cache, missing)} if missing else set()
+    if urls:
+        select = maintenance.of_source_files(urls, kinds)
+        removed = removed.plus(_remove_selected(cache, select, dry_run=dry_run))
+    return removed, [key for key in missing if key not in urls]
+
+
 def _remove_prefix(cache: Cache, prefix: str, kinds: list[int], *, dry_run: bool) -> Removed:
-    select = maintenance.with_prefix(formatting.key_bytes(prefix), kinds)
+    keys = maintenance.with_prefix(formatting.key_bytes(prefix), kinds)
+    # The same bytes, unless the name of a file is not UTF-8.
+    urls = maintenance.with_prefix(formatting.url_bytes(prefix), set(kinds) & {PART, VERSION})
+    return _remove_selected(cache, maintenance.any_of(keys, urls), dry_run=dry_run)
+
+
+def _remove_selected(cache: Cache, select: Select, *, dry_run: bool) -> Removed:
     return maintenance.selected(cache.shards, select) if dry_run else _remove(cache, select)
 
 

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable, Iterator
 
 import click
 from rich.console import Console, RenderableType
-from rich.progress import Progress
-from rich.table import Table
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.table import Column, Table
 from rich.text import Text
 
 #: Columns of output to a pipe or a file: enough that nothing is cut.
@@ -86,6 +86,11 @@ def key_bytes(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
 
 
+def url_bytes(text: str) -> bytes:
+    """The beginning of the keys of a source's file, by the URL that a command was given."""
+    return text.encode("utf-8", "surrogatepass")
+
+
 def hex_dump(data: bytes) -> Iterator[str]:
     """Lines of offset, bytes and ASCII, in the form of ``hexdump -C``."""
     for offset in range(0, len(data), _LINE):
@@ -126,6 +131,70 @@ def progress(what: str, total: int | None) -> Iterator[Callable[[int], object]]:
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(what, total=total)
         yield lambda done: bar.update(task, completed=done + 1)
+
+
+class Transfer:
+    """
+    The progress of a transfer of files: bytes, with their rate and the time left. One thread at a time may use it.
+
+    :param bar: None: nothing is shown.
+    """
+
+    def __init__(self, bar: Progress | None, files: int, size: int | None) -> None:
+        self._bar = bar
+        self._files = count(files, "file", "files")
+        self._done = 0
+        self._task = (
+            None if bar is None else bar.add_task("", total=size, files=f"0 of {count(files, 'file', 'files')}")
+        )
+
+    def on_bytes(self, done: int) -> None:
+        """Show more bytes."""
+        if self._bar is not None and self._task is not None:
+            self._bar.advance(self._task, done)
+
+    def on_file(self) -> None:
+        """Show that one more file is done."""
+        self._done += 1
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, files=f"{self._done:,} of {self._files}")
+
+    def say(self, line: str) -> None:
+        """Print a line, to be kept, where errors go."""
+        if self._bar is None:
+            click.echo(line, err=True)
+        else:
+            self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+class _Amount(ProgressColumn):
+    """Bytes done and in all, and bytes per second."""
+
+    def render(self, task: Task) -> Text:
+        of_all = "" if task.total is None else f" of {size(int(task.total))}"
+        rate = "" if task.speed is None else f" {size(int(task.speed))}/s"
+        return Text(f"{size(int(task.completed))}{of_all}{rate}")
+
+
+@contextlib.contextmanager
+def transfer(files: int, size: int | None) -> Iterator[Transfer]:
+    """
+    Show the progress of a transfer on a terminal.
+
+    :param files: how many there are.
+    :param size: bytes of all of them; None: it is not known.
+    """
+    if not sys.stderr.isatty():
+        yield Transfer(None, files, size)
+        return
+    columns = (
+        BarColumn(bar_width=None, table_column=Column(ratio=1)),
+        TextColumn("{task.fields[files]}", table_column=Column(no_wrap=True)),
+        _Amount(table_column=Column(no_wrap=True)),
+        TimeRemainingColumn(table_column=Column(no_wrap=True)),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True, expand=True) as bar:
+        yield Transfer(bar, files, size)
 
 
 def load() -> None:

@@ -12,13 +12,15 @@ from typing import Any, NamedTuple, TypeVar
 
 import click
 
-from dogpile_filesystem.cli import formatting, parameters
+from dogpile_filesystem.cli import formatting, parameters, sources
 from dogpile_filesystem.cli.cache import open_cache
 from dogpile_filesystem.layout import VALUE
-from dogpile_filesystem.maintenance import Cache, Description, describe, entries, find
+from dogpile_filesystem.maintenance import Cache, Description, SourceFile, SourceFiles, describe, entries, find
 from dogpile_filesystem.store import Damaged, Seen, Shards
 
 _KIND_NAMES = {kind: name for name, kind in parameters.KINDS.items()}
+#: An entry of these kinds is no part of a source's file.
+_KINDS_OF_BACKENDS = ("value", "file")
 #: The number of first bytes of a value that hold dogpile's metadata.
 _METADATA_SIZE = 4096
 _T = TypeVar("_T")
@@ -64,31 +66,53 @@ def _head(listed: _Listed, name: str, otherwise: object) -> Any:
 @click.option("--sort", type=click.Choice(list(_ORDERS)), default="used", show_default=True, help="What to sort by.")
 @click.option("-r", "--reverse", is_flag=True, help="Reverse the order.")
 @click.option("-l", "--limit", type=click.IntRange(min=1), help="List at most this many.  [default: all]")
+@click.option("--blocks", is_flag=True, help="List the blocks of the files of sources, and not the files.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs: one object per line.")
-def ls(base_dir: str, sort: str, reverse: bool, limit: int | None, as_json: bool) -> None:
+def ls(base_dir: str, sort: str, reverse: bool, limit: int | None, blocks: bool, as_json: bool) -> None:
     """
-    List the entries.
+    List the entries, and the files of sources.
 
     The most recently used, the largest or the newest come first; keys are in ascending order. SIZE is what an entry
     takes on the disk, AGE the time since it was created, USED the time since its last use, and EXPIRES the time left
     until the backend's expiration_time. Unprintable characters in keys are escaped. In JSON, times are seconds since
     the epoch, and bytes of a key that are not UTF-8 are lone surrogates (Python's surrogateescape).
+
+    Files of sources are listed in a table of their own: their LENGTH, and how much of them is CACHED. With --limit,
+    each table has at most so many rows. A file with blocks of two versions has a row for each.
     """
     cache = open_cache(base_dir)
-    expiration = cache.expiration()
+    files = SourceFiles(cache.shards)
+    found = (_Listed(seen, None) for seen in entries(cache.shards) if blocks or not files.take(seen))
+    listed = list(_sorted(cache.shards, found, _ORDERS[sort], limit, reverse=reverse))
+    of_sources = list(first(files.files(), sources.ORDERS[sort], limit, reverse=reverse is not _ORDERS[sort].reverse))
+    if as_json:
+        expiration = cache.expiration()
+        for each in listed:
+            click.echo(json.dumps(_as_json(each, expiration)))
+        for file in of_sources:
+            click.echo(json.dumps(sources.as_json(file)))
+    else:
+        _print_tables(listed, of_sources, cache.expiration())
+
+
+def _print_tables(listed: list[_Listed], of_sources: list[SourceFile], expiration: Mapping[int, float | None]) -> None:
     now = time.time()
-    if not as_json:
+    if listed or not of_sources:
         click.secho(_row("KIND", "SIZE", "AGE", "USED", "EXPIRES", "KEY"), dim=True)
-    for listed in _sorted(cache.shards, _ORDERS[sort], limit, reverse=reverse):
-        if as_json:
-            click.echo(json.dumps(_as_json(listed, expiration)))
-        else:
-            click.echo(_as_row(listed, expiration, now))
+    for each in listed:
+        click.echo(_as_row(each, expiration, now))
+    if listed and of_sources:
+        click.echo()
+    if of_sources:
+        click.secho(sources.header(), dim=True)
+    for file in of_sources:
+        click.echo(sources.as_row(file, now))
 
 
-def _sorted(shards: Shards, order: _Order, limit: int | None, *, reverse: bool) -> Iterable[_Listed]:
+def _sorted(
+    shards: Shards, found: Iterable[_Listed], order: _Order, limit: int | None, *, reverse: bool
+) -> Iterable[_Listed]:
     reverse = reverse is not order.reverse
-    found: Iterable[_Listed] = (_Listed(seen, None) for seen in entries(shards))
     if order.is_described:
         return first(_described(shards, found), order.key, limit, reverse=reverse)
     return _described(shards, first(found, order.key, limit, reverse=reverse))
@@ -174,22 +198,27 @@ def _as_json(listed: _Listed, expiration: Mapping[int, float | None]) -> dict[st
 @parameters.as_json
 def show(base_dir: str, key: str, kind: str | None, most: int, as_json: bool) -> None:
     """
-    Show an entry, and its first bytes.
+    Show an entry, or a file of a source, and its first bytes.
 
     Nothing is unpickled. Pass the key as the region stores it: after its key_mangler, if it has one. A value and a file
-    may have the same key; then both are shown. The exit code is 1 if there is no entry. With --json, the output is a
-    list of entries, and the bytes are hexadecimal.
+    may have the same key; then both are shown. If no entry has the key, the files of sources that have it as their URL
+    are shown: every version that has blocks. The exit code is 1 if there is nothing. With --json, the output is a list,
+    and the bytes are hexadecimal.
     """
     cache = open_cache(base_dir)
     expiration = cache.expiration()
     found = [each for each in (_find(cache, each, key, most) for each in parameters.kinds(kind)) if each is not None]
-    if not found:
+    files = [] if found or kind in _KINDS_OF_BACKENDS else sources.find_files(cache, [key])
+    if not found and not files:
         raise click.ClickException(f"there is no entry under {formatting.printable(formatting.key_bytes(key))}")
     if as_json:
-        click.echo(json.dumps([_shown_as_json(each, expiration, most) for each in found]))
+        of_sources = [sources.shown_as_json(cache, file, most) for file in files]
+        click.echo(json.dumps([*(_shown_as_json(each, expiration, most) for each in found), *of_sources]))
         return
     now = time.time()
-    click.echo("\n\n".join("\n".join(_shown(each, expiration, now, most)) for each in found))
+    texts = [*(_shown(each, expiration, now, most) for each in found)]
+    texts += (sources.shown(cache, file, now, most) for file in files)
+    click.echo("\n\n".join("\n".join(text) for text in texts))
 
 
 def _find(cache: Cache, kind: int, key: str, most: int) -> Description | None:

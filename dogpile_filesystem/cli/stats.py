@@ -222,10 +222,10 @@ def _source(counts: SourceCounts, rates: _Rates | None) -> Iterator[_Row]:
             for name, rate in rates.of_sources.items()
         }
     opens = f"{counts.open_hits:,} hit, {counts.open_partials:,} partial, {counts.open_misses:,} missed"
-    opens += f", {counts.open_outdated:,} outdated"
+    opens += f"; {counts.open_outdated:,} outdated"
     if counts.stale_served:
         opens += f", {counts.stale_served:,} served stale"
-    blocks = counts.block_hits + counts.block_misses + counts.block_waits
+    blocks = counts.block_hits + counts.block_misses
     waits = f"and {counts.block_waits:,} waits for another reader"
     yield "Source", "", "", ""
     yield "Opens", f"{counts.opens:,}", each["opens"], opens

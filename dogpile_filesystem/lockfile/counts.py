@@ -40,16 +40,18 @@ _values = operator.attrgetter(*SOURCE_COUNTERS)
 @dataclasses.dataclass(frozen=True, slots=True)
 class SourceCounts:
     """
-    What was done with files of sources. Each open of a file is one of the first four, and each read of a block one of
-    the next three.
+    What was done with files of sources. An opening is counted when the file is closed, as one of the first three, by
+    what was read of it: not at all, if that was nothing. Each read of a block is a hit or a miss; what is counted
+    besides, such as ``open_outdated`` and ``block_waits``, is beside these.
 
-    :ivar open_hits: files opened of which every block was in the cache.
-    :ivar open_partials: of which some blocks were.
-    :ivar open_misses: of which no block was.
-    :ivar open_outdated: of which the cache had another version.
-    :ivar block_hits: blocks that were in the cache.
-    :ivar block_misses: blocks that the reader had to fetch from the source.
-    :ivar block_waits: blocks that another reader was just fetching, and for which the reader waited.
+    :ivar open_hits: openings whose every read was answered from the cache.
+    :ivar open_partials: openings whose reads were answered by both, the cache and the source.
+    :ivar open_misses: openings whose every read was answered by the source.
+    :ivar open_outdated: lookups by which the source had another version than the cache.
+    :ivar block_hits: reads of a block that was in the cache.
+    :ivar block_misses: reads of a block that had to be fetched from the source. Blocks that the request took along are
+     no misses.
+    :ivar block_waits: reads that waited for a block, because another reader was just fetching it.
     :ivar cache_bytes: bytes that readers got from the cache.
     :ivar source_bytes: bytes that were fetched from the source.
     :ivar shared_bytes: those of ``source_bytes`` for which another reader was waiting.
@@ -58,7 +60,7 @@ class SourceCounts:
     :ivar fills_started: files that were to be cached whole, in the background.
     :ivar fills_finished: those of which every block is there.
     :ivar fills_given_up: those that were given up.
-    :ivar stale_served: opens for which the source failed, and that were served from the last known version.
+    :ivar stale_served: lookups for which the source failed, and that were served from the last known version.
     :ivar fills_running: those of ``fills_started`` that have not ended yet, in this process; None: it is a total. A
      killed process never tells that its fills have ended, so the total of these cannot be known.
     """
@@ -95,8 +97,8 @@ class SourceCounts:
 
     @property
     def opens(self) -> int:
-        """How many times files were opened."""
-        return self.open_hits + self.open_partials + self.open_misses + self.open_outdated
+        """How many times files were opened, and read."""
+        return self.open_hits + self.open_partials + self.open_misses
 
     @property
     def is_used(self) -> bool:

@@ -34,7 +34,7 @@ import errno
 import os
 import struct
 from collections.abc import Callable
-from zlib import crc32
+from zlib import adler32, crc32
 
 from dogpile_filesystem.layout import SHARDS, VALUES
 from dogpile_filesystem.lockfile.ownership import has_entries, is_tagged
@@ -57,6 +57,12 @@ STATISTICS_AT = 512
 RECORDS_AT = 4096
 RECORD = struct.Struct("<II")
 RECORDS = struct.Struct("<" + "II" * SHARDS)
+#: Where the bytes of the blocks, and of the entries, are in the records: the first byte of each, the second, ...
+BLOCKS, ENTRIES = (
+    tuple(slice(at + byte, RECORDS.size, RECORD.size) for byte in range(4)) for at in (0, RECORD.size // 2)
+)
+# Of an Adler-32, the half with the sum; and the ones that four of them begin with, each at its place.
+_LOWER, _ONES = 0xFFFF, 0x01010101
 COUNTED_AT = RECORDS_AT + RECORDS.size
 LENGTH = COUNTED_AT + SHARDS
 #: The greatest number of blocks that a record can tell: 16 TiB of them.
@@ -186,3 +192,22 @@ def write(fd: int, data: bytes, offset: int) -> None:
     written = os.pwrite(fd, data, offset)
     while written < len(data):
         written += os.pwrite(fd, data[written:], offset + written)
+
+
+def column_sum(data: bytes, columns: tuple[slice, ...]) -> int:
+    """
+    The sum of one number of all records.
+
+    The lower half of Adler-32 is 1 and the sum of the bytes, modulo 65521. The sum of 256 bytes is at most 65280, so
+    that the modulus never matters.
+
+    :param columns: where the bytes of the number are, the lowest first.
+    """
+    first, second, third, fourth = columns
+    return (
+        (adler32(data[first]) & _LOWER)
+        + ((adler32(data[second]) & _LOWER) << 8)
+        + ((adler32(data[third]) & _LOWER) << 16)
+        + ((adler32(data[fourth]) & _LOWER) << 24)
+        - _ONES
+    )

@@ -23,15 +23,16 @@ import os
 import time
 from collections.abc import Callable
 from typing import NamedTuple
-from zlib import adler32
 
 from dogpile_filesystem.layout import BLOCK, SHARDS
 from dogpile_filesystem.lockfile import format as file_format
 from dogpile_filesystem.lockfile.file import LockFile, keep_foreign, open_lock_file
 from dogpile_filesystem.lockfile.format import (
+    BLOCKS,
     COUNTED_AT,
     CURSOR,
     CURSOR_AT,
+    ENTRIES,
     HEAD,
     MOST,
     NEVER,
@@ -41,6 +42,7 @@ from dogpile_filesystem.lockfile.format import (
     STAMPS,
     STAMPS_AT,
     STATISTICS_AT,
+    column_sum,
     write,
 )
 from dogpile_filesystem.lockfile.ranges import RangeLock
@@ -50,12 +52,6 @@ _FUTURE = 60.0
 _ALL_COUNTED = b"\1" * SHARDS
 # Of the records, and of what says which shards were counted.
 _LENGTH = file_format.LENGTH - RECORDS_AT
-# Where the bytes of the blocks, and of the entries, are in the records: the first byte of each, the second, ...
-_BLOCKS, _ENTRIES = (
-    tuple(slice(at + byte, RECORDS.size, RECORD.size) for byte in range(4)) for at in (0, RECORD.size // 2)
-)
-# Of an Adler-32, the half with the sum; and the ones that four of them begin with, each at its place.
-_LOWER, _ONES = 0xFFFF, 0x01010101
 
 
 class Usage(NamedTuple):
@@ -187,8 +183,8 @@ class Ledger:
         return (
             len(data) == _LENGTH
             and data.endswith(_ALL_COUNTED)
-            and (bound.size is None or _sum(data, _BLOCKS) * BLOCK <= bound.size)
-            and (bound.entries is None or _sum(data, _ENTRIES) <= bound.entries)
+            and (bound.size is None or column_sum(data, BLOCKS) * BLOCK <= bound.size)
+            and (bound.entries is None or column_sum(data, ENTRIES) <= bound.entries)
         )
 
     def is_complete(self) -> bool:
@@ -288,22 +284,3 @@ class Ledger:
         # On a full btrfs not even this can be written, and then it must not keep entries from being evicted.
         with contextlib.suppress(OSError):
             write(self._descriptor.fd, CURSOR.pack(shard), CURSOR_AT)
-
-
-def _sum(data: bytes, columns: tuple[slice, ...]) -> int:
-    """
-    The sum of one number of all records.
-
-    The lower half of Adler-32 is 1 and the sum of the bytes, modulo 65521. The sum of 256 bytes is at most 65280, so
-    that the modulus never matters.
-
-    :param columns: where the bytes of the number are, the lowest first.
-    """
-    first, second, third, fourth = columns
-    return (
-        (adler32(data[first]) & _LOWER)
-        + ((adler32(data[second]) & _LOWER) << 8)
-        + ((adler32(data[third]) & _LOWER) << 16)
-        + ((adler32(data[fourth]) & _LOWER) << 24)
-        - _ONES
-    )

@@ -46,9 +46,8 @@ from dogpile_filesystem.lockfile.descriptor import Descriptor
 _DELAY, _MAX_DELAY = 0.0005, 0.05
 
 _TRY = LOCK_EX | LOCK_NB
-# Error numbers of a range that another process has; EACCES is what SMB says.
+# Error numbers of a range that another process has (EACCES: SMB); and of those, and a descriptor turned meanwhile.
 _BUSY = (errno.EAGAIN, errno.EACCES)
-# Error numbers after which to try once more: also of a descriptor that was turned to another file meanwhile.
 _TRY_AGAIN = (*_BUSY, errno.EBADF)
 
 # struct flock: l_type, l_whence, l_start, l_len, l_pid on Linux; l_start, l_len, l_pid, l_type, l_whence elsewhere.

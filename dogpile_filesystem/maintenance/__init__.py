@@ -21,6 +21,7 @@ from dogpile_filesystem.maintenance.bulk import (
 from dogpile_filesystem.maintenance.cache import Cache, is_cache
 from dogpile_filesystem.maintenance.check import Report, check, check_cache
 from dogpile_filesystem.maintenance.inventory import Description, describe, entries, find
+from dogpile_filesystem.maintenance.source_files import SourceFile, SourceFiles, of_source_files
 
 __all__ = [
     "Cache",
@@ -28,6 +29,8 @@ __all__ = [
     "Removed",
     "Report",
     "Select",
+    "SourceFile",
+    "SourceFiles",
     "any_of",
     "check",
     "check_cache",
@@ -36,6 +39,7 @@ __all__ = [
     "find",
     "is_cache",
     "least_recent",
+    "of_source_files",
     "remove_entries",
     "remove_entry",
     "remove_matching",

@@ -17,7 +17,7 @@ import os
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import NamedTuple
 
-from dogpile_filesystem.layout import FILE, SHARDS, VALUE, entry_name, shard_path
+from dogpile_filesystem.layout import FILE, SHARDS, VALUE, entry_name, kind_of, shard_path
 from dogpile_filesystem.lockfile import Ledger
 from dogpile_filesystem.maintenance.inventory import entries
 from dogpile_filesystem.store import Damaged, Listing, Shard, Shards, Store, read_head
@@ -60,6 +60,9 @@ def with_prefix(prefix: bytes, kinds: Collection[int] = (VALUE, FILE)) -> Select
     """The entries whose key begins with a prefix."""
 
     def select(name: str, _found: os.stat_result, fd: int) -> bool:
+        kind = kind_of(name)
+        if kind is None or kind.number not in kinds:
+            return False
         try:
             head, _ = read_head(name, fd)
         except (Damaged, OSError):  # Its key is unknown, or it was removed.

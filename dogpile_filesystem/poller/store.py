@@ -27,7 +27,7 @@ from dogpile_filesystem.poller.known import Known
 from dogpile_filesystem.poller.options import Options
 from dogpile_filesystem.poller.poller import Poller
 from dogpile_filesystem.poller.snapshot import UNIDENTIFIED, Content, record_of
-from dogpile_filesystem.sources import Identity, identity_of_info, protocols_of, url_of
+from dogpile_filesystem.sources import Identity, identity_of_info, protocols_of, says_missing, url_of
 
 #: They have keys and no directories, and list all keys below a prefix at once.
 _HAVE_KEYS = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oss"}
@@ -157,8 +157,8 @@ class StorePoller(Poller):
         listed = f"{directory.rstrip('/')}/" if self._protocols & _PAGES else directory
         try:
             rows = self.fs.ls(listed, detail=True)
-        except (FileNotFoundError, NotADirectoryError):
-            if not path:
+        except (FileNotFoundError, NotADirectoryError) as error:
+            if not path or not (isinstance(error, NotADirectoryError) or says_missing(error)):
                 raise
             return {}  # It has vanished since its parent was listed.
         found: dict[str, Mapping[str, Any]] = {}
@@ -195,22 +195,18 @@ class StorePoller(Poller):
             return files
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             answers = dict(zip(files, pool.map(self._asked, files.values()), strict=True))
-        denied = {name for name, answer in answers.items() if isinstance(answer, PermissionError)}
+        denied = {name for name, answer in answers.items() if isinstance(answer, Exception) and _is_denied(answer)}
         self._counts.skipped += len(denied)
         content.unreadable |= denied
         return {name: answer for name, answer in answers.items() if isinstance(answer, Mapping)}
 
-    def _asked(self, row: Mapping[str, Any]) -> Mapping[str, Any] | OSError:
+    def _asked(self, row: Mapping[str, Any]) -> Mapping[str, Any] | Exception:
         try:
             answer: Mapping[str, Any] = self.fs.info(row["name"])
             return answer
-        except OSError as error:
-            if isinstance(error, FileNotFoundError | PermissionError):
-                return error
-            raise
         except Exception as error:
-            if getattr(error, "status", None) in _DENIED:  # What aiohttp raises.
-                return PermissionError(errno.EACCES, "the server denies it")
+            if says_missing(error):
+                return error
             raise
 
     def _identity(self, row: Mapping[str, Any]) -> Identity | None:
@@ -238,6 +234,11 @@ def _address(fs: Any, root: str) -> str:
     host = getattr(fs, "host", None)
     # SFTP leaves it out, and then a state could not tell one server from another.
     return f"{before}://{host}/{path}" if separator and isinstance(host, str) and host else url
+
+
+def _is_denied(error: Exception) -> bool:
+    # What an HTTP server answered is the cause of an error that says that the file is missing.
+    return isinstance(error, PermissionError) or getattr(error.__cause__, "status", None) in _DENIED
 
 
 def _name_in(name: str, directory: str) -> str | None:

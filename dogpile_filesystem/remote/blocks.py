@@ -15,7 +15,7 @@ Limits. Where a block cannot be kept, each reader fetches it for itself.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from dogpile_filesystem.layout import PART
@@ -25,6 +25,8 @@ from dogpile_filesystem.store import Store
 
 #: Bytes that a request asks for at most.
 LARGEST_REQUEST = 16 << 20
+#: And at most such a part of the cache: what one reader fetches ahead must not evict what another one is about to read.
+_SHARE = 16
 #: A reader that goes on where it was asks for so many times more in its next request.
 GROWTH = 4
 
@@ -52,15 +54,28 @@ class Blocks:
     The blocks of the files of a source.
 
     :param lock_timeout: seconds after which a reader no longer waits for another one's fetch; None: it always waits.
+    :param cache_size: the bound of the store in bytes; None: it has none.
     :ivar counter: counts what is read, fetched and waited for.
+    :ivar largest_request: bytes that a request asks for at most, unless a block is larger.
     """
 
-    def __init__(self, store: Store, source: Source, versions: Versions, *, lock_timeout: float | None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        source: Source,
+        versions: Versions,
+        *,
+        lock_timeout: float | None,
+        cache_size: int | None = None,
+    ) -> None:
         self._store = store
+        self._read_part_into = store.read_part_into  # A look-up less on the way of each hit.
         self._source = source
         self._versions = versions
         self._lock_timeout = lock_timeout
         self.counter = store.source_counter
+        self._cache_size = cache_size
+        self.largest_request = LARGEST_REQUEST if cache_size is None else min(LARGEST_REQUEST, cache_size // _SHARE)
 
     def read_into(self, version: Version, position: int, view: memoryview) -> int:
         """
@@ -70,26 +85,50 @@ class Blocks:
         """
         block_size = version.block_size
         number, start = divmod(position, block_size)
-        # What is left of the block, of the file, and of the view.
-        length = min(block_size - start, version.size - position, len(view))
-        if length <= 0 or not self._store.read_part_into(version.key(number), start, view[:length]):
+        length = len(view)
+        # What is left of the block, and of the file.
+        left = min(block_size - start, version.size - position)
+        if length > left:
+            length = max(left, 0)
+            view = view[:length]
+        if not length or not self._read_part_into(version.key(number), start, view):
             return 0
         counter = self.counter
         counter.block_hits += 1
         counter.cache_bytes += length
         return length
 
-    def read(self, version: Version, start: int, stop: int) -> bytes | None:
-        """Read what lies in one block from the cache; None: it is not there, or lies in several."""
-        number, offset = divmod(start, version.block_size)
-        length = stop - start
-        if length <= 0 or offset + length > version.block_size:
-            return None
-        data = self._store.read_part(version.key(number), offset, offset + length)
-        if data is not None:
-            self.counter.block_hits += 1
-            self.counter.cache_bytes += len(data)
-        return data
+    def read(self, version: Version, ranges: Sequence[tuple[int, int]]) -> list[bytes | None]:
+        """
+        Read ranges from the cache, each block once, however many of them lie in it.
+
+        :param ranges: where each starts and stops in the file.
+        :return: the bytes of each range; None: it is empty, it lies in several blocks, or its block is not there.
+        """
+        found: list[bytes | None] = [None] * len(ranges)
+        block_size = version.block_size
+        # Which of the ranges lie in a block, and where they start and stop in it.
+        by_block: dict[int, tuple[list[int], list[tuple[int, int]]]] = {}
+        for index, (start, stop) in enumerate(ranges):
+            number, offset = divmod(start, block_size)
+            end = offset + stop - start
+            if offset < end <= block_size:
+                indexes, parts = by_block.get(number) or by_block.setdefault(number, ([], []))
+                indexes.append(index)
+                parts.append((offset, end))
+        counter = self.counter
+        for number, (indexes, parts) in by_block.items():
+            read = self._store.read_part_ranges(version.key(number), parts)
+            if read is not None:
+                counter.block_hits += len(read)
+                for index, data in zip(indexes, read, strict=True):
+                    found[index] = data
+                    counter.cache_bytes += len(data)
+        return found
+
+    def fits(self, version: Version) -> bool:
+        """Whether all blocks of a version can be in the cache at once."""
+        return self._cache_size is None or version.size < self._cache_size
 
     def has(self, version: Version, number: int) -> bool:
         """Whether a block is in the cache, as far as its head tells."""
@@ -106,14 +145,15 @@ class Blocks:
         """
         if not version.is_kept:
             return self.fetch_past_cache(version, number, count)
-        self.counter.block_misses += 1
         with contextlib.ExitStack() as held:
-            waited = self._wait_for(version, number, held)
+            waited, is_held = self._wait_for(version, number, held)
             if self.has(version, number):
                 if waited:
                     self.counter.shared_bytes += self._length(version, number)
                 return None
-            fetched = self._request(version, number, self._take_along(version, number, count, held))
+            # Who waited in vain does not wait for each of the blocks that a stopped process was fetching.
+            along = self._take_along(version, number, count, held if is_held else None)
+            fetched = self._request(version, number, along)
             return fetched._replace(is_kept=self._keep(version, fetched))
 
     def fetch_past_cache(self, version: Version, number: int, count: int) -> Fetched:
@@ -122,32 +162,38 @@ class Blocks:
 
         :raises Exception: as :meth:`fetch`.
         """
-        self.counter.block_misses += 1
         return self._request(version, number, count)._replace(is_kept=False)
 
-    def _wait_for(self, version: Version, number: int, held: contextlib.ExitStack) -> bool:
-        """Take the mutex of a block; whether another thread had it."""
+    def _wait_for(self, version: Version, number: int, held: contextlib.ExitStack) -> tuple[bool, bool]:
+        """Take the mutex of a block; whether another thread had it, and whether it was obtained."""
         mutex = self._store.mutex(PART, version.key(number), self._lock_timeout)
-        waited = not mutex.acquire(wait=False)
+        is_held = mutex.acquire(wait=False)
+        waited = not is_held
         if waited:
             self.counter.block_waits += 1
-            mutex.acquire()
+            is_held = mutex.acquire()
         held.callback(mutex.release)
-        return waited
+        return waited, is_held
 
-    def _take_along(self, version: Version, number: int, count: int, held: contextlib.ExitStack) -> int:
-        """How many blocks to ask for: those that follow, as long as they are missing and nobody fetches them."""
+    def _take_along(self, version: Version, number: int, count: int, held: contextlib.ExitStack | None) -> int:
+        """
+        How many blocks to ask for: those that follow, as long as they are missing and nobody fetches them.
+
+        :param held: takes their mutexes; None: nobody cares who else fetches them.
+        """
         last = min(number + count, version.blocks)
         for following in range(number + 1, last):
-            mutex = self._store.mutex(PART, version.key(following), self._lock_timeout)
-            if not mutex.acquire(wait=False):
-                return following - number
-            held.callback(mutex.release)
+            if held is not None:
+                mutex = self._store.mutex(PART, version.key(following), self._lock_timeout)
+                if not mutex.acquire(wait=False):
+                    return following - number
+                held.callback(mutex.release)
             if self.has(version, following):
                 return following - number
         return max(1, last - number)
 
     def _request(self, version: Version, number: int, count: int) -> Fetched:
+        self.counter.block_misses += 1
         start = number * version.block_size
         stop = min(start + count * version.block_size, version.size)
         found_at, data = self._source.read(version.path, start, stop, version.size)
@@ -166,9 +212,11 @@ class Blocks:
             raise SourceChanged(version.path)
 
     def _keep(self, version: Version, fetched: Fetched) -> bool:
-        # Each of them, also if one cannot be kept.
-        kept = [self._store.put_part(version.key(number), data) for number, data in _cut(version, fetched)]
-        return all(kept)
+        """Store what came; whether all of it is in the cache now."""
+        # To find no room takes time: after one that cannot be kept, the others are not tried.
+        is_kept = all(self._store.put_part(version.key(number), data) for number, data in _cut(version, fetched))
+        # In a small cache, the last ones may have evicted the first ones.
+        return is_kept and all(self.has(version, number) for number, _ in _cut(version, fetched))
 
     def _length(self, version: Version, number: int) -> int:
         return min(version.block_size, version.size - number * version.block_size)

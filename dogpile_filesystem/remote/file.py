@@ -5,13 +5,11 @@ The open file: a buffered, seekable reader of one version.
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from dogpile_filesystem.remote.context import Context
 from dogpile_filesystem.remote.raw import RawFile
-
-if TYPE_CHECKING:
-    from dogpile_filesystem.remote.filesystem import CachedFileSystem
-    from dogpile_filesystem.remote.versions import Version
+from dogpile_filesystem.remote.versions import Version
 
 #: Bytes that a smaller read takes from the cache at once. As many, or more, go right to where the reader wants them.
 _BUFFER = 8 << 10
@@ -35,7 +33,7 @@ class CachedFile(io.BufferedReader):
 
     raw: RawFile
 
-    def __init__(self, fs: CachedFileSystem, raw: RawFile) -> None:
+    def __init__(self, fs: Context, raw: RawFile) -> None:
         super().__init__(raw, _BUFFER)
         self.fs = fs
         self.path = raw.version.path
@@ -43,17 +41,22 @@ class CachedFile(io.BufferedReader):
     @property
     def size(self) -> int:
         """Its length in bytes. Where the source does not say it, the file is read through to its end first."""
-        return self.raw.size()
+        return self._bound().size()
 
     @property
     def details(self) -> dict[str, Any]:
         """What the source said of it."""
-        return dict(self.raw.version.info)
+        return dict(self._bound().version.info)
 
     @property
     def identity(self) -> str:
         """What tells its version from others: good for an HTTP entity tag, once hashed. Empty: nothing does."""
-        return self.raw.version.identity
+        return self._bound().version.identity
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether what is read of it stays in the cache. Not if a later change could have the same identity."""
+        return self.raw.version.is_kept
 
     @property
     def full_name(self) -> str:
@@ -65,7 +68,7 @@ class CachedFile(io.BufferedReader):
         return self.details
 
     def __reduce_ex__(self, protocol: object) -> tuple[Any, ...]:
-        return _reopen, (self.fs, self.raw.version, self.tell())
+        return _reopen, (self.fs, self._bound().version, self.tell())
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, CachedFile) and self._identifies() == other._identifies()
@@ -73,12 +76,17 @@ class CachedFile(io.BufferedReader):
     def __hash__(self) -> int:
         return hash(self._identifies())
 
+    def _bound(self) -> RawFile:
+        """The reader; it stays with its version from now on, of which the caller learns something."""
+        self.raw.bind()
+        return self.raw
+
     def _identifies(self) -> tuple[object, ...]:
         return self.fs, self.path, self.identity
 
 
-def _reopen(fs: CachedFileSystem, version: Version, position: int) -> Any:
+def _reopen(fs: Context, version: Version, position: int) -> Any:
     file = fs.open_version(version)
-    if position:
-        file.seek(position)
+    file.raw.bind()
+    file.seek(position)
     return file

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import difflib
 import errno
-import hashlib
 import os
 from collections.abc import Mapping
 from glob import has_magic
@@ -21,14 +20,16 @@ from fsspec.callbacks import DEFAULT_CALLBACK, Callback
 
 from dogpile_filesystem.layout import PART, VERSION
 from dogpile_filesystem.lockfile import Stats
+from dogpile_filesystem.remote import ranges
 from dogpile_filesystem.remote.blocks import Blocks
 from dogpile_filesystem.remote.file import CachedFile
 from dogpile_filesystem.remote.fill import filler
 from dogpile_filesystem.remote.local import LocalCopies, copy, copy_to_path
+from dogpile_filesystem.remote.namespace import namespace_of
 from dogpile_filesystem.remote.options import OWN, SHARED, Options
 from dogpile_filesystem.remote.passed_on import PassedOnFileSystem
 from dogpile_filesystem.remote.raw import RawCachedFile
-from dogpile_filesystem.remote.source import Source, SourceChanged
+from dogpile_filesystem.remote.source import Source
 from dogpile_filesystem.remote.stream import RawStreamedFile
 from dogpile_filesystem.remote.versions import Version, Versions
 from dogpile_filesystem.remote.written import WrittenFile
@@ -36,8 +37,6 @@ from dogpile_filesystem.store import Refused, Store
 
 #: Arguments that fsspec passes to every filesystem, or that it takes for itself.
 _FSSPEC = ("fo", "asynchronous", "loop", "use_listings_cache", "listings_expiry_time", "max_paths", "batch_size")
-#: How often to read a range again because its file is changed meanwhile.
-_CHANGES = 5
 
 
 # ruff: noqa: ARG002 - signatures are fsspec's
@@ -135,12 +134,19 @@ class CachedFileSystem(PassedOnFileSystem):
         self.versions = Versions(
             self.store,
             self.source,
-            namespace=self.options.namespace or _namespace(source),
+            namespace=self.options.namespace or namespace_of(source),
+            is_shared=self.options.namespace is not None,
             block_size=self.options.block_size,
             check=self.options.check,
             stale_if_error=self.options.stale_if_error,
         )
-        self.blocks = Blocks(self.store, self.source, self.versions, lock_timeout=shared.lock_timeout)
+        self.blocks = Blocks(
+            self.store,
+            self.source,
+            self.versions,
+            lock_timeout=shared.lock_timeout,
+            cache_size=shared.cache_size,
+        )
         self._copies = LocalCopies(self)
 
     @property
@@ -176,7 +182,7 @@ class CachedFileSystem(PassedOnFileSystem):
             if block_size is not None:
                 kwargs["block_size"] = block_size
             file = self.fs.open(path, mode, autocommit=autocommit, **kwargs)
-            return WrittenFile(file, lambda: self.versions.forget(path))
+            return WrittenFile(file, lambda: self._forget([path]))
         return self.open_version(self.versions.opened(path))
 
     def open_version(self, version: Version) -> Any:
@@ -189,9 +195,10 @@ class CachedFileSystem(PassedOnFileSystem):
         """
         if version.info.get("type") == "directory":
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), version.path)
-        if not version.identity:
+        if not version.identity or version.info.get("type") == "other":  # Such as a pipe.
             return self.source.open(version.path)
-        if version.size < 0:
+        # A web server may say that it answers no ranges.
+        if version.size < 0 or version.info.get("partial") is False:
             return CachedFile(self, RawStreamedFile(self, version))
         if self.options.fill:
             filler.add(self.blocks, version)
@@ -217,31 +224,8 @@ class CachedFileSystem(PassedOnFileSystem):
         :raises SourceChanged: the source changes the file each time it is read.
         :raises Exception: whatever the source raises.
         """
-        path = self._strip_protocol(path)
-        return self._read_range(self.versions.opened(path), start, end)
-
-    def _read_range(self, version: Version, start: int | None, end: int | None) -> bytes:
-        for _ in range(_CHANGES):
-            try:
-                return self._read_range_of(version, start, end)
-            except SourceChanged:  # Nothing was handed out yet.
-                version = self.versions.renewed(version)
-        raise SourceChanged(version.path)
-
-    def _read_range_of(self, version: Version, start: int | None, end: int | None) -> bytes:
-        if version.size >= 0 and version.identity:
-            first, last, _ = slice(start, end).indices(version.size)
-            # Mostly it lies in one block, and that is there: then there is no need for a file around it.
-            data = self.blocks.read(version, first, last)
-            if data is not None:
-                self.store.source_counter.open_hits += 1
-                return data
-        with self.open_version(version) as file:
-            if start is None and end is None:
-                return bytes(file.read())
-            first, last, _ = slice(start, end).indices(file.size)
-            file.seek(first)
-            return bytes(file.read(max(0, last - first)))
+        data: bytes = ranges.read(self, self._strip_protocol(path), [(start, end)])[0]
+        return data
 
     def cat_ranges(
         self,
@@ -257,7 +241,7 @@ class CachedFileSystem(PassedOnFileSystem):
 
         :param starts: where each begins; one number: all of them.
         :param ends: where each stops; likewise.
-        :param max_gap: not used: ranges in one block are read from it one by one.
+        :param max_gap: not used: the ranges that lie in one block are read from it together.
         :param on_error: ``"return"``: an exception takes the place of what it kept from being read; ``"raise"``.
         :return: the bytes of each range.
         """
@@ -269,18 +253,15 @@ class CachedFileSystem(PassedOnFileSystem):
         if not len(starts) == len(ends) == len(paths):
             msg = "starts and ends: pass as many as paths"
             raise ValueError(msg)
-        versions: dict[str, Version] = {}  # So that each file is looked up once.
-        found: list[Any] = []
-        for path, start, end in zip(paths, starts, ends, strict=True):
-            try:
-                version = versions.get(path)
-                if version is None:
-                    version = versions[path] = self.versions.opened(self._strip_protocol(path))
-                found.append(self._read_range(version, start, end))
-            except Exception as error:
-                if on_error != "return":
-                    raise
-                found.append(error)
+        found: list[Any] = [None] * len(paths)
+        numbers: dict[str, list[int]] = {}
+        for number, path in enumerate(paths):
+            numbers.setdefault(path, []).append(number)
+        for path, wanted in numbers.items():
+            parts: list[ranges.Range] = [(starts[number], ends[number]) for number in wanted]
+            read = ranges.read(self, self._strip_protocol(path), parts, is_tolerant=on_error == "return")
+            for number, data in zip(wanted, read, strict=True):
+                found[number] = data
         return found
 
     def get_file(
@@ -310,14 +291,24 @@ class CachedFileSystem(PassedOnFileSystem):
         :meth:`release` is called, this object is gone, or its process ends.
 
         :param path: of a file; or a list of paths; or a pattern such as ``bucket/*.csv``.
-        :param callback: is told the size, and each piece that was copied.
+        :param callback: of one path, it is told the size, and each piece that was copied; of others, as ``get`` tells
+         it, how many files there are, each file that is done, and by its branches the sizes and pieces.
         :return: the path of the copy; a list of paths, if not one path was passed. The copies are for reading only.
         :raises OSError: a copy cannot be written.
         :raises Exception: whatever the source raises.
         """
         paths = self.expand_path(path)
-        copies = [self._copies.path(self.versions.opened(each), callback) for each in paths]
-        return copies if isinstance(path, list) or has_magic(path) else copies[0]
+        if not isinstance(path, list) and not has_magic(path):
+            return self._local_copy(paths[0], callback)
+        callback.set_size(len(paths))
+        copies = []
+        for each in callback.wrap(paths):
+            with callback.branched(each, "") as branch:
+                copies.append(self._local_copy(each, branch))
+        return copies
+
+    def _local_copy(self, path: str, callback: Callback) -> str:
+        return ranges.unchanged(self, path, lambda version: self._copies.path(self, version, callback))
 
     def release(self) -> None:
         """Let go of all local copies that :meth:`open_local` made. Their paths lead nowhere afterwards."""
@@ -345,10 +336,3 @@ def _source(
         msg = "the source is asynchronous=True: pass one that can be used from synchronous code"
         raise ValueError(msg)
     return source
-
-
-def _namespace(fs: fsspec.AbstractFileSystem) -> str:
-    """What readers of a source have in common: its class, and all its options."""
-    options = sorted((name, repr(value)) for name, value in fs.storage_options.items())
-    said = f"{type(fs).__module__}.{type(fs).__qualname__} {fs.storage_args!r} {options!r}"
-    return hashlib.blake2b(said.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()

@@ -1,14 +1,15 @@
 """
 Filling: one thread per process fetches the files that were opened, going round all of them, a request for each in turn.
 
-It goes on when the readers have gone. A block that is there, or that another process is fetching, is passed over.
+It goes on when the readers have gone. A block that is there is passed over; the fetch of a reader is waited for.
 
 Concurrency. Any number of threads may add files. The thread ends when there is nothing left to fetch.
 
 Crash. What was fetched stays; whoever opens the file again goes on with the rest.
 
 Limits. The thread is a daemon: it does not keep the process from ending, and a request on its way is given up then. A
-file that changes, whose source fails, or that does not fit into the cache is given up.
+file that changes, whose source fails, or that cannot be kept is given up. A file that is larger than the cache is not
+filled: it would evict itself.
 """
 
 from __future__ import annotations
@@ -44,13 +45,17 @@ class Filler:
         """Have a version fetched whole, unless that is being done already."""
         key = id(blocks), version.key(0)
         with self._guard:
-            if key in self._jobs or not version.is_kept:
+            if key in self._jobs or not version.is_kept or not blocks.fits(version):
                 return
+            if self._thread is None:
+                thread = threading.Thread(target=self._run, name="dogpile_filesystem fill", daemon=True)
+                try:
+                    thread.start()  # It waits for the guard.
+                except RuntimeError:  # The interpreter ends.
+                    return
+                self._thread = thread
             self._jobs[key] = blocks, _turns(blocks, version)
             blocks.counter.fills_started += 1
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="dogpile_filesystem fill", daemon=True)
-                self._thread.start()
 
     def is_idle(self) -> bool:
         """Whether there is nothing left to fetch."""
@@ -86,7 +91,7 @@ def _take_turn(blocks: Blocks, turns: Iterator[bool]) -> bool:
 
 def _turns(blocks: Blocks, version: Version) -> Iterator[bool]:
     """Fetch what is missing, a request in each turn; whether it could be kept."""
-    count = max(1, _TURN // version.block_size)
+    count = max(1, min(_TURN, blocks.largest_request) // version.block_size)
     number = 0
     while number < version.blocks:
         if blocks.has(version, number):

@@ -16,13 +16,13 @@ import tempfile
 import threading
 import uuid
 import weakref
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
-if TYPE_CHECKING:
-    from fsspec.callbacks import Callback
+from fsspec.callbacks import Callback
 
-    from dogpile_filesystem.remote.filesystem import CachedFileSystem
-    from dogpile_filesystem.remote.versions import Version
+from dogpile_filesystem.remote.context import Context
+from dogpile_filesystem.remote.file import CachedFile
+from dogpile_filesystem.remote.versions import Version
 
 #: Bytes that are copied at a time.
 _PIECE = 4 << 20
@@ -37,10 +37,13 @@ def copy(file: Any, target: Any, callback: Callback) -> None:
     :param callback: is told the size, and each piece.
     :raises Exception: whatever the source raises.
     """
-    callback.set_size(getattr(file, "size", None))
-    while data := file.read(_PIECE):
+    # The size after that: a reader that has read nothing, and knows nothing, gets the version that is current.
+    data = file.read(_PIECE)
+    callback.set_size(file.details.get("size") if isinstance(file, CachedFile) else getattr(file, "size", None))
+    while data:
         target.write(data)
         callback.relative_update(len(data))
+        data = file.read(_PIECE)
 
 
 def copy_to_path(file: Any, path: str, callback: Callback) -> None:
@@ -91,58 +94,96 @@ class TemporaryCopy:
             os.unlink(self.path)
 
 
+class _Slot:
+    """A copy that is made, or is there."""
+
+    def __init__(self) -> None:
+        # Held while the copy is made: other threads that want it wait, those that want another one do not.
+        self.guard = threading.Lock()
+        self.copy: LocalCopy | None = None
+
+
 class LocalCopies:
     """
     The local copies of a filesystem.
     """
 
-    def __init__(self, fs: CachedFileSystem) -> None:
-        self._fs = weakref.proxy(fs)
+    def __init__(self, fs: Context) -> None:
+        self._fs = weakref.ref(fs)
+        self.start_anew()
+        _made.add(self)
+
+    def start_anew(self) -> None:
+        """Have no copies: in a forked child, those of its parent are the parent's to release."""
         # Guards the table.
         self._guard = threading.Lock()
-        self._pid = os.getpid()
-        self._copies: dict[bytes, LocalCopy] = {}
-        weakref.finalize(fs, _release, self._copies, self._pid)
+        self._slots: dict[bytes, _Slot] = {}
+        fs = self._fs()
+        if fs is not None:
+            weakref.finalize(fs, _release, self._slots, os.getpid())
 
-    def path(self, version: Version, callback: Callback) -> str:
+    def path(self, fs: Context, version: Version, callback: Callback) -> str:
         """
         The path of a copy of a version.
 
+        :raises SourceChanged: the source has another version by now.
         :raises Exception: whatever the source raises; or an OSError: the copy cannot be written.
         """
-        with self._guard:
-            if self._pid != os.getpid():  # In a forked child: those of its parent are the parent's to release.
-                self._pid, self._copies = os.getpid(), {}
-                weakref.finalize(self._fs, _release, self._copies, self._pid)
-            key = version.key(0)
-            copy = self._copies.get(key)
-            if copy is None or not version.identity or not os.path.exists(copy.path):
-                if copy is not None:
-                    copy.release()
-                copy = self._copies[key] = self._copy(version, callback)
-            return copy.path
-
-    def _copy(self, version: Version, callback: Callback) -> LocalCopy:
-        with self._fs.open_version(version) as file:
-            size = getattr(file, "size", None)
-            # Of unknown size: nothing could be reserved for it.
-            pinned = self._fs.store.pin(version.key(0), size) if size is not None else None
-            local = pinned or TemporaryCopy()
-            try:
-                with open(local.path, "wb") as target:
-                    copy(file, target, callback)
-            except BaseException:
-                local.release()
-                raise
-        return local
+        # Of a file without an identity, each copy is one of its own.
+        key = version.key(0) if version.identity else uuid.uuid4().bytes
+        while True:
+            with self._guard:
+                slot = self._slots.setdefault(key, _Slot())
+            with slot.guard:
+                if self._slots.get(key) is not slot:  # Released before its copy was made.
+                    continue
+                if slot.copy is not None and not os.path.exists(slot.copy.path):
+                    slot.copy.release()
+                    slot.copy = None
+                if slot.copy is None:
+                    slot.copy = _copy(fs, version, callback)
+                return slot.copy.path
 
     def release(self) -> None:
         """Remove all copies of this process."""
         with self._guard:
-            _release(self._copies, self._pid)
+            slots = list(self._slots.values())
+            self._slots.clear()
+        for slot in slots:
+            with slot.guard:
+                if slot.copy is not None:
+                    slot.copy.release()
 
 
-def _release(copies: dict[bytes, LocalCopy], pid: int) -> None:
+def _copy(fs: Context, version: Version, callback: Callback) -> LocalCopy:
+    with fs.open_version(version) as file:
+        size = getattr(file, "size", None)
+        # Of unknown size: nothing could be reserved for it.
+        pinned = fs.store.pin(version.key(0), size) if size is not None else None
+        local = pinned or TemporaryCopy()
+        try:
+            with open(local.path, "wb") as target:
+                copy(file, target, callback)
+        except BaseException:
+            local.release()
+            raise
+    return local
+
+
+def _release(slots: dict[bytes, _Slot], pid: int) -> None:
     if pid == os.getpid():
-        while copies:
-            copies.popitem()[1].release()
+        while slots:
+            copy = slots.popitem()[1].copy
+            if copy is not None:
+                copy.release()
+
+
+_made: weakref.WeakSet[LocalCopies] = weakref.WeakSet()
+
+
+def _start_anew() -> None:
+    for copies in _made:
+        copies.start_anew()
+
+
+os.register_at_fork(after_in_child=_start_anew)

@@ -63,12 +63,12 @@ class Options:
     def parse(cls, arguments: Mapping[str, Any]) -> Options:
         """
         Check what the user passed. An argument that is None or left empty has its default, but ``cache_size=None`` and
-        ``lock_timeout=None`` mean no bound and no limit.
+        ``lock_timeout=None`` mean no bound and no limit, and ``check=None`` is refused.
 
         :raises TypeError: a value is of a wrong type.
         :raises ValueError: a value is out of range.
         """
-        given = {name: value for name, value in arguments.items() if value != ""}
+        given = {name: value for name, value in arguments.items() if not _is_default(name, value)}
         shared: dict[str, Any] = {"cache_size": _CACHE_SIZE, "lock_timeout": _LOCK_TIMEOUT}
         shared |= {name: given[name] for name in SHARED if name in given}
         if shared.get("base_dir") is None:
@@ -82,6 +82,9 @@ class Options:
         if namespace is not None and not isinstance(namespace, str):
             msg = f"namespace={namespace!r} is a {type(namespace).__name__}: pass a string"
             raise TypeError(msg)
+        if namespace is not None and "\0" in namespace:
+            msg = f"namespace={namespace!r} has a NUL character: pass a string without one"
+            raise ValueError(msg)
         return cls(
             shared=Arguments.parse(shared),
             block_size=_block_size(given.get("block_size", _BLOCK_SIZE)),
@@ -92,6 +95,12 @@ class Options:
             high_watermark=high,
             low_watermark=low,
         )
+
+
+def _is_default(name: str, value: object) -> bool:
+    if isinstance(value, str):
+        return not value.strip()
+    return value is None and name in OWN and name != "check"
 
 
 def _block_size(value: object) -> int:

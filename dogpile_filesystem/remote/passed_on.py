@@ -5,6 +5,7 @@ A filesystem that passes on to another one everything but reading: paths, listin
 from __future__ import annotations
 
 import abc
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -13,11 +14,15 @@ from fsspec.callbacks import DEFAULT_CALLBACK, Callback
 from fsspec.implementations.chained import ChainedFileSystem
 from fsspec.utils import stringify_path
 
+from dogpile_filesystem.remote.written import PassedOnTransaction
+
 
 class PassedOnFileSystem(ChainedFileSystem):
     """
     What :class:`.CachedFileSystem` leaves to its source.
     """
+
+    transaction_type = PassedOnTransaction
 
     @property
     @abc.abstractmethod
@@ -37,6 +42,8 @@ class PassedOnFileSystem(ChainedFileSystem):
         self._parent = self._parent_at_source
 
     def _as_source_takes_it(self, path: Any) -> Any:
+        if isinstance(path, list | tuple):  # Not each filesystem takes several.
+            return [self._as_source_takes_it(each) for each in path]
         return self.fs._strip_protocol(without_prefix(path))  # noqa: SLF001 - what fsspec's own wrappers call
 
     def _parent_at_source(self, path: str) -> str:
@@ -108,7 +115,7 @@ class PassedOnFileSystem(ChainedFileSystem):
 
     def rmdir(self, path: str) -> None:
         """As the source's."""
-        self.fs.rmdir(self._strip_protocol(path))
+        self._changing(self.fs.rmdir, self._strip_protocol(path))
 
     def rm_file(self, path: str) -> None:
         """As the source's."""
@@ -122,13 +129,16 @@ class PassedOnFileSystem(ChainedFileSystem):
         finally:
             self._forget(paths)
 
-    def mv(self, path1: str, path2: str, **kwargs: Any) -> None:
+    def mv(self, path1: Any, path2: Any, **kwargs: Any) -> None:
         """As the source's."""
         sources = self.expand_path(path1, recursive=True)
         try:
             self.fs.mv(self._strip_protocol(path1), without_prefix(path2), **kwargs)
         finally:
-            self._forget([*sources, self._strip_protocol(path2)])
+            targets = self._strip_protocol(path2 if isinstance(path2, list) else [path2])
+            with contextlib.suppress(Exception):  # It is not there.
+                targets += self.expand_path(path2, recursive=True)
+            self._forget([*sources, *targets])
 
     def cp_file(self, path1: str, path2: str, **kwargs: Any) -> None:
         """As the source's."""
@@ -160,6 +170,14 @@ class PassedOnFileSystem(ChainedFileSystem):
     def _forget(self, paths: list[str]) -> None:
         for path in paths:
             self.forget(path)
+        if self._intrans:
+            self.transaction.paths.extend(paths)
+
+    def start_transaction(self) -> PassedOnTransaction:
+        """Begin a transaction: see fsspec."""
+        transaction: PassedOnTransaction = super().start_transaction()
+        transaction.start()
+        return transaction
 
 
 def without_prefix(path: Any) -> Any:

@@ -13,16 +13,15 @@ from __future__ import annotations
 import abc
 import io
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
-from dogpile_filesystem.remote.blocks import GROWTH, LARGEST_REQUEST, Fetched
+from dogpile_filesystem.remote.blocks import GROWTH, Fetched
+from dogpile_filesystem.remote.context import Context
 from dogpile_filesystem.remote.source import SourceChanged
+from dogpile_filesystem.remote.versions import Version
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
-
-    from dogpile_filesystem.remote.filesystem import CachedFileSystem
-    from dogpile_filesystem.remote.versions import Version
 
 #: How often to take the version that the source has now, because it changes whenever it is read.
 _CHANGES = 5
@@ -37,7 +36,7 @@ class RawFile(io.RawIOBase):
     :ivar has_missed: whether something was read from the source.
     """
 
-    def __init__(self, fs: CachedFileSystem, version: Version) -> None:
+    def __init__(self, fs: Context, version: Version) -> None:
         super().__init__()
         self.name = version.path
         self.mode = "rb"
@@ -45,6 +44,12 @@ class RawFile(io.RawIOBase):
         self.has_hit = self.has_missed = False
         self._fs = fs
         self._position = 0
+        # Whether the reader knows something of this version, so that it cannot be given another one.
+        self._is_bound = False
+
+    def bind(self) -> None:
+        """Stay with this version from now on, since the reader knows something of it."""
+        self._is_bound = True
 
     @abc.abstractmethod
     def size(self) -> int:
@@ -61,22 +66,29 @@ class RawFile(io.RawIOBase):
         return True
 
     def tell(self) -> int:
+        if self.closed:
+            self._refuse_closed()
         return self._position
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self._refuse_closed()
-        if whence not in (os.SEEK_SET, os.SEEK_CUR, os.SEEK_END):
-            msg = f"whence={whence} is not accepted: pass 0, 1 or 2"
-            raise ValueError(msg)
-        if whence == os.SEEK_CUR:
-            offset += self._position
-        elif whence == os.SEEK_END:
-            offset += self.size()
+        if self.closed:
+            self._refuse_closed()
+        if whence != os.SEEK_SET:
+            offset += self._base(whence)
         if offset < 0:
             msg = f"cannot seek to {offset}, before the beginning of the file"
             raise ValueError(msg)
         self._position = offset
         return offset
+
+    def _base(self, whence: int) -> int:
+        if whence == os.SEEK_CUR:
+            return self._position
+        if whence == os.SEEK_END:
+            self.bind()
+            return self.size()
+        msg = f"whence={whence} is not accepted: pass 0, 1 or 2"
+        raise ValueError(msg)
 
     def readinto(self, buffer: WriteableBuffer) -> int:
         """
@@ -86,20 +98,40 @@ class RawFile(io.RawIOBase):
         :raises SourceChanged: the source has another version by now, and something was read of this one.
         :raises Exception: whatever the source raises.
         """
-        self._refuse_closed()
-        done = self.read_some(memoryview(buffer).cast("B"))
+        if self.closed:
+            self._refuse_closed()
+        view = memoryview(buffer).cast("B")
+        done = self.read_some(view) if self._is_bound else self._read_first(view)
         self._position += done
         return done
+
+    def _read_first(self, view: memoryview) -> int:
+        for _ in range(_CHANGES):
+            try:
+                done = self.read_some(view)
+            except SourceChanged:
+                self._renew()
+            else:
+                self.bind()
+                return done
+        raise SourceChanged(self.version.path)
+
+    def _renew(self) -> None:
+        """Take the version that the source has now, unless that has to be read in another way."""
+        version = self._fs.versions.renewed(self.version)
+        if version.info.get("type") == "directory" or (version.size < 0) != (self.version.size < 0):
+            raise SourceChanged(version.path)
+        self.version = version
 
     def close(self) -> None:
         if not self.closed:
             self._fs.count_opening(has_hit=self.has_hit, has_missed=self.has_missed)
         super().close()
 
-    def _refuse_closed(self) -> None:
-        if self.closed:
-            msg = "the file is closed"
-            raise ValueError(msg)
+    @staticmethod
+    def _refuse_closed() -> NoReturn:
+        msg = "the file is closed"
+        raise ValueError(msg)
 
 
 class RawCachedFile(RawFile):
@@ -109,48 +141,36 @@ class RawCachedFile(RawFile):
     :ivar version: of the file. It may become another one before the reader knows anything of it.
     """
 
-    def __init__(self, fs: CachedFileSystem, version: Version) -> None:
+    def __init__(self, fs: Context, version: Version) -> None:
         super().__init__(fs, version)
-        # Where the last read ended; and how many blocks the last request asked for.
-        self._ended_at = 0
+        # Since when the reader goes on in order, and where the last read ended.
+        self._began_at = self._ended_at = 0
+        # How many blocks the last request asked for.
         self._count = 0
         # What came from the source last and is not in the cache.
         self._fetched: Fetched | None = None
         # Where what this reader fetched last lies: to read it from the cache is no hit of this opening.
         self._own = range(0)
-        # Whether the reader knows something of this version, so that it cannot be given another one.
-        self._is_bound = False
+        self._blocks = fs.blocks
 
     def size(self) -> int:
         return self.version.size
 
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self._is_bound = True
-        return super().seek(offset, whence)
-
     def read_some(self, view: memoryview) -> int:
-        if self._is_bound and self._fetched is None:
+        position = self._position
+        if position != self._ended_at:
+            self._began_at = position
+        if self._fetched is None:
             # Mostly the bytes are in the cache: two calls less on the way there.
-            position = self._position
-            done = self._fs.blocks.read_into(self.version, position, view)
+            done = self._blocks.read_into(self.version, position, view)
             if done:
-                self.has_hit = self.has_hit or position not in self._own
+                if not self.has_hit and position not in self._own:
+                    self.has_hit = True
                 self._ended_at = position + done
                 return done
-        done = self._read(view) if self._is_bound else self._read_first(view)
-        self._ended_at = self._position + done
+        done = self._read(view)
+        self._ended_at = position + done
         return done
-
-    def _read_first(self, view: memoryview) -> int:
-        for _ in range(_CHANGES):
-            try:
-                done = self._read(view)
-            except SourceChanged:
-                self.version = self._fs.versions.renewed(self.version)
-                continue
-            self._is_bound = True
-            return done
-        raise SourceChanged(self.version.path)
 
     def _read(self, view: memoryview) -> int:
         view = view[: max(0, self.version.size - self._position)]
@@ -160,8 +180,9 @@ class RawCachedFile(RawFile):
         if fetched is not None:
             if fetched.start <= self._position < fetched.stop:
                 return _copy(fetched, self._position, view)
-            self._fetched = None
-        return self._read_cached(view) or self._fetch(view)
+            self._fetched = fetched = None  # Both, so that the memory is free when the next bytes come.
+            return self._read_cached(view) or self._fetch(view)
+        return self._fetch(view)
 
     def _read_cached(self, view: memoryview) -> int:
         done = self._fs.blocks.read_into(self.version, self._position, view)
@@ -188,10 +209,12 @@ class RawCachedFile(RawFile):
     def _next_count(self, wanted: int) -> int:
         """How many blocks the next request asks for."""
         block_size = self.version.block_size
-        count = self._count * GROWTH if self._position == self._ended_at and self._count else 1
+        # What lies in two blocks is not read in order yet.
+        is_in_order = self._position - self._began_at >= block_size
+        count = self._count * GROWTH if is_in_order else 1
         # From the beginning of the block to the end of what the reader wants.
         wanted += self._position % block_size
-        return max(1, min(max(count, -(-wanted // block_size)), LARGEST_REQUEST // block_size))
+        return max(1, min(max(count, -(-wanted // block_size)), self._fs.blocks.largest_request // block_size))
 
     def readall(self) -> bytes:
         """

@@ -11,7 +11,7 @@ import errno
 import os
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dogpile_filesystem.sources import Identity, honours_ranges, is_rewritten_in_place, source_identity, url_of
 
@@ -35,6 +35,20 @@ class SourceChanged(OSError):
 
     def __init__(self, path: str) -> None:
         super().__init__(errno.ESTALE, "the file was changed at its source while it was read: open it again", path)
+
+
+class Look(NamedTuple):
+    """
+    What a source said of a file.
+
+    :ivar info: as the source's filesystem tells it.
+    :ivar identity: of the version; None: the source tells nothing that identifies one.
+    :ivar is_settled: whether no later change of the file can have the same identity.
+    """
+
+    info: dict[str, Any]
+    identity: Identity | None
+    is_settled: bool
 
 
 class Source:
@@ -76,24 +90,22 @@ class Source:
         """The URL of a file, without any secret in it."""
         return url_of(self.fs, path).replace("\0", "%00")  # Keys of entries have NULs between their fields.
 
-    def look(self, path: str) -> tuple[dict[str, Any], Identity | None]:
+    def look(self, path: str) -> Look:
         """
         Ask what a file's version is.
 
-        :return: what the source says of it, and its identity; None: the source tells nothing that identifies a version.
         :raises Exception: whatever the source raises: it has no such file, say.
         """
         for _ in range(_WAITS):
+            # Before the answer: the file may be changed once more while that is on its way.
+            asked_at = self._clock()
             with self._request():
                 info, identity = source_identity(self.fs, path)
-            if identity is None or identity.resolution > _WAIT or identity.is_settled(self._clock()):
+            is_settled = identity is not None and identity.is_settled(asked_at)
+            if identity is None or is_settled or identity.resolution > _WAIT:
                 break
             self._sleep(identity.resolution)
-        return info, identity
-
-    def is_settled(self, identity: Identity | None) -> bool:
-        """Whether no later change of the file can have the same identity."""
-        return identity is not None and identity.is_settled(self._clock())
+        return Look(info, identity, is_settled)
 
     def read(self, path: str, start: int, stop: int, size: int) -> tuple[int, bytes]:
         """

@@ -4,7 +4,8 @@ Files of sources that cannot be asked for a part, or do not say a file's length:
 A thread reads the file from its beginning to its end, and stores each block as it comes. It holds the stream's mutex,
 so that one thread of one process reads the file; the readers of all processes wait for the blocks.
 
-Concurrency. Readers of any number of threads and processes may share a stream.
+Concurrency. Readers of any number of threads and processes may share a stream. A forked child has none of its parent's
+threads: it waits for the blocks, as other processes do.
 
 Crash. The mutex of a killed process is free at once. The next reader that misses a block reads the file from its
 beginning again.
@@ -16,19 +17,17 @@ much there is, cannot be told from one that is done.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 import weakref
-from typing import TYPE_CHECKING, Any
 
 from dogpile_filesystem.layout import PART
+from dogpile_filesystem.lockfile import KeyMutex
+from dogpile_filesystem.remote.context import Context
+from dogpile_filesystem.remote.passage import Passage
 from dogpile_filesystem.remote.raw import RawFile
-from dogpile_filesystem.remote.source import SourceChanged
-
-if TYPE_CHECKING:
-    from dogpile_filesystem.lockfile import KeyMutex
-    from dogpile_filesystem.remote.filesystem import CachedFileSystem
-    from dogpile_filesystem.remote.versions import Version
+from dogpile_filesystem.remote.versions import Version
 
 #: Number of the block that no file has, whose mutex is the stream's.
 _STREAM = (1 << 62) - 1
@@ -42,29 +41,35 @@ class Stream:
 
     :param mutex: of the stream, which the caller has acquired. The thread gives it back.
     :ivar position: how much of the file has come.
+    :ivar size: of the file; None: its end has not come.
     :ivar error: what ended the thread before the end of the file; None: nothing did.
-    :ivar is_over: whether the thread has ended.
+    :ivar is_over: whether the thread has ended. It ends early where a block cannot be kept.
+    :raises RuntimeError: no thread can be begun, since the interpreter ends.
     """
 
-    def __init__(self, fs: CachedFileSystem, version: Version, mutex: KeyMutex) -> None:
+    def __init__(self, fs: Context, version: Version, mutex: KeyMutex) -> None:
         self._fs = fs
         self._version = version
         self._mutex = mutex
         self.position = 0
+        self.size: int | None = None
         self.error: Exception | None = None
         self.is_over = False
         # Announces each change of the above.
         self._changed = threading.Condition()
         threading.Thread(target=self._run, name="dogpile_filesystem stream", daemon=True).start()
 
-    def wait(self, position: int) -> None:
+    def wait(self, position: int, patience: float | None) -> None:
         """
         Wait until the stream has come to a position, or is over.
 
+        :param patience: seconds for which nothing may come; then it is not waited for any longer. None: any.
         :raises Exception: the source's, if the stream failed before that.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self.is_over or self.position >= position)
+            is_alive = True
+            while is_alive and not self.is_over and self.position < position:
+                is_alive = self._changed.wait(patience)
         if self.error is not None and self.position < position:
             raise self.error
 
@@ -74,47 +79,60 @@ class Stream:
         except Exception as error:  # Of the source: its readers get it.
             self.error = error
         finally:
-            self._mutex.release()
-            with self._changed:
-                self.is_over = True
-                self._changed.notify_all()
+            try:
+                self._mutex.release()
+            finally:
+                with self._changed:
+                    self.is_over = True
+                    self._changed.notify_all()
 
     def _read_through(self) -> None:
-        version, blocks = self._version, self._fs.blocks
-        with self._fs.source.open(version.path) as file:
-            number = 0
-            while True:
-                data = self._fs.source.read_on(file, version.block_size)
-                if number == 0 or self._fs.source.is_rewritten_in_place:
-                    blocks.verify(version)
-                if version.size >= 0 and len(data) < min(version.block_size, version.size - self.position):
-                    raise SourceChanged(version.path)
+        version, store = self._version, self._fs.store
+        passage = Passage(self._fs, version)
+        try:
+            number, is_last, is_kept = 0, False, True
+            while is_kept and not is_last:
+                data = passage.next()
+                is_last = passage.is_over
+                self._fs.blocks.counter.block_misses += 1
+                key = version.key(number)
                 # An empty block says where a file ends whose length is a multiple of the block size.
-                if data or version.size < 0:
-                    self._fs.store.put_part(version.key(number), data)
-                with self._changed:
-                    self.position += len(data)
-                    self._changed.notify_all()
-                if len(data) < version.block_size:
-                    return
+                if (data or version.size < 0) and store.has_part(key) != len(data):
+                    is_kept = store.put_part(key, data)
                 number += 1
+                with self._changed:
+                    self.position = passage.position
+                    self.size = self.position if is_last else None
+                    self._changed.notify_all()
+        finally:
+            passage.close()
 
 
 # Streams of this process, by the key of their version.
 _streams: weakref.WeakValueDictionary[bytes, Stream] = weakref.WeakValueDictionary()
+os.register_at_fork(after_in_child=_streams.clear)
 
 
-def stream_of(fs: CachedFileSystem, version: Version) -> Stream | None:
-    """The stream of a version in this process, begun if nobody reads the file yet; None: another process does."""
+def stream_of(fs: Context, version: Version) -> tuple[Stream | None, bool]:
+    """
+    The stream of a version in this process, begun if nobody reads the file yet; None: another process does.
+
+    :return: the stream, and whether it was begun by this call.
+    :raises RuntimeError: as :class:`Stream`.
+    """
     key = version.key(_STREAM)
     stream = _streams.get(key)
     if stream is not None and not stream.is_over:
-        return stream
+        return stream, False
     mutex = fs.store.mutex(PART, key, fs.options.shared.lock_timeout)
     if not mutex.acquire(wait=False):
-        return _streams.get(key)
-    stream = _streams[key] = Stream(fs, version, mutex)
-    return stream
+        return _streams.get(key), False
+    try:
+        stream = _streams[key] = Stream(fs, version, mutex)
+    except BaseException:
+        mutex.release()
+        raise
+    return stream, True
 
 
 class RawStreamedFile(RawFile):
@@ -122,87 +140,109 @@ class RawStreamedFile(RawFile):
     The reader of a version that has to be read through in order.
     """
 
-    def __init__(self, fs: CachedFileSystem, version: Version) -> None:
+    def __init__(self, fs: Context, version: Version) -> None:
         super().__init__(fs, version)
-        self._size = version.size
-        # The source's file of this reader alone, and its position: where blocks cannot be kept.
-        self._own: Any = None
-        self._own_position = 0
+        self._begin()
+
+    def _begin(self) -> None:
+        self._size = self.version.size
+        # The stream that this reader began; and a passage of its own, where blocks cannot be kept.
+        self._stream: Stream | None = None
+        self._passage: Passage | None = None
+        # The block that was read last, and its length.
+        self._last: tuple[int, int | None] = (-1, None)
+
+    def _renew(self) -> None:
+        super()._renew()
+        self._close_passage()
+        self._begin()
 
     def size(self) -> int:
         number = 0
         while self._size < 0:
             length = self._wait_for(number)
+            if self._size >= 0:
+                break
             if length is None:
-                self._size = self._read_own_to_its_end()
+                self._size = self._past_cache().size()
             elif length < self.version.block_size:
                 self._size = number * self.version.block_size + length
             number += 1
         return self._size
 
     def read_some(self, view: memoryview) -> int:
-        block_size = self.version.block_size
         if not view or self._position >= self._size >= 0:
             return 0
-        number, start = divmod(self._position, block_size)
-        length = self._wait_for(number)
+        number, start = divmod(self._position, self.version.block_size)
+        length = self._last[1] if self._last[0] == number else self._wait_for(number)
+        self._last = (number, length)
         if length is not None:
             part = view[: max(0, length - start)]
             if not part or self._fs.store.read_part_into(self.version.key(number), start, part):
+                counter = self._fs.blocks.counter
+                counter.block_hits += bool(part)
+                counter.cache_bytes += len(part)
                 return len(part)
-        return self._read_own(view)
+        if self._position >= self._size >= 0:
+            return 0
+        self.has_missed, self._last = True, (-1, None)
+        return self._past_cache().read(self._position, view)
 
     def _wait_for(self, number: int) -> int | None:
-        """The length of a block, when it has come; None: it was not kept."""
-        fs, key = self._fs, self.version.key(number)
-        end = (number + 1) * self.version.block_size
-        give_up_at = time.monotonic() + (fs.options.shared.lock_timeout or threading.TIMEOUT_MAX)
-        length = fs.store.has_part(key)
-        while length is None and self._own is None and time.monotonic() < give_up_at:
+        """The length of a block, when it has come; None: it was not kept, or lies beyond the end of the file."""
+        if not self.version.is_kept:
+            return None
+        length = self._fs.store.has_part(self.version.key(number))
+        if length is None and self._passage is None and not 0 <= self._size <= number * self.version.block_size:
             self.has_missed = True
-            stream = stream_of(fs, self.version)
-            if stream is None:
-                time.sleep(_PAUSE)
-            else:
-                stream.wait(end)
-            length = fs.store.has_part(key)
-            if stream is not None:
-                break
+            length = self._wait(number)
         self.has_hit = self.has_hit or not self.has_missed
         return length
 
-    def _read_own(self, view: memoryview) -> int:
-        """Read from the source, past the cache."""
-        if self._own is None or self._own_position > self._position:
-            self._close_own()
-            self._own, self._own_position = self._fs.source.open(self.version.path), 0
-            self._fs.blocks.verify(self.version)
-        while self._own_position < self._position:
-            most = min(self.version.block_size, self._position - self._own_position)
-            skipped = len(self._fs.source.read_on(self._own, most))
-            self._own_position += skipped
-            if skipped < most:
-                return 0
-        data = self._fs.source.read_on(self._own, min(len(view), self.version.block_size))
-        view[: len(data)] = data
-        self._own_position += len(data)
-        return len(data)
+    def _wait(self, number: int) -> int | None:
+        fs, key = self._fs, self.version.key(number)
+        patience = fs.options.shared.lock_timeout
+        give_up_at = time.monotonic() + (patience or threading.TIMEOUT_MAX)
+        length, is_over = None, False
+        while length is None and not is_over:
+            try:
+                stream, is_new = stream_of(fs, self.version)
+            except RuntimeError:
+                return None
+            if stream is not None:
+                self._stream = stream if is_new else self._stream
+                stream.wait((number + 1) * self.version.block_size, patience)
+                self._size = self._size if stream.size is None else stream.size
+                is_over = True
+            else:
+                time.sleep(_PAUSE)
+                is_over = time.monotonic() >= give_up_at
+            length = fs.store.has_part(key)
+        if stream is None or stream is not self._stream:
+            fs.blocks.counter.block_waits += 1
+            fs.blocks.counter.shared_bytes += length or 0
+        return length
 
-    def _read_own_to_its_end(self) -> int:
-        position = self._position
-        buffer = memoryview(bytearray(self.version.block_size))
-        try:
-            while done := self._read_own(buffer):
-                self._position += done
-            return self._position
-        finally:
-            self._position = position
+    def readall(self) -> bytes:
+        """
+        Read to the end of the file.
+
+        :raises Exception: as :meth:`readinto`.
+        """
+        parts = []
+        while data := self.read(self.version.block_size):
+            parts.append(data)
+        return b"".join(parts)
+
+    def _past_cache(self) -> Passage:
+        if self._passage is None:
+            self._passage = Passage(self._fs, self.version)
+        return self._passage
 
     def close(self) -> None:
-        self._close_own()
+        self._close_passage()
         super().close()
 
-    def _close_own(self) -> None:
-        own, self._own = self._own, None
-        if own is not None:
-            own.close()
+    def _close_passage(self) -> None:
+        if self._passage is not None:
+            self._passage.close()

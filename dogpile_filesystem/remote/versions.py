@@ -13,31 +13,34 @@ by the source: a library that asks for a file's size and then opens it makes one
 
 from __future__ import annotations
 
-import datetime
-import json
-import math
+import contextlib
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from hashlib import blake2b
 from typing import Any, NamedTuple
 
 from dogpile_filesystem.layout import PART, VERSION, PartKey, version_key
-from dogpile_filesystem.remote.source import Source
+from dogpile_filesystem.remote import records
+from dogpile_filesystem.remote.source import Look, Source
+from dogpile_filesystem.sources import says_missing
 from dogpile_filesystem.store import Store
 
 #: Seconds for which what the source said to `info` is good for one opening, and what it said to an opening for `info`.
 _FRESH = 0.1
 #: How many files that were looked up are remembered.
 _REMEMBERED = 1000
-#: The blocks of an outdated version are removed by a thread, if there may be more than this.
+#: So many blocks of an outdated version are removed at once, and the others by a thread.
 _MANY = 64
+#: So many of them are removed. Those of a larger file are evicted in their turn, since nobody uses them.
+_MOST = 1 << 14
+#: Begins the identity of a version whose source tells none.
+_LOOKED = "looked at "
 
 #: Seconds that the clocks of two processes may differ. A record from further ahead was written by a wrong clock.
 _FUTURE = 60.0
 
-# Stands for what JSON cannot say.
-_UNSPEAKABLE = object()
 #: A cause in the statistics and the log.
 STALE = "source failed"
 
@@ -100,10 +103,20 @@ class _Look(NamedTuple):
     is_free: bool
 
 
+class _Place(NamedTuple):
+    """Where what is known of a file stands: the fields of a record's key."""
+
+    url: str
+    namespace: str
+
+
 class Versions:
     """
     The versions of the files of a source.
 
+    :param namespace: what all files of the source have in common.
+    :param is_shared: whether files belong together whose paths differ only in what their URL leaves out, such as a
+     signature.
     :param check: seconds for which a record is taken for the current version; 0: never; infinity: for ever.
     :param stale_if_error: whether the version of the record is served while the source fails.
     :param clock: seconds since the epoch.
@@ -116,6 +129,7 @@ class Versions:
         source: Source,
         *,
         namespace: str,
+        is_shared: bool,
         block_size: int,
         check: float,
         stale_if_error: bool,
@@ -125,6 +139,7 @@ class Versions:
         self._store = store
         self._source = source
         self._namespace = namespace
+        self._is_shared = is_shared
         self._block_size = block_size
         self._check = check
         self._stale_if_error = stale_if_error
@@ -162,7 +177,8 @@ class Versions:
         :raises Exception: whatever the source raises.
         """
         self._looks.pop(version.path, None)
-        return self._ask(version.path, self._record(version.url), is_free=False)
+        place = _Place(version.url, version.namespace)
+        return self._ask(version.path, place, self._record(version.path, place), is_free=False)
 
     def is_current(self, version: Version) -> bool:
         """
@@ -170,134 +186,123 @@ class Versions:
 
         :raises Exception: whatever the source raises.
         """
-        _, identity = self._source.look(version.path)
-        return identity is None or identity.token == version.identity or not version.identity
+        if not version.identity or version.identity.startswith(_LOOKED):
+            return True  # Nothing tells.
+        identity = self._look(version.path).identity
+        return identity is not None and identity.token == version.identity
 
     def forget(self, path: str) -> None:
         """Drop what is known of a file, with the blocks of its version: it is written or removed at the source."""
         self._looks.pop(path, None)
-        url = self._source.url(path)
-        record = self._record(url)
-        self._store.remove(version_key(url, self._namespace), VERSION)
+        place = self._place(path)
+        record = self._record(path, place)
         if record is not None:
-            self._remove_blocks(url, record)
+            self._store.remove(version_key(*place), VERSION)
+            self._remove_blocks(place, record)
 
     def _recent(self, path: str) -> _Look | None:
         look = self._looks.get(path)
         return look if look is not None and self._monotonic() - look.at < _FRESH else None
 
-    def _current(self, path: str, *, is_free: bool) -> Version:
+    def _place(self, path: str) -> _Place:
         url = self._source.url(path)
-        record = self._record(url)
+        # Of most sources the path is the end of the URL. Where something was left out of that, two paths may have one
+        # URL. A signature, say: what one user may read is not another one's, unless they have a namespace in common.
+        if url.endswith(path) or (self._is_shared and "\0" not in path):
+            return _Place(url, self._namespace)
+        said = f"{self._namespace} {path}".encode("utf-8", "surrogatepass")
+        return _Place(url, blake2b(said, digest_size=16).hexdigest())
+
+    def _current(self, path: str, *, is_free: bool) -> Version:
+        place = self._place(path)
+        record = self._record(path, place)
         if record is not None and -_FUTURE < self._clock() - record["checked"] < self._check:
-            return self._recorded(path, url, record)
+            return self._recorded(path, place, record)
         try:
-            return self._ask(path, record, is_free=is_free)
-        except (FileNotFoundError, PermissionError):
-            raise
+            return self._ask(path, place, record, is_free=is_free)
         except Exception as error:
+            if says_missing(error):
+                self._looks.pop(path, None)
+                raise
             if record is None or not self._stale_if_error:
                 raise
             self._store.source_counter.stale_served += 1
             what = "serve the last known version of %s, because its source failed: %r"
-            self._store.failures.report(STALE, what, url, error)
-            return self._recorded(path, url, record)
+            self._store.failures.report(STALE, what, place.url, error)
+            return self._recorded(path, place, record)
 
-    def _ask(self, path: str, record: Mapping[str, Any] | None, *, is_free: bool) -> Version:
+    def _ask(self, path: str, place: _Place, record: Mapping[str, Any] | None, *, is_free: bool) -> Version:
         asked_at, began = self._clock(), self._monotonic()
-        info, identity = self._source.look(path)
-        url = self._source.url(path)
+        info, identity, is_kept = self._look(path)
         size = info.get("size")
-        is_kept = self._source.is_settled(identity)
         token = identity.token if identity is not None else ""
         if identity is None and self._check:
             # Nothing tells a version from the next one: each look begins a new one, valid as long as `check` says.
-            token, is_kept = f"looked at {asked_at!r}", True
-        key = PartKey(url, self._namespace, token, size if isinstance(size, int) else -1, self._block_size, 0)
+            token, is_kept = f"{_LOOKED}{asked_at!r}", True
+        key = PartKey(*place, token, size if isinstance(size, int) else -1, self._block_size, 0)
         version = Version.of(path, key, info, is_kept=is_kept)
         if info.get("type") == "file":
-            self._record_look(version, record, asked_at)
+            self._record_look(version, place, record, asked_at)
         self._looks[path] = _Look(version, began, is_free)
         while len(self._looks) > _REMEMBERED:
             self._looks.popitem(last=False)
         return version
 
-    def _recorded(self, path: str, url: str, record: Mapping[str, Any]) -> Version:
-        key = PartKey(url, self._namespace, record["identity"], record["size"], self._block_size, 0)
+    def _look(self, path: str) -> Look:
+        look = self._source.look(path)
+        identity = look.identity
+        if self._check and identity is not None and identity.resolution and identity.changed is None:
+            # Without a time nobody can say when it is settled: no better than none where `check` sets a time.
+            return look._replace(identity=None)
+        return look
+
+    def _recorded(self, path: str, place: _Place, record: Mapping[str, Any]) -> Version:
+        key = PartKey(*place, record["identity"], record["size"], self._block_size, 0)
         return Version.of(path, key, record["info"])
 
-    def _record(self, url: str) -> Mapping[str, Any] | None:
-        payload = self._store.get(version_key(url, self._namespace), VERSION)
-        return None if payload is None else _unpack(payload)
+    def _record(self, path: str, place: _Place) -> Mapping[str, Any] | None:
+        payload = self._store.get(version_key(*place), VERSION)
+        return None if payload is None else records.unpack(payload, path)
 
-    def _record_look(self, version: Version, record: Mapping[str, Any] | None, asked_at: float) -> None:
+    def _record_look(self, version: Version, place: _Place, record: Mapping[str, Any] | None, asked_at: float) -> None:
+        if not version.identity:  # Nothing says that it is another version than the recorded one.
+            return
+        if record is not None and not self._check and _is_of(record, version):  # No reader asks when it was looked at.
+            return
+        record = self._record(version.path, place)
         if record is not None:
             if asked_at < record["checked"] < asked_at + _FUTURE:  # Another process asked later, and was faster.
                 return
-            is_same = record["identity"] == version.identity and record["size"] == version.size
-            if not is_same:
+            if not _is_of(record, version):
                 self._store.source_counter.open_outdated += 1
-                self._remove_blocks(version.url, record)
-            elif not self._check:
-                return  # No reader asks when it was looked at.
+                self._remove_blocks(place, record)
+                if not version.is_kept:
+                    self._store.remove(version_key(*place), VERSION)
         if version.is_kept:
             record = {"identity": version.identity, "size": version.size, "info": version.info, "checked": asked_at}
-            payload = _pack(record | {"block_size": self._block_size})
-            self._store.put(version_key(version.url, self._namespace), payload, VERSION)
+            payload = records.pack(record | {"block_size": self._block_size}, version.path)
+            self._store.put(version_key(*place), payload, VERSION)
 
-    def _remove_blocks(self, url: str, record: Mapping[str, Any]) -> None:
-        block_size = record["block_size"]
-        key = PartKey(url, self._namespace, record["identity"], record["size"], block_size, 0)
-        # Of a file of unknown size, those of its beginning that are there without a gap.
-        count = -(-record["size"] // block_size) if record["size"] >= 0 else math.inf
+    def _remove_blocks(self, place: _Place, record: Mapping[str, Any]) -> None:
+        block_size, size = record["block_size"], record["size"]
+        key = PartKey(*place, record["identity"], size, block_size, 0)
+        count = min(-(-size // block_size), _MOST) if size >= 0 else _MOST
 
-        def remove() -> None:
-            number = 0
-            while number < count:
+        def remove(numbers: range) -> bool:
+            for number in numbers:
                 was_there = self._store.remove(key._replace(number=number).pack(), PART)
-                if count == math.inf and not was_there:
-                    break
-                number += 1
+                # Of a file of unknown size, those of its beginning that are there without a gap.
+                if size < 0 and not was_there:
+                    return False
+            return True
 
-        if count <= _MANY:
-            remove()
-        else:
-            threading.Thread(target=remove, name="dogpile_filesystem", daemon=True).start()
-
-
-def _pack(record: Mapping[str, Any]) -> bytes:
-    """A record as JSON. What JSON cannot say of a source's info is left out."""
-    return json.dumps({**record, "info": _plain(record["info"])}).encode()
+        if remove(range(min(count, _MANY))) and count > _MANY:
+            # It fails only while the interpreter ends. What stays is evicted in its turn.
+            with contextlib.suppress(RuntimeError):
+                thread = threading.Thread(target=remove, args=(range(_MANY, count),), name="dogpile_filesystem")
+                thread.daemon = True
+                thread.start()
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, datetime.datetime):
-        return {"datetime": value.isoformat()}
-    if isinstance(value, Mapping):
-        return {str(key): plain for key, each in value.items() if (plain := _plain(each)) is not _UNSPEAKABLE}
-    if isinstance(value, list | tuple):
-        return [plain for each in value if (plain := _plain(each)) is not _UNSPEAKABLE]
-    return value if value is None or isinstance(value, str | int | float | bool) else _UNSPEAKABLE
-
-
-def _unpack(payload: bytes) -> Mapping[str, Any] | None:
-    """A record; None: it is none."""
-    try:
-        record = json.loads(payload, object_hook=_from_plain)
-        is_whole = (
-            isinstance(record["identity"], str)
-            and isinstance(record["size"], int)
-            and isinstance(record["block_size"], int)
-            and record["block_size"] > 0
-            and isinstance(record["checked"], float)
-            and isinstance(record["info"], dict)
-        )
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return None
-    return record if is_whole else None
-
-
-def _from_plain(value: dict[str, Any]) -> Any:
-    if value.keys() == {"datetime"}:
-        return datetime.datetime.fromisoformat(value["datetime"])
-    return value
+def _is_of(record: Mapping[str, Any], version: Version) -> bool:
+    return bool(record["identity"] == version.identity and record["size"] == version.size)

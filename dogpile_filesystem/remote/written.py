@@ -1,11 +1,13 @@
 """
-A file that is being written straight to the source.
+What is being written straight to the source: a file, and a transaction of several.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+
+from fsspec.transaction import Transaction
 
 
 class WrittenFile:
@@ -52,3 +54,32 @@ class WrittenFile:
             self._file.discard()
         finally:
             self._when_done()
+
+
+class PassedOnTransaction(Transaction):
+    """
+    A transaction of the source, with all that the source does in it.
+
+    :ivar paths: of what is written in it, to be dropped from the cache once more when it is over.
+    """
+
+    def __init__(self, fs: Any, **kwargs: Any) -> None:
+        super().__init__(fs, **kwargs)
+        self.paths: list[str] = []
+
+    def start(self) -> None:
+        """Begin it, here and at the source."""
+        super().start()
+        self.fs.fs.start_transaction()
+
+    def complete(self, commit: bool = True) -> None:
+        """End it: have the source make everything visible that was written in it, or throw it away."""
+        fs = self.fs
+        # They are those of the source, which does with them what is to be done.
+        self.files.clear()
+        try:
+            fs.fs.transaction.complete(commit)
+        finally:
+            super().complete(commit)
+            for path in self.paths:
+                fs.forget(path)

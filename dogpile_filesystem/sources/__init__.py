@@ -5,11 +5,12 @@ filesystem of fsspec is an argument, and fsspec is never imported.
 May import: nothing.
 """
 
-from dogpile_filesystem.sources.addresses import url_of
+from dogpile_filesystem.sources.addresses import url_of, without_secrets
 from dogpile_filesystem.sources.filesystems import (
     honours_ranges,
     is_rewritten_in_place,
     protocols_of,
+    says_missing,
     source_identity,
 )
 from dogpile_filesystem.sources.identity import Identity, identity_of_info, identity_of_numbers, identity_of_stat
@@ -22,6 +23,8 @@ __all__ = [
     "identity_of_stat",
     "is_rewritten_in_place",
     "protocols_of",
+    "says_missing",
     "source_identity",
     "url_of",
+    "without_secrets",
 ]

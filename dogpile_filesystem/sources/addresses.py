@@ -34,7 +34,12 @@ def url_of(fs: Any, path: str) -> str:
     :param fs: a filesystem of fsspec.
     :param path: of the file, as the filesystem's methods get it.
     """
-    protocol, separator, rest = str(fs.unstrip_protocol(path)).partition("://")
+    return without_secrets(str(fs.unstrip_protocol(path)))
+
+
+def without_secrets(url: str) -> str:
+    """A URL without name and password of a user, and without the parameters of a signature."""
+    protocol, separator, rest = url.partition("://")
     authority, where, query, fragment = _PARTS.fullmatch(rest).groups("")  # type: ignore[union-attr]
     kind = protocol.rpartition("::")[2]  # Of the last of a chain, which the rest belongs to.
     if kind in _HAVE_HOST or ":" in authority.rpartition("@")[0]:

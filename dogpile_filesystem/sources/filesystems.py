@@ -6,6 +6,7 @@ What is known of them here was measured: a reader must still compare the length 
 
 from __future__ import annotations
 
+import asyncio
 import os
 import stat
 import time
@@ -16,6 +17,9 @@ from dogpile_filesystem.sources.identity import Identity, identity_of_info, iden
 
 #: A write replaces the whole object, and a reader gets the old one or the new one.
 _REPLACING = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "swift", "http", "https", "github", "git"}
+#: Answers of an HTTP server.
+_MISSING_OR_DENIED = {401, 403, 404, 410}
+_BROKEN = (ConnectionError, TimeoutError, asyncio.TimeoutError)  # The last is one of its own before Python 3.11.
 #: They hand everything on to the filesystem in their attribute ``fs``.
 _WRAPPERS = {"dir", "async_wrapper", "dogpile"}
 
@@ -68,6 +72,21 @@ def honours_ranges(fs: Any, info: Mapping[str, Any] | None = None) -> bool:
     if type(_unwrapped(fs)).__module__.partition(".")[0] == "sshfs":
         return False
     return info is None or info.get("partial") is not False
+
+
+def says_missing(error: Exception) -> bool:
+    """
+    Whether an error says that a file is missing or denied: an answer of the source, and no failure of it.
+
+    fsspec's HTTP filesystem says of every failure that the file is missing, and has the failure as its cause.
+    """
+    if not isinstance(error, (FileNotFoundError, PermissionError)):
+        return False
+    cause = error.__cause__
+    status = getattr(cause, "status", None)
+    if isinstance(status, int):
+        return status in _MISSING_OR_DENIED
+    return not isinstance(cause, _BROKEN) and type(cause).__module__.partition(".")[0] != "aiohttp"
 
 
 def _unwrapped(fs: Any) -> Any:

@@ -108,7 +108,9 @@ def identity_of_stat(found: os.stat_result) -> Identity:
     The time of the last change of the inode is part of it, which no program can set: a file that got an old time of
     change, or was replaced by one that has it, still has a new identity.
 
-    Limits: what is written through a shared memory mapping is told when the kernel notices it. A FUSE mount may number
+    Limits: what is written through a shared memory mapping is told when the kernel notices it. The kernel sets the time
+    when a call of ``write`` begins: of one that overwrites hundreds of MiB in place and takes longer than two ticks, a
+    reader may take parts of it for the new version. A FUSE mount may number
     its files anew, which then have a new identity.
     """
     return identity_of_numbers(found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)

@@ -13,7 +13,6 @@ import os
 from collections.abc import Sequence
 
 from dogpile_filesystem.store import entry, header
-from dogpile_filesystem.store.header import Bytes
 
 # A reader that opens a FIFO in the place of an entry must not wait for a writer.
 READ_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
@@ -22,8 +21,10 @@ DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 #: Bytes that the first read asks for: most entries are read in one call.
 _READ_SIZE = 1 << 16
-#: Parts that one call writes at most: the limit of Linux and of the BSDs.
-_MOST_PARTS = 1024
+#: Bytes that one call reads on a filesystem that hands out less only at the end of a file. Linux stops before 2 GiB.
+_ONE_READ = 1 << 30
+#: Pieces that one call writes at most: the limit of Linux and of the BSDs.
+_MOST_PIECES = 1024
 
 
 class ContentFile(io.BufferedReader):
@@ -84,13 +85,22 @@ def _read_on(fd: int, data: bytes) -> entry.Data:
         if size > end:
             return data + os.read(fd, 1)  # Too long, so it is damaged. Gigabytes may follow.
         if len(data) >= _READ_SIZE >= payload_at and size == end:
-            os.lseek(fd, payload_at, os.SEEK_SET)
-            # `readall` reads any size into one buffer, which becomes the payload: nothing is copied.
-            return entry.Split(data[:payload_at], io.FileIO(fd, closefd=False).readall())
+            return entry.Split(data[:payload_at], _read_payload(fd, payload_at, end - payload_at))
     chunks = [data]
     while chunks[-1]:
         chunks.append(os.read(fd, _READ_SIZE))
     return b"".join(chunks)
+
+
+def _read_payload(fd: int, start: int, length: int) -> bytes:
+    """The rest of a file, of this length, into one buffer, which is never copied."""
+    if length <= _ONE_READ:
+        payload = os.pread(fd, length, start)
+        if len(payload) == length:
+            return payload
+        del payload  # The filesystem hands out less than it was asked for.
+    os.lseek(fd, start, os.SEEK_SET)
+    return io.FileIO(fd, closefd=False).readall()
 
 
 def has_holes(fd: int, length: int) -> bool:
@@ -118,15 +128,15 @@ def filesystem_type(device: int) -> str:
     return ""
 
 
-def write_all(fd: int, parts: Sequence[Bytes]) -> None:
+def write_all(fd: int, pieces: Sequence[header.Piece]) -> None:
     """
-    Write parts one after the other from where they are, without joining them. The system may write less than it was
+    Write pieces one after the other from where they are, without joining them. The system may write less than it was
     asked to, without an error: Linux never writes more than 2 GiB at once.
 
     :raises OSError: they cannot all be written.
     """
-    for start in range(0, len(parts), _MOST_PARTS):
-        rest = parts[start : start + _MOST_PARTS]
+    for start in range(0, len(pieces), _MOST_PIECES):
+        rest = pieces[start : start + _MOST_PIECES]
         written = os.writev(fd, rest)
         while written != sum(map(len, rest)):
             while written >= len(rest[0]):

@@ -40,8 +40,8 @@ CHECKED_AT = HEADER.size - _CHECKED.size
 SIGNED, MAC_SIZE = 1, 32
 _MAC_PURPOSE = b"dogpile entry"
 
-#: Bytes to be written. The items of a memoryview are bytes.
-Bytes = bytes | memoryview
+#: A piece of an entry that is to be written. The items of a memoryview are bytes.
+Piece = bytes | memoryview
 
 
 class Damaged(ValueError):
@@ -101,24 +101,24 @@ def extent(data: bytes) -> tuple[int, int] | None:
 
 
 def pack(
-    kind: int, key: bytes, parts: Sequence[Bytes], created_ns: int, signing_key: bytes | None = None, *, rest: int = 0
+    kind: int, key: bytes, payload: Sequence[Piece], created_ns: int, signing_key: bytes | None = None, *, rest: int = 0
 ) -> bytes:
     """
     What stands in the file before the payload: header, signature, key.
 
-    :param parts: of the payload, which need not be joined: as much of it as the checksum covers.
+    :param payload: as much of it as the checksum covers, in pieces that need not be joined.
     :param signing_key: of :func:`.entry.signing_key`; None: the entry is not signed.
     :param rest: bytes of the payload behind that.
     """
-    length = sum(map(len, parts)) + rest
+    length = sum(map(len, payload)) + rest
     if signing_key is None:
         checked = _CHECKED.pack(FORMAT, kind, 0, len(key), length, created_ns) + key
     else:
         checked = _CHECKED.pack(FORMAT, kind, SIGNED, len(key), length, created_ns)
-        checked += _mac(signing_key, checked, key, *parts) + key
+        checked += _mac(signing_key, checked, key, *payload) + key
     checksum = crc32(checked)
-    for part in parts:
-        checksum = crc32(part, checksum)
+    for piece in payload:
+        checksum = crc32(piece, checksum)
     return MAGIC + checksum.to_bytes(4, "little") + checked
 
 
@@ -133,9 +133,9 @@ def is_signed(start: bytes, key: bytes, payload: bytes, signing_keys: Sequence[b
     return any(hmac.compare_digest(_mac(secret, header, key, payload), mac) for secret in signing_keys)
 
 
-def _mac(signing_key: bytes, header: bytes, key: bytes, *parts: Bytes) -> bytes:
+def _mac(signing_key: bytes, header: bytes, key: bytes, *payload: Piece) -> bytes:
     mac = blake2b(header, key=signing_key, digest_size=MAC_SIZE, person=_MAC_PURPOSE)
     mac.update(key)
-    for part in parts:
-        mac.update(part)
+    for piece in payload:
+        mac.update(piece)
     return mac.digest()

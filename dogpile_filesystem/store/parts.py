@@ -15,8 +15,8 @@ its ``mtime``, and can change a mapped file without any trace in its times.
 
 Concurrency. Readers take no lock. A reader that has opened an entry can read it to its end, even if it is evicted.
 
-Limits. Without signing keys, a process does not notice that a page was damaged after it had checked it, if the
-``mtime`` stays the same, or if another program has written to the file within 10 ms of a use.
+Limits. Without signing keys, a process notices that a page was damaged after it had checked it only if that gave the
+file an ``mtime`` later than the last use. (The kernel's times may lag by 10 ms.)
 """
 
 from __future__ import annotations
@@ -52,10 +52,10 @@ class _Known:
 
     :ivar used_ns: the file's ``mtime`` in that state.
     :ivar stamp: the ``mtime`` that the file gets when the last use by this process is written; 0: there was none.
-    :ivar checked: a bit for each page.
+    :ivar unchecked: a bit for each page that is still to be checked.
     """
 
-    __slots__ = ("at", "checked", "inode", "length", "page_size", "part", "path", "shard", "size", "stamp", "used_ns")
+    __slots__ = ("at", "inode", "length", "page_size", "part", "path", "shard", "size", "stamp", "unchecked", "used_ns")
 
     def __init__(self, place: Place, found: os.stat_result, part: Part) -> None:
         self.path = place.path
@@ -63,10 +63,17 @@ class _Known:
         self.inode = found.st_ino
         self.size = found.st_size
         self.used_ns = found.st_mtime_ns
-        self.stamp = self.checked = 0
+        self.stamp = 0
         self.part = part
         # Taken out of it: a look-up less for each on the way of a hit.
         self.at, self.length, self.page_size = part.at, part.length, part.page_size
+
+        self.unchecked = self.pages(0, part.length)
+
+    def pages(self, start: int, stop: int) -> int:
+        """A bit for each page that some bytes lie in."""
+        size = self.page_size
+        return (1 << -(-stop // size)) - (1 << start // size)
 
 
 class Parts:
@@ -97,36 +104,44 @@ class Parts:
         # By key, the oldest first. A change of the state of a file is another object, so that threads need no lock.
         self._known: dict[bytes, _Known] = {}
 
-    def read(self, key: bytes, start: int, stop: int) -> bytes | None:
+    def read(self, key: bytes, ranges: Sequence[tuple[int, int]]) -> list[bytes] | None:
         """
-        Read some bytes of a part. Counts as a use.
+        Read some bytes of a part, in one or several ranges. Counts as one use.
 
-        :return: None: a miss, or the part ends before ``stop``.
-        :raises ValueError: ``start`` is negative or beyond ``stop``.
+        :param ranges: where each starts and stops.
+        :return: None: a miss, or the part ends before one of them does.
+        :raises ValueError: one starts before the part, or behind where it stops.
         """
-        if not 0 <= start <= stop:
-            msg = f"bytes {start} to {stop} of a part: pass 0 <= start <= stop"
-            raise ValueError(msg)
-        return self._use(key, start, stop, None)
-
-    def read_into(self, key: bytes, start: int, buffer: memoryview) -> bool:
-        """As :meth:`read`, into a contiguous buffer; whether it was filled."""
-        if start < 0:
-            msg = f"bytes from {start} on of a part: pass start >= 0"
-            raise ValueError(msg)
-        return self._use(key, start, start + buffer.nbytes, buffer.cast("B")) is not None
-
-    def _use(self, key: bytes, start: int, stop: int, buffer: memoryview | None) -> bytes | None:
-        directory = self._directory
-        if time.monotonic() >= directory.fresh.until:
-            directory.reopen_if_replaced()
-            flusher.start()
+        for start, stop in ranges:
+            if not 0 <= start <= stop:
+                msg = f"bytes {start} to {stop} of a part: pass 0 <= start <= stop"
+                raise ValueError(msg)
+        if time.monotonic() >= self._directory.fresh.until:
+            self._look_again()
         try:
-            return self._read(key, start, stop, buffer)
+            return self._read(key, ranges)
         except FileNotFoundError:
             return None
         except (Damaged, OSError) as trouble:
-            return self._second_look(key, trouble, functools.partial(self._read, key, start, stop, buffer))
+            return self._second_look(key, trouble, functools.partial(self._read, key, ranges))
+
+    def read_into(self, key: bytes, start: int, buffer: memoryview) -> bool:
+        """As :meth:`read`, into a contiguous buffer of bytes; whether it was filled."""
+        if start < 0:
+            msg = f"bytes from {start} on of a part: pass start >= 0"
+            raise ValueError(msg)
+        if time.monotonic() >= self._directory.fresh.until:
+            self._look_again()
+        try:
+            return self._read_into(key, start, buffer)
+        except FileNotFoundError:
+            return False
+        except (Damaged, OSError) as trouble:
+            return bool(self._second_look(key, trouble, functools.partial(self._read_into, key, start, buffer)))
+
+    def _look_again(self) -> None:
+        self._directory.reopen_if_replaced()
+        flusher.start()
 
     def length(self, key: bytes) -> int | None:
         """The number of bytes of a part; None: there is none. Checks no pages, and counts as no use."""
@@ -142,47 +157,56 @@ class Parts:
         self._known.pop(key, None)
         return self._remover.second_look(place(PART, key), trouble, look)
 
-    def _read(self, key: bytes, start: int, stop: int, buffer: memoryview | None) -> bytes | None:
-        """The bytes; none if they are in the buffer; None: a miss."""
-        known = self._known.get(key)
-        fd = self._open(key, known)
+    def _read(self, key: bytes, ranges: Sequence[tuple[int, int]]) -> list[bytes] | None:
+        fd, known = self._open(key)
         try:
-            found = os.fstat(fd)
-            # Also without a call to _find, unless the file has changed.
-            if known is None or not (
-                found.st_mtime_ns == known.used_ns and found.st_ino == known.inode and found.st_size == known.size
-            ):
-                known = self._find(fd, key, found, known)
-            if known is None or stop > known.length:
+            if known is None:
                 return None
-            # A bit for each page that the bytes lie in.
-            pages = (1 << -(-stop // known.page_size)) - (1 << start // known.page_size)
-            if pages & ~known.checked:
-                data = self._read_and_check(fd, known, start, stop, buffer)
-            elif buffer is None:
-                data = os.pread(fd, stop - start, known.at + start)
-                if len(data) != stop - start:
-                    raise Damaged("it was cut off")
-            else:
-                _read_into(fd, known.at + start, buffer)
-                data = b""
+            found = []
+            for start, stop in ranges:
+                if stop > known.length:
+                    return None
+                # Mostly all pages are checked.
+                if known.unchecked and known.unchecked & known.pages(start, stop):
+                    data = self._read_and_check(fd, known, start, stop, None)
+                else:
+                    data = os.pread(fd, stop - start, known.at + start)
+                    if len(data) != stop - start:
+                        raise Damaged("it was cut off")
+                found.append(data)
         finally:
             os.close(fd)
+        return found if self._note(known) else None
+
+    def _read_into(self, key: bytes, start: int, buffer: memoryview) -> bool:
+        fd, known = self._open(key)
+        try:
+            stop = start + len(buffer)
+            if known is None or stop > known.length:
+                return False
+            if known.unchecked and known.unchecked & known.pages(start, stop):
+                self._read_and_check(fd, known, start, stop, buffer)
+            else:
+                _fill(fd, known.at + start, buffer)
+        finally:
+            os.close(fd)
+        return self._note(known)
+
+    def _note(self, known: _Known) -> bool:
+        """Note the use of a part, unless it has no right to be there any more."""
         if (self._stale or self._expiration_ns is not None) and self._is_gone(known):
-            return None
+            return False
         known.stamp = self._recency.note(known.path)
-        return data
+        return True
 
     def _length(self, key: bytes) -> int | None:
-        known = self._known.get(key)
-        fd = self._open(key, known)
-        try:
-            known = self._find(fd, key, os.fstat(fd), known)
-        finally:
-            os.close(fd)
+        fd, known = self._open(key)
+        os.close(fd)
         return None if known is None or self._is_gone(known) else known.length
 
-    def _open(self, key: bytes, known: _Known | None) -> int:
+    def _open(self, key: bytes) -> tuple[int, _Known | None]:
+        """Open a part, which the caller closes; and what is known of it in the state that its file is in now."""
+        known = self._known.get(key)
         directory = self._directory
         if known is None:
             where = place(PART, key)
@@ -191,7 +215,18 @@ class Parts:
             path, shard = known.path, known.shard
         if shard not in directory.checked:
             directory.refuse_link(shard)
-        return os.open(path, READ_FLAGS, dir_fd=directory.fd)
+        fd = os.open(path, READ_FLAGS, dir_fd=directory.usable.fd)
+        try:
+            found = os.fstat(fd)
+            # Without a call, unless the file has changed.
+            if known is None or not (
+                found.st_mtime_ns == known.used_ns and found.st_ino == known.inode and found.st_size == known.size
+            ):
+                known = self._find(fd, key, found, known)
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd, known
 
     def _find(self, fd: int, key: bytes, found: os.stat_result, known: _Known | None) -> _Known | None:
         """What is known of an opened part, in the state that its file is in now; None: it is that of another key."""
@@ -228,19 +263,19 @@ class Parts:
         self._known[key] = known
 
     def _read_and_check(self, fd: int, known: _Known, start: int, stop: int, buffer: memoryview | None) -> bytes:
-        """As :meth:`_read`: read the pages that the bytes lie in, and check and remember them."""
+        """Read some bytes, or fill the buffer; check the pages that they lie in, and remember that."""
         part = known.part
         first, end = start // part.page_size, -(-stop // part.page_size)
         low, high = first * part.page_size, min(end * part.page_size, part.length)
         data, is_whole = b"", (low, high) == (start, stop)
         if buffer is not None and is_whole:
-            _read_into(fd, part.at + low, buffer)
+            _fill(fd, part.at + low, buffer)
             part.check(buffer, first)
         else:
             data = _read_at(fd, part.at + low, high - low)
             part.check(memoryview(data), first)
         if not self._signing_keys:
-            known.checked |= (1 << end) - (1 << first)
+            known.unchecked &= ~known.pages(start, stop)
         if buffer is None:
             return data[start - low : stop - low]
         if not is_whole:
@@ -267,11 +302,11 @@ def _read_at(fd: int, at: int, length: int) -> bytes:
         return data
     buffer = bytearray(length)
     buffer[: len(data)] = data
-    _read_into(fd, at, memoryview(buffer), len(data))
+    _fill(fd, at, memoryview(buffer), len(data))
     return bytes(buffer)
 
 
-def _read_into(fd: int, at: int, buffer: memoryview, done: int = 0) -> None:
+def _fill(fd: int, at: int, buffer: memoryview, done: int = 0) -> None:
     """
     As :func:`_read_at`, into a buffer.
 

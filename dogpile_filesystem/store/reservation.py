@@ -27,7 +27,7 @@ from collections.abc import Sequence
 from dogpile_filesystem.layout import SHARD_PREFIXES, Place, content_name, temporary_name
 from dogpile_filesystem.lockfile import Ledger, presence
 from dogpile_filesystem.store.files import close_quietly, unlink_quietly, write_all
-from dogpile_filesystem.store.header import Bytes
+from dogpile_filesystem.store.header import Piece
 from dogpile_filesystem.store.shard import Shard, Shards
 
 
@@ -100,7 +100,7 @@ class Reservation:
             shard.give_back(self._size, self._entries)
             raise
 
-    def write(self, parts: Sequence[Bytes], stamp: int) -> None:
+    def write(self, pieces: Sequence[Piece], stamp: int) -> None:
         """
         Write the entry, last used at ``stamp``.
 
@@ -108,7 +108,7 @@ class Reservation:
         :raises OSError: it cannot be written.
         """
         fd = self._fd
-        write_all(fd, parts)
+        write_all(fd, pieces)
         os.utime(fd, ns=(stamp, stamp))
         self._fd = -1
         os.close(fd)  # It may fail: then the entry is not known to be written.

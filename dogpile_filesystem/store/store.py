@@ -53,7 +53,7 @@ from dogpile_filesystem.store.access import Access
 from dogpile_filesystem.store.directory import Directory
 from dogpile_filesystem.store.eviction import Evictor, NoRoom, Room, Watermarks
 from dogpile_filesystem.store.files import read_file, read_file_to_its_end
-from dogpile_filesystem.store.header import Bytes, Damaged
+from dogpile_filesystem.store.header import Damaged, Piece
 from dogpile_filesystem.store.ingest import ExternalFile
 from dogpile_filesystem.store.parts import Parts
 from dogpile_filesystem.store.pinned import Pinned, pin
@@ -246,13 +246,25 @@ class Store:
         """
         if self._expiration_ns is not None:
             self._sweep()
-        return self._parts.read(key, start, stop)
+        found = self._parts.read(key, ((start, stop),))
+        return None if found is None else found[0]
+
+    def read_part_ranges(self, key: bytes, ranges: Sequence[tuple[int, int]]) -> list[bytes] | None:
+        """
+        Read bytes of a part in several ranges. As :meth:`read_part`.
+
+        :param ranges: where each starts and stops.
+        :return: the bytes of each range; None: a miss, of all of them.
+        """
+        if self._expiration_ns is not None:
+            self._sweep()
+        return self._parts.read(key, ranges)
 
     def read_part_into(self, key: bytes, start: int, buffer: memoryview) -> bool:
         """
         Fill a buffer with the bytes of a part from ``start`` on. As :meth:`read_part`.
 
-        :param buffer: contiguous and writable.
+        :param buffer: contiguous and writable; its items are bytes.
         :return: False: a miss. There may be anything in the buffer then.
         """
         if self._expiration_ns is not None:
@@ -265,19 +277,19 @@ class Store:
 
     # Writing
 
-    def put(self, key: bytes, payload: bytes | Sequence[Bytes], kind: int = VALUE) -> bool:
+    def put(self, key: bytes, payload: bytes | Sequence[Piece], kind: int = VALUE) -> bool:
         """
         Store a value, or an entry of another kind that is always read whole.
 
-        :param payload: its bytes, whole or in parts. Parts are written from where they are, and never joined.
+        :param payload: its bytes, whole or in pieces. Pieces are written from where they are, and never joined.
         :return: whether it is kept. If not, nothing is left under the key.
         :raises ValueError: entries of this kind are stored by another method.
         """
         if kind in (FILE, PART):
             msg = f"{KINDS[kind].name}: use put_file for a file, and put_part for a block"
             raise ValueError(msg)
-        parts = [payload] if isinstance(payload, bytes) else payload
-        return self._put(Incoming.of_value(kind, key, parts, self._recency.stamp(), self._signing_key))
+        pieces = [payload] if isinstance(payload, bytes) else payload
+        return self._put(Incoming.of_value(kind, key, pieces, self._recency.stamp(), self._signing_key))
 
     def put_part(self, key: bytes, data: bytes | bytearray | memoryview) -> bool:
         """

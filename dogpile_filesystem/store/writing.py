@@ -24,7 +24,7 @@ from dogpile_filesystem.lockfile import Ledger, presence
 from dogpile_filesystem.store import entry, header, part_format
 from dogpile_filesystem.store.directory import Directory
 from dogpile_filesystem.store.eviction import NoRoom, NotCounted, Room
-from dogpile_filesystem.store.header import Bytes
+from dogpile_filesystem.store.header import Piece
 from dogpile_filesystem.store.ingest import ExternalFile
 from dogpile_filesystem.store.reservation import Reservation
 from dogpile_filesystem.store.shard import Shards
@@ -50,7 +50,7 @@ class Incoming(NamedTuple):
     What is to be stored.
 
     :ivar unique_part: of the names of its temporary file and its content.
-    :ivar parts: of the entry's file.
+    :ivar pieces: of the entry's file.
     :ivar stamp: of its creation and last use, in nanoseconds.
     :ivar size: the bytes charged for it, its content included.
     :ivar file: the caller's, which becomes the content; None: it has no content.
@@ -58,18 +58,18 @@ class Incoming(NamedTuple):
 
     place: Place
     unique_part: str
-    parts: Sequence[Bytes]
+    pieces: Sequence[Piece]
     stamp: int
     size: int
     file: ExternalFile | None = None
 
     @classmethod
     def of_value(
-        cls, kind: int, key: bytes, payload: Sequence[Bytes], stamp: int, signing_key: bytes | None
+        cls, kind: int, key: bytes, payload: Sequence[Piece], stamp: int, signing_key: bytes | None
     ) -> Incoming:
-        """A value, or another entry that is always read whole, by the parts of its payload."""
-        parts = [header.pack(kind, key, payload, stamp, signing_key), *payload]
-        return cls(place(kind, key), presence.unique(), parts, stamp, charge(sum(map(len, parts))))
+        """A value, or another entry that is always read whole, by the pieces of its payload."""
+        pieces = [header.pack(kind, key, payload, stamp, signing_key), *payload]
+        return cls(place(kind, key), presence.unique(), pieces, stamp, charge(sum(map(len, pieces))))
 
     @classmethod
     def of_part(cls, key: bytes, data: memoryview, stamp: int, signing_key: bytes | None) -> Incoming:
@@ -164,7 +164,7 @@ class Writer:
             reservation.begin(shard, replaces=replaces)
             if size > _SMALL or incoming.file is not None or not self._room.fits(ledger, size):
                 return False
-            reservation.write(incoming.parts, incoming.stamp)
+            reservation.write(incoming.pieces, incoming.stamp)
             return reservation.publish(shard)
 
     def _write_unlocked(self, incoming: Incoming, ledger: Ledger, reservation: Reservation) -> None:
@@ -173,7 +173,7 @@ class Writer:
         self._room.make(ledger, incoming.place, incoming.size)
         if incoming.file:
             incoming.file.take_in(reservation.content_path, self._directory)
-        reservation.write(incoming.parts, incoming.stamp)
+        reservation.write(incoming.pieces, incoming.stamp)
         if self._directory.ledger() is not ledger:
             # It was deleted with its file, and the new one knows nothing of this reservation.
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "the lock file was deleted")

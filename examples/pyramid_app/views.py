@@ -5,11 +5,14 @@ The pages.
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import mimetypes
 import os
 from collections.abc import Iterable
 from html import escape
+from typing import BinaryIO
 
-from pyramid.httpexceptions import HTTPSeeOther
+from pyramid.httpexceptions import HTTPNotFound, HTTPSeeOther
 from pyramid.request import Request
 from pyramid.response import FileIter, Response
 from pyramid.view import view_config
@@ -19,7 +22,8 @@ from pyramid_app.slow import article, headlines, report
 
 BLOCK_SIZE = 1 << 18
 LINKS = """<p><a href="/article/books/1">A slow page</a> <a href="/news">A page refreshed while the old one is shown</a>
-<a href="/report/2026">A file to download</a> <a href="/admin">Statistics</a></p>
+<a href="/report/2026">A file to download</a> <a href="/files/views.py">A file from slow storage</a>
+<a href="/admin">Statistics</a></p>
 """
 
 
@@ -72,6 +76,56 @@ def download(request: Request) -> Response:
     )
     response.app_iter = request.environ.get("wsgi.file_wrapper", FileIter)(file, BLOCK_SIZE)
     response.content_length = status.st_size  # After `app_iter`, whose setter clears it.
+    return response
+
+
+class Part(FileIter):
+    """
+    The bytes of a file, or of the part that a request asks for. Response would read all that lies before the part.
+    """
+
+    def __init__(self, file: BinaryIO, length: int) -> None:
+        super().__init__(file, BLOCK_SIZE)
+        self.left = length
+
+    def app_iter_range(self, start: int, stop: int) -> Part:
+        """What Response calls to answer Range."""
+        self.file.seek(start)
+        self.left = stop - start
+        return self
+
+    def __next__(self) -> bytes:
+        data: bytes = self.file.read(min(self.block_size, self.left))
+        if not data:
+            raise StopIteration
+        self.left -= len(data)
+        return data
+
+
+@view_config(route_name="file")
+def stored_file(request: Request) -> Response:
+    files, root = request.registry.settings["files"]
+    names = request.matchdict["name"]
+    # Nothing above the directory is served.
+    if not names or any(name in ("", ".", "..") or "\0" in name for name in names):
+        raise HTTPNotFound
+    try:
+        file = files.open("/".join([root, *names]))
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+        raise HTTPNotFound from error
+    content_type, content_encoding = mimetypes.guess_type(names[-1])
+    # All that is said of the file, and all that is sent, is of the version that was opened. If the store replaces it
+    # before all of it is sent or cached, the connection ends early, and the client can ask for the new version.
+    response = Response(
+        conditional_response=True,
+        content_type=content_type or "application/octet-stream",
+        content_encoding=content_encoding,
+        accept_ranges="bytes",
+        etag=hashlib.blake2b(file.identity.encode(), digest_size=16).hexdigest(),
+        cache_control="no-cache",
+    )
+    response.app_iter = Part(file, file.size)
+    response.content_length = file.size
     return response
 
 

@@ -38,6 +38,24 @@ def filled(store):
 
 
 @pytest.fixture
+def cached(tmp_path, base_dir):
+    """
+    Files of a source, of which a filesystem has read some blocks of 64 KiB: their directory, and what it says of each.
+    """
+    pytest.importorskip("fsspec")
+    from dogpile_filesystem.remote import CachedFileSystem  # noqa: PLC0415 - skips the test without the extra
+
+    source = tmp_path / "source"
+    (source / "far").mkdir(parents=True)
+    fs = CachedFileSystem(target_protocol="file", base_dir=base_dir, block_size="64KiB")
+    for name, size in (("some", 300_000), ("whole", 100_000), ("empty", 0), ("far/away", 1000), ("whole too", 5000)):
+        (source / name).write_bytes(bytes(range(256)) * (size // 256) + bytes(size % 256))
+        fs.cat_file(f"{source}/{name}", *((100_000, 190_000) if name == "some" else ()))
+    flusher.settle_before_fork()
+    return source
+
+
+@pytest.fixture
 def run(base_dir):
     """Runs a command on the directory, in this process: its exit code, and what it prints on the two streams."""
     from commands import invoke  # noqa: PLC0415 - skips the test where the packages of the command line are missing

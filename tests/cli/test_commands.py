@@ -174,7 +174,7 @@ def test_root_acts_as_owner(parent, start, command, mode):
 
 
 @as_root
-@pytest.mark.parametrize("command", [*COMMANDS, "check --repair", "remove --prefix"])
+@pytest.mark.parametrize("command", [*COMMANDS, "check --repair", "remove --prefix", "fetch"])
 def test_root_imports_nothing_as_owner(parent, terminal, command):
     """Root imports all modules before it becomes another user, who may not be able to read them."""
     directory = f"{parent}/cäche"
@@ -192,10 +192,16 @@ def test_root_imports_nothing_as_owner(parent, terminal, command):
     """
     _, theirs = terminal
     name, *rest = command.split()
+    arguments = [directory, *rest, *COMMANDS.get(name, ())]
+    if name == "fetch":
+        pytest.importorskip("fsspec")
+        with open(f"{parent}/file", "wb") as file:
+            file.write(b"content")
+        arguments = [f"{parent}/file", "--base-dir", directory]
     ours, watched = os.pipe()
     with open(ours, "rb") as imported, open(watched, "wb"):
         done = subprocess.run(
-            [sys.executable, "-c", textwrap.dedent(program), name, directory, *rest, *COMMANDS[name]],
+            [sys.executable, "-c", textwrap.dedent(program), name, *arguments],
             stdin=theirs,
             stdout=theirs,
             stderr=theirs,

@@ -12,7 +12,7 @@ import ondisk
 import pytest
 from commands import PATIENCE, difference, path_of, read_until
 
-from dogpile_filesystem.layout import BLOCK, SHARDS, VALUE
+from dogpile_filesystem.layout import BLOCK, SHARDS, VALUE, PartKey
 from dogpile_filesystem.lockfile.ledger import Usage
 
 
@@ -96,6 +96,35 @@ def test_remove_prefix(filled, base_dir, run):
     done = run("remove", "--prefix", "value")
     assert (done.exit_code, done.stderr) == (1, "no key begins with value\n")
     assert filled.usage().entries == 2
+    assert difference(base_dir) == []
+
+
+def test_remove_source_files(cached, store, base_dir, run):
+    """
+    By its URL, a file of a source is removed with all its blocks and its record; by a prefix, all files below.
+    """
+    url = f"file://{cached}"
+    assert store.put(url.encode(), b"value of a region")
+    assert run("remove", f"{url}/some", f"{url}/whole", "--dry-run").stdout.startswith("Would remove 6 entries, ")
+    done = run("remove", f"{url}/some", f"{url}/missing", f"{url}/whole")
+    assert (done.exit_code, done.stderr) == (1, f"no entry under {url}/missing\n")
+    assert done.stdout.startswith("Removed 6 entries, ")
+    assert store.usage().entries == 6
+    assert run("remove", "--prefix", f"{url}/far/", "--kind", "block").stdout.startswith("Removed 1 entry, ")
+    assert run("remove", "--prefix", f"{url}/far/").stdout.startswith("Removed 1 entry, ")
+    assert run("remove", "--prefix", f"{url}/").stdout.startswith("Removed 3 entries, ")
+    assert store.get(url.encode()) is not None
+    assert difference(base_dir) == []
+
+
+def test_remove_source_files_whose_names_are_not_utf8(store, base_dir, run):
+    """Names that are no text are found as the shell passes them."""
+    url = "file:///far/\udcff"
+    for number in range(2):
+        assert store.put_part(PartKey(url, "n", "i", 1 << 17, 1 << 16, number).pack(), bytes(1 << 16))
+    assert run("ls").stdout.endswith("file:///far/\\udcff\n")
+    assert run("remove", "--prefix", url, "--dry-run").stdout.startswith("Would remove 2 entries")
+    assert run("remove", url).stdout.startswith("Removed 2 entries")
     assert difference(base_dir) == []
 
 

@@ -16,7 +16,7 @@ from dogpile.cache import make_region
 
 from dogpile_filesystem import layout
 from dogpile_filesystem.cli import reading
-from dogpile_filesystem.layout import BLOCK, VALUE
+from dogpile_filesystem.layout import BLOCK, VALUE, VERSION
 from dogpile_filesystem.store.store import Store
 
 
@@ -137,6 +137,126 @@ def test_ls_into_a_pipe_that_is_closed(store, base_dir, start):
     assert process.communicate()[1] == b""
 
 
+def rows_of_files(done):
+    """The columns of each file of a source, and its name."""
+    lines = done.stdout.splitlines()
+    start = next(number for number, line in enumerate(lines) if line.split()[:2] == ["LENGTH", "CACHED"])
+    return {line.rpartition("/source/")[2]: line.rpartition("  ")[0].split() for line in lines[start + 1 :]}
+
+
+def test_ls_of_source_files(cached, run):
+    """A file of a source is one row: its length, how much of it is there, and its age and last use."""
+    done = run("ls")
+    assert done.stdout.split()[0] == "LENGTH"
+    rows = rows_of_files(done)
+    assert set(rows) == {"some", "whole", "empty", "far/away", "whole too"}
+    assert rows["some"][:5] == ["293", "KiB", "128", "KiB", "43%"]
+    assert rows["whole"][:5] == ["98", "KiB", "98", "KiB", "100%"]
+    assert rows["empty"][:5] == ["0", "KiB", "0", "KiB", "100%"]
+    assert rows["whole too"][:5] == ["5", "KiB", "5", "KiB", "100%"]
+
+
+@pytest.mark.parametrize(
+    ("sort", "first"), [("used", "whole too"), ("size", "some"), ("created", "whole too"), ("key", "empty")]
+)
+def test_ls_of_source_files_sorted(cached, run, sort, first):
+    """Files of sources are sorted as entries are, also with a limit and in reverse."""
+    everything = list(rows_of_files(run("ls", "--sort", sort)))
+    assert everything[0] == first
+    assert list(rows_of_files(run("ls", "--sort", sort, "--limit", 2))) == everything[:2]
+    assert list(rows_of_files(run("ls", "--sort", sort, "--reverse"))) == everything[::-1]
+
+
+def test_ls_of_both(cached, store, run):
+    """Entries of regions, and files of sources, have a table each."""
+    assert store.put(b"key of a region", b"value")
+    entries, files = run("ls").stdout.split("\n\n")
+    assert [line.split()[0] for line in entries.splitlines()] == ["KIND", "value"]
+    assert len(files.splitlines()) == 6
+
+
+def test_ls_blocks(cached, store, run):
+    """With --blocks, the entries that files of sources consist of are listed themselves."""
+    kinds = [json.loads(line)["kind"] for line in run("ls", "--blocks", "--json").stdout.splitlines()]
+    assert (kinds.count("block"), kinds.count("version"), len(kinds)) == (6, 5, 11)
+
+
+def test_ls_of_source_files_as_json(cached, base_dir, run):
+    """A program gets the exact numbers of a file of a source, and what tells its version."""
+    files = {seen["key"]: seen for seen in map(json.loads, run("ls", "--json").stdout.splitlines())}
+    some = files[f"file://{cached}/some"]
+    assert (some["kind"], some["length"], some["cached"], some["blocks"]) == ("source", 300_000, 2 << 16, 2)
+    assert some["size"] == sum(
+        os.path.getsize(path) // -BLOCK * -BLOCK
+        for path in (f"{base_dir}/values/{name[:2]}/{name}" for name in names_of(run, "some"))
+    )
+    assert some["identity"].startswith("stat:")
+    assert some["created"] <= some["used"] <= time.time()
+    assert some["checked"] <= some["created"]
+
+
+def names_of(run, name):
+    """The files of the entries that a file of a source consists of."""
+    for line in run("ls", "--blocks", "--json").stdout.splitlines():
+        entry = json.loads(line)
+        if entry["key"].partition("\0")[0].endswith(f"/{name}"):
+            yield entry["name"]
+
+
+def test_ls_of_a_file_of_two_versions(cached, run, base_dir, store):
+    """Blocks of an earlier version, which nothing has removed yet, are a row of their own."""
+    url, old = f"file://{cached}/far/away", layout.PartKey(f"file://{cached}/far/away", "n", "old", 1 << 20, 1 << 16, 3)
+    assert store.put_part(old.pack(), bytes(1 << 16))
+    found = [json.loads(line) for line in run("ls", "--json").stdout.splitlines()]
+    versions = {each["identity"]: each for each in found if each["key"] == url}
+    assert versions["old"]["cached"] == 1 << 16
+    assert versions["old"]["checked"] is None
+    assert len(versions) == 2
+    assert "6%" in run("ls").stdout
+    done = run("show", url)
+    assert len(re.findall(r"^URL ", done.stdout, re.MULTILINE)) == 2
+    assert re.search(r"^Blocks +1 of 16, of 64 KiB each: 3$", done.stdout, re.MULTILINE)
+    assert "no record of this version" in done.stdout
+
+
+def test_ls_of_a_file_of_unknown_length(store, run):
+    """The length of a file that was read through in order is known when its last block is there."""
+    key = layout.PartKey("http://host/f", "n", "etag:1", -1, 1 << 16, 0)
+    assert store.put_part(key.pack(), bytes(1 << 16))
+    assert run("ls").stdout.splitlines()[1].split()[:4] == ["?", "64", "KiB", "?"]
+    assert "Length     not known\n" in run("show", "http://host/f").stdout
+    assert store.put_part(key._replace(number=1).pack(), b"")
+    assert run("ls").stdout.splitlines()[1].split()[:5] == ["64", "KiB", "64", "KiB", "100%"]
+
+
+def test_ls_of_damaged_blocks(cached, base_dir, run):
+    """A damaged block is listed as a damaged entry, and its file without it."""
+    block = next(name for name in names_of(run, "whole") if name.endswith("b"))
+    os.truncate(f"{base_dir}/values/{block[:2]}/{block}", 3)
+    assert f"(damaged: {block})" in run("ls").stdout
+    assert rows_of_files(run("ls"))["whole"][4] != "100%"
+
+
+def test_show_source_file(cached, run):
+    """A file of a source is shown by its URL, with its version, the blocks that are there, and its first bytes."""
+    done = run("show", f"file://{cached}/some")
+    assert done.exit_code == 0
+    for line in (
+        "Length +300,000 bytes",
+        "Cached +131,072 bytes, 43%",
+        "Blocks +2 of 5, of 64 KiB each: 1-2",
+        "Version +stat:.*",
+        "Last look .* ago",
+        "Namespace +[0-9a-f]{32}",
+    ):
+        assert re.search(f"^{line}$", done.stdout, re.MULTILINE), line
+    assert "|" not in done.stdout
+    assert "00000000  00 01 02 03 04 05 06 07" in run("show", f"file://{cached}/whole").stdout
+    (seen,) = json.loads(run("show", f"file://{cached}/whole", "--json", "--bytes", 3).stdout)
+    assert (seen["runs"], seen["start"], seen["signed"]) == ([[0, 1]], "000102", False)
+    assert run("show", f"file://{cached}/whole", "--kind", "value").exit_code == 1
+
+
 def test_show_value(base_dir, run):
     """A value is shown with dogpile's metadata and its first bytes, and is never unpickled."""
     region = make_region(serializer=lambda value: value, deserializer=bytes)
@@ -183,6 +303,27 @@ def test_show_both_kinds(store, run):
     assert re.findall(r"^Kind +(\w+)$", run("show", "key").stdout, re.MULTILINE) == ["value", "file"]
     (seen,) = json.loads(run("show", "key", "--kind", "file", "--json").stdout)
     assert seen["kind"] == "file"
+
+
+def test_blocks_and_versions(store, run):
+    """Blocks and versions are listed with their keys and kinds; those whose keys can be passed are shown."""
+    key = layout.PartKey("s3://bucket/file", "namespace", "etag:1", 10, 5, 1).pack()
+    assert store.put_part(key, b"01234")
+    assert store.put(layout.version_key("s3://bucket/file", "namespace"), b"{}|", VERSION)
+    store.flush()
+    rows = {line.split()[0]: line for line in run("ls").stdout.splitlines()}
+    assert set(rows) == {"KIND", "block", "version"}
+    assert rows["block"].endswith(r"  s3://bucket/file\x00namespace\x00etag:1\x0010\x005\x001")
+    assert {len(line.partition(" KiB ")[0]) for name, line in rows.items() if name != "KIND"} == {len("version") + 8}
+    assert {json.loads(line)["kind"] for line in run("ls", "--json").stdout.splitlines()} == {"block", "version"}
+    (seen,) = json.loads(run("show", key.decode(), "--json").stdout)
+    assert (seen["kind"], seen["length"], seen["start"], seen["metadata"]) == ("block", 5, b"01234".hex(), None)
+    done = run("show", key.decode().partition("\0etag")[0])
+    assert re.search(r"^Kind +version$", done.stdout, re.MULTILINE)
+    assert re.search(r"^Length +3 bytes$", done.stdout, re.MULTILINE)
+    assert run("check").exit_code == 0
+    assert run("remove", "--prefix", "s3://bucket/", "--kind", "block").stdout == "Removed 1 entry, 4 KiB.\n"
+    assert run("remove", "--prefix", "s3://bucket/").stdout == "Removed 1 entry, 4 KiB.\n"
 
 
 def test_show_nothing(store, run):

@@ -82,8 +82,8 @@ def test_source(store, run):
     _, _, section = done.stdout.partition("\nSource\n")
     rows = dict(re.findall(r"^(\S.*?)  +(.*)$", section, re.MULTILINE))
     assert {label: re.split("  +", rest) for label, rest in rows.items()} == {
-        "Opens": ["1,206", "1,200 hit, 3 partial, 2 missed, 1 outdated, 4 served stale"],
-        "Block hits": ["970", "97.0% of the blocks read"],
+        "Opens": ["1,205", "1,200 hit, 3 partial, 2 missed; 1 outdated, 4 served stale"],
+        "Block hits": ["970", "98.0% of the blocks read"],
         "Block misses": ["20", "and 10 waits for another reader"],
         "From the cache": ["970.0 MiB"],
         "From the source": ["20.0 MiB", "5.0 MiB shared by several readers"],

@@ -36,6 +36,8 @@ from dogpile_filesystem.store.store import Store
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs to be root, to mount and to act as several users")
 MIB = 1 << 20
 RECIPES = "docs/recipes.md"
+#: Pages whose examples have tests of their own.
+WITH_OWN_TESTS = (RECIPES, "docs/files.md")
 _CLONE_NEWNS = 0x20000
 
 
@@ -132,13 +134,19 @@ def test_index():
 
 @pytest.mark.parametrize(
     ("page", "title"),
-    [(page, title) for page in documents.PAGES if page != RECIPES for title in documents.titles_with(page, "python")],
+    [
+        (page, title)
+        for page in documents.PAGES
+        if page not in WITH_OWN_TESTS
+        for title in documents.titles_with(page, "python")
+    ],
 )
 def test_examples(root, page, title):
     """The examples of a section run one after the other, print what their comments say, and cause no warning."""
     section = documents.section(page, title, root)
-    if "prometheus_client" in section.text:
-        pytest.importorskip("prometheus_client")
+    for package in ("prometheus_client", "fsspec"):
+        if f"import {package}" in section.text:
+            pytest.importorskip(package)
     assert section.complaints() == ""
 
 
@@ -211,6 +219,31 @@ def test_examples_of_the_command(root):
     region.backend.stats()  # Writes the counts in memory to the lock file.
 
     [transcript] = section.blocks("")
+    run_transcript(transcript)
+
+
+def test_examples_of_source_files(root):
+    """The commands on files of sources work, on a local directory, and print lines with the labels that are shown."""
+    pytest.importorskip("click")
+    pytest.importorskip("rich")
+    pytest.importorskip("fsspec")
+    filesystem = importlib.import_module("dogpile_filesystem.remote").CachedFileSystem
+    for name, size in (("2026/sales.parquet", MIB), ("2026/stock.parquet", 1000), ("2025/log.parquet", 1 << 36)):
+        path = root / "bucket" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        os.truncate(path, size)
+    fs = filesystem(target_protocol="file", target_options={"anon": True}, base_dir=root / "var/cache/myapp-files")
+    for start in (0, 4711 * MIB, 65532 * MIB):
+        fs.cat_file(f"{root}/bucket/2025/log.parquet", start, start + 4 * MIB)
+    fs.store.flush()
+
+    [transcript] = documents.section("docs/command-line.md", "Files of sources", root).blocks("console")
+    run_transcript(transcript.replace("s3://bucket", f"file://{root}/bucket"))
+
+
+def run_transcript(transcript):
+    """Run the commands of a transcript. They must print lines with the labels that it shows."""
     _, *examples = re.split(r"^\$ dogpile-filesystem ", transcript, flags=re.MULTILINE)
     assert examples
     for example in examples:

@@ -30,8 +30,9 @@ ALLOWED = {
     "backend": {"arguments", "pickling", "predecessor", "maintenance", "store", "lockfile", "layout", "failures"},
     "invalidation": {"arguments", "store", "lockfile", "layout", "failures"},
     "prometheus": {"backend", "lockfile"},
+    "remote": {"arguments", "store", "sources", "lockfile", "layout", "failures", "flusher"},
     # The demo's job is an application: it alone uses a store and a region.
-    "cli": {"maintenance", "arguments", "lockfile", "layout", "store"},
+    "cli": {"maintenance", "arguments", "lockfile", "layout", "store", "remote"},
     "__init__": {"backend", "invalidation"},
     "__main__": {"cli"},
 }

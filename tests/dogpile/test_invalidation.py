@@ -7,6 +7,8 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from dogpile.cache import make_region
@@ -14,6 +16,7 @@ from dogpile.cache.api import NO_VALUE
 from forked import Child
 
 from dogpile_filesystem import FilesystemInvalidation
+from dogpile_filesystem.lockfile import current
 from dogpile_filesystem.lockfile.ledger import Ledger
 
 
@@ -129,6 +132,51 @@ def test_asked_again(base_dir, make_regions):
     assert not asked.is_soft_invalidated(age)
     another.invalidate(hard=False)
     assert asked.is_soft_invalidated(age)
+
+
+def test_first_value_of_another_process(base_dir, monkeypatch):
+    """
+    The first value of a cache is not taken for invalidated, whenever another process makes the lock file and the values
+    while this one looks for them.
+    """
+    asked, exists = FilesystemInvalidation(base_dir), os.path.exists
+
+    def exists_a_moment_later(path):
+        monkeypatch.undo()
+        make_region().configure("paylogic.filesystem", arguments={"base_dir": base_dir}).set("k", "value")
+        return exists(path)
+
+    monkeypatch.setattr(os.path, "exists", exists_a_moment_later)
+    age = time.time()
+    assert not asked.is_hard_invalidated(age)
+
+
+def test_another_thread_looks(base_dir, monkeypatch):
+    """A thread that comes while another one looks for the first time does not take everything for invalidated."""
+    make_region().configure("paylogic.filesystem", arguments={"base_dir": base_dir}).set("k", "value")
+    asked, find, answers = FilesystemInvalidation(base_dir), current.Current.find, []
+
+    def find_slowly(self):
+        monkeypatch.undo()
+        self.fresh.renew(time.monotonic())
+        with ThreadPoolExecutor(1) as other:
+            answers.append(other.submit(asked.is_hard_invalidated, time.time()).result())
+        return find(self)
+
+    monkeypatch.setattr(current.Current, "find", find_slowly)
+    answers.append(asked.is_hard_invalidated(time.time()))
+    assert answers == [False, False]
+
+
+def test_lock_file_being_made(base_dir, monkeypatch):
+    """A process that met the lock file while it was being made looks at it again before it trusts what it saw."""
+    monkeypatch.setattr(current, "TRUST", 3600)
+    os.mkdir(base_dir, 0o700)
+    Path(base_dir, "lock").touch(0o600)
+    asked = FilesystemInvalidation(base_dir)
+    assert asked.is_hard_invalidated(time.time())
+    make_region().configure("paylogic.filesystem", arguments={"base_dir": base_dir}).set("k", "value")
+    assert not asked.is_hard_invalidated(time.time())
 
 
 def test_directory_deleted(make_regions, base_dir):

@@ -22,7 +22,7 @@ from kinds import in_one_shard, read, write
 from patience import PATIENCE
 
 from dogpile_filesystem import layout
-from dogpile_filesystem.layout import BLOCK, FILE, VALUE
+from dogpile_filesystem.layout import BLOCK, FILE, PART, VALUE, VERSION
 from dogpile_filesystem.store.store import Store
 
 NOW = 1_700_000_000.0
@@ -36,6 +36,8 @@ EXPECTED = {
     in_one_shard(VALUE, b"two"): b"value of two",
     in_one_shard(FILE, b"report"): b"content of the report",
     in_one_shard(FILE, b"picture"): b"content of the image.",
+    in_one_shard(PART, b"block"): b"bytes of the block",
+    in_one_shard(VERSION, b"version"): b"{}",
 }
 CONTENTS = 2
 EXPIRED = in_one_shard(VALUE, b"expired")

@@ -23,7 +23,7 @@ from kinds import read, write
 from ondisk import files, left_over, usage_on_disk
 
 from dogpile_filesystem import layout
-from dogpile_filesystem.layout import BLOCK, FILE, VALUE
+from dogpile_filesystem.layout import BLOCK, FILE, PART, VALUE
 from dogpile_filesystem.store.store import Store
 
 CACHE_SIZE = 12 * BLOCK
@@ -34,6 +34,7 @@ Owner = tuple[int, bytes]
 OWNERS: list[Owner] = [
     *((VALUE, b"%d" % number) for number in range(5)),
     *((FILE, b"%d" % number) for number in range(4)),
+    *((PART, b"%d" % number) for number in range(3)),
 ]
 NAMES = {layout.entry_name(*owner): owner for owner in OWNERS}
 #: This stands in place of an errno: the process is killed.

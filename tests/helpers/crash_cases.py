@@ -23,14 +23,14 @@ from forked import in_child
 from kinds import read, write
 from ondisk import difference, usage_on_disk
 
-from dogpile_filesystem.layout import BLOCK, FILE, VALUE
+from dogpile_filesystem.layout import BLOCK, FILE, PART, VALUE
 from dogpile_filesystem.store.store import Store
 
 #: Operations with more calls are killed only where a kill leaves a state that differs from that of one call earlier.
 MANY = 100
 _LIFETIME = 3600.0
 _NOW = time.time()
-_BOUND = 64 * BLOCK
+_BOUND = 72 * BLOCK
 
 Key = tuple[int, bytes]
 
@@ -43,11 +43,13 @@ def _content(name: str, length: int) -> bytes:
 OLD, NEW = _content("old", 6_400), _content("new", 12_800)
 OLD_FILE, NEW_FILE = _content("old file", 40_000), _content("new file", 80_000)
 LARGE = _content("large", 96_000)
+OLD_PART = _content("old part", 22_400)
 K, F, ABSENT, ABSENT_FILE = (VALUE, b"k"), (FILE, b"f"), (VALUE, b"absent"), (FILE, b"absent")
-# 36 blocks in 7 entries.
-_FILLED: dict[Key, bytes] = {K: OLD, F: OLD_FILE, (FILE, b"other"): _content("other file", 40_000)}
+P, ABSENT_PART = (PART, b"p"), (PART, b"absent")
+# 42 blocks in 8 entries.
+_FILLED: dict[Key, bytes] = {K: OLD, F: OLD_FILE, P: OLD_PART, (FILE, b"other"): _content("other file", 40_000)}
 _FILLED |= {(VALUE, b"other %d" % number): _content(f"other {number}", 9_600) for number in range(4)}
-_FULL, _ALL = 40 * BLOCK, 7
+_FULL, _ALL = 46 * BLOCK, 8
 
 
 class Case:
@@ -106,6 +108,13 @@ def _prepare_lost_ledger(case: Case) -> None:
     os.unlink(os.path.join(case.base_dir, "lock"))
 
 
+def _prepare_damaged_part(case: Case) -> None:
+    _fill(case.store(), _FILLED)
+    with open(ondisk.path(case.store(), *P), "r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        file.write(bytes([OLD_PART[-1] ^ 1]))
+
+
 def _copy(store: Store, case: Case, key: bytes, *, movable: bool = False) -> None:
     with open(case.source, "rb") as file:
         store.put_file(key, file, movable=movable)
@@ -143,6 +152,12 @@ OPERATIONS = {
     "get": Operation(lambda store, case: read(store, *K)),
     "get of nothing": Operation(lambda store, case: read(store, *ABSENT)),
     "get of a file": Operation(lambda store, case: read(store, *F)),
+    "put of a part": Operation(lambda store, case: store.put_part(b"absent", LARGE), {ABSENT_PART: LARGE}),
+    "put over a part": Operation(lambda store, case: store.put_part(b"p", NEW), {P: NEW}),
+    "read of a part": Operation(lambda store, case: store.read_part(b"p", 100, 20_000)),
+    "read of a damaged part": Operation(
+        lambda store, case: store.read_part(b"p", 20_000, 22_400), {P: None}, prepare=_prepare_damaged_part
+    ),
     "get of a damaged entry": Operation(lambda store, case: read(store, *K), {K: None}, prepare=_prepare_damaged),
     "remove": Operation(lambda store, case: store.remove(b"k"), {K: None}),
     "remove a file": Operation(lambda store, case: store.remove(b"f", FILE), {F: None}),
@@ -305,7 +320,7 @@ class Driver:
         store = case.store()
         with context:
             self.operation.act(store, case)
-        return [call._replace(function=len, kwargs={}) for call in context.calls]
+        return [call.as_data() for call in context.calls]
 
     def kill(self, fault: injection.Fault, number: int, call: injection.Call | None) -> bool:
         """Kills at one call and checks; returns whether the process was killed."""

@@ -49,6 +49,7 @@ def _content(name: str, length: int) -> bytes:
 OLD, NEW, LARGE = _content("old", 6_400), _content("new", 12_800), _content("large", 96_000)
 _VALUES = {"k": OLD, "other": _content("other", 6_400), "third": _content("third", 6_400)}
 _FILES = {"k": _content("old file", 20_000), "other": _content("other file", 6_400)}
+_PARTS = {"k": _content("old part", 40_000), "other": _content("other part", 3_200)}
 _NEW_FILE = _content("new file", 40_000)
 _AGAIN = _content("again", 3_200)
 
@@ -85,10 +86,25 @@ class _Unbuffered(io.RawIOBase):
         super().close()
 
 
+class _Parts:
+    """The parts of a store, with the methods of a region."""
+
+    def __init__(self, store: Any) -> None:
+        self._store = store
+
+    def get(self, key: str) -> Any:
+        length = self._store.has_part(key.encode())
+        part = None if length is None else self._store.read_part(key.encode(), 0, length)
+        return NO_VALUE if part is None else part
+
+    def set(self, key: str, value: bytes) -> None:
+        self._store.put_part(key.encode(), value)
+
+
 class Cache:
     """
-    A cache directory, with a region for values, one for files that are copied and one for files that are moved; and a
-    file to be stored.
+    A cache directory, with a region for values, one for files that are copied and one for files that are moved; parts;
+    and a file to be stored.
     """
 
     def __init__(self, path: str) -> None:
@@ -113,6 +129,14 @@ class Cache:
     def full(self) -> Any:
         return self.region("paylogic.filesystem", cache_size=30 * BLOCK)
 
+    @property
+    def store(self) -> Any:
+        return self.values.backend.store
+
+    @property
+    def parts(self) -> _Parts:
+        return _Parts(self.store)
+
     def region(self, backend: str, **arguments: Any) -> Any:
         return make_region().configure(backend, arguments={"base_dir": self.base_dir, **arguments})
 
@@ -132,7 +156,7 @@ class Cache:
 
 def content(value: Any) -> Any:
     """Returns a value, or the content of the file if it is one: the files of hits are closed."""
-    if isinstance(value, bytes) or value is NO_VALUE or value is None:
+    if isinstance(value, bytes | bool) or value is NO_VALUE or value is None:
         return value
     if isinstance(value, list):
         return [content(each) for each in value]
@@ -154,6 +178,7 @@ class Operation(NamedTuple):
     :ivar results: what a caller may get, first what it gets without an error.
     :ivar values: what keys it writes, and what they may hold afterwards, besides nothing.
     :ivar files: likewise, of files.
+    :ivar parts: likewise, of parts.
     :ivar moves: whether files are moved; they are read through the region that wrote them.
     :ivar evicts: whether any entry may be missing afterwards.
     :ivar first: whether there is no directory yet, and no region.
@@ -163,6 +188,7 @@ class Operation(NamedTuple):
     results: tuple[Any, ...] = (None,)
     values: Mapping[str, tuple[Any, ...]] = {}
     files: Mapping[str, tuple[Any, ...]] = {}
+    parts: Mapping[str, tuple[Any, ...]] = {}
     moves: bool = False
     evicts: bool = False
     first: bool = False
@@ -216,6 +242,12 @@ OPERATIONS = {
         files={"absent": (_NEW_FILE,)},
         moves=True,
     ),
+    "put_part": Operation(
+        lambda cache: cache.store.put_part(b"absent", LARGE), (True, False), parts={"absent": (LARGE,)}
+    ),
+    "put_part over": Operation(lambda cache: cache.store.put_part(b"k", NEW), (True, False), parts={"k": (NEW,)}),
+    "read_part": Operation(lambda cache: cache.store.read_part(b"k", 100, 30_000), (_PARTS["k"][100:30_000], None)),
+    "read_part of nothing": Operation(lambda cache: cache.store.read_part(b"absent", 0, 1)),
     "prune": Operation(lambda cache: cache.full.backend.prune()),
     "flush": Operation(lambda cache: cache.values.get("k") and cache.values.backend.store.flush(), (None, NO_VALUE)),
 }
@@ -276,6 +308,8 @@ class Driver:
             cache = Cache(self.template)
             cache.values.set_multi(_VALUES)
             cache.files.set_multi({key: io.BytesIO(value) for key, value in _FILES.items()})
+            for key, value in _PARTS.items():
+                cache.parts.set(key, value)
             cache.close()
 
     def cache(self, name: str) -> Cache:
@@ -352,7 +386,11 @@ class Check:
 
     def check_written(self) -> None:
         """A written value is there or missing, never an older one, even while the error lasts."""
-        for region, written in [(self.cache.values, self.operation.values), (self.files, self.operation.files)]:
+        for region, written in [
+            (self.cache.values, self.operation.values),
+            (self.files, self.operation.files),
+            (self.cache.parts, self.operation.parts),
+        ]:
             for key, allowed in written.items():
                 value = read(region, key)
                 if value not in (*allowed, NO_VALUE):
@@ -362,7 +400,11 @@ class Check:
     def check_rest(self) -> None:
         """All other values are still there."""
         may_miss = self.operation.evicts or self.trouble.cause in _FULL_DISK
-        before = [(self.cache.values, self.operation.values, _VALUES), (self.files, self.operation.files, _FILES)]
+        before = [
+            (self.cache.values, self.operation.values, _VALUES),
+            (self.files, self.operation.files, _FILES),
+            (self.cache.parts, self.operation.parts, _PARTS),
+        ]
         for region, written, entries in before if not self.operation.first else []:
             for key in entries.keys() - written.keys():
                 value = read(region, key)
@@ -394,10 +436,11 @@ class Check:
 
     def check_goes_on(self) -> None:
         """The next operations work."""
-        for key in {"k", *self.operation.values, *self.operation.files}:
+        for key in {"k", *self.operation.values, *self.operation.files, *self.operation.parts}:
             self.cache.values.set(key, _AGAIN)
             self.cache.files.set(key, io.BytesIO(_AGAIN))
-            if read(self.cache.values, key) != _AGAIN or read(self.cache.files, key) != _AGAIN:
+            self.cache.parts.set(key, _AGAIN)
+            if [read(each, key) for each in (self.cache.values, self.cache.files, self.cache.parts)] != [_AGAIN] * 3:
                 self.wrong.append(f"{key} cannot be written: {dict(self.cache.counts())}")
 
     def check_descriptors(self) -> None:

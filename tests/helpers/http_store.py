@@ -48,6 +48,7 @@ class HttpStore:
     The switches may be changed at any time.
 
     :ivar url: of the directory, without a slash at its end.
+    :ivar protocol: of its filesystem of fsspec; with ``options`` and ``root``, as those of other storage servers.
     :ivar ranges: whether it honours ranges. If not, it answers one with the whole file, as simple servers do.
     :ivar etag: ``"strong"``, ``"weak"``, or None: it tells none. It is made of inode, time and size.
     :ivar last_modified: whether it tells the time of change.
@@ -64,6 +65,7 @@ class HttpStore:
         self._server = _Server(self)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), name="http_store")
         self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self.protocol, self.options, self.root = "http", dict[str, Any](), self.url
 
     def bare(self) -> None:
         """Tell nothing of a file, and honour no ranges."""

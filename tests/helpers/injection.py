@@ -56,6 +56,11 @@ class Call(NamedTuple):
     def go(self) -> Any:
         return self.function(*self.args, **self.kwargs)
 
+    def as_data(self) -> Call:
+        """The call as it can be sent to another process, which cannot make it."""
+        args = ([bytes(part) for part in each] if isinstance(each, list) else each for each in self.args)
+        return self._replace(function=len, args=tuple(args), kwargs={})
+
     def __str__(self) -> str:
         """The call, with the last parts of paths."""
         paths = [os.path.basename(argument) for argument in self.args if isinstance(argument, str)]
@@ -91,6 +96,10 @@ def half(call: Call) -> Any:
     match call.name, call.args:
         case "read", (fd, length):
             return call.function(fd, min(length, os.fstat(fd).st_size) // 2)
+        case "pread", (fd, length, at):
+            return call.function(fd, -(-min(length, max(0, os.fstat(fd).st_size - at)) // 2), at)
+        case "preadv", (fd, [buffer], at):
+            return call.function(fd, [buffer[: -(-len(buffer) // 2)]], at)
         case "copy_file_range", (source, target, _, *rest):
             return call.function(source, target, half_length, *rest)
         case "sendfile", (target, source, offset, _):
@@ -123,7 +132,7 @@ def can_be_halved(call: Call) -> bool:
 
 
 def can_be_short(call: Call) -> bool:
-    return can_be_halved(call) or call.name == "read"
+    return can_be_halved(call) or call.name in ("read", "pread", "preadv")
 
 
 def can_fail_with(code: int) -> Callable[[Call], bool]:

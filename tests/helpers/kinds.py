@@ -1,5 +1,5 @@
 """
-Helper: values and files, read and written in the same way.
+Helper: entries of all kinds, read and written in the same way.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ import io
 import itertools
 
 from dogpile_filesystem import layout
-from dogpile_filesystem.layout import VALUE
+from dogpile_filesystem.layout import FILE, PART
 
 #: As that of dogpile.cache: no letter follows the name of the content, which `ondisk` finds in an entry.
 METADATA = b'{"ct": 1}'
@@ -21,8 +21,11 @@ def in_one_shard(kind: int, name: bytes) -> tuple[int, bytes]:
 
 
 def read(store, kind, key):
-    if kind == VALUE:
-        return store.get(key)
+    if kind == PART:
+        length = store.has_part(key)
+        return None if length is None else store.read_part(key, 0, length)
+    if kind != FILE:
+        return store.get(key, kind)
     hit = store.get_file(key)
     if hit is None:
         return None
@@ -31,4 +34,8 @@ def read(store, kind, key):
 
 
 def write(store, kind, key, value):
-    return store.put(key, value) if kind == VALUE else store.put_file(key, io.BytesIO(value), METADATA)
+    if kind == PART:
+        return store.put_part(key, value)
+    if kind != FILE:
+        return store.put(key, value, kind)
+    return store.put_file(key, io.BytesIO(value), METADATA)

@@ -195,3 +195,32 @@ def test_file_turned_while_a_range_is_locked(path, monkeypatch):
         acquire()
         assert lock.owned
         lock.release()
+
+
+def test_file_turned_after_a_range_was_locked(path, monkeypatch):
+    """A range that was locked in a file deleted in the same moment is locked in the new file as well."""
+    file = open_lock_file(path)
+    lock = file.borrow(0, 1)
+    lockf = locking.lockf
+
+    def turned_after(*arguments):
+        monkeypatch.setattr(locking, "lockf", lockf)
+        lockf(*arguments)
+        os.unlink(path)
+        assert open_lock_file(path) is file
+
+    for acquire in (lock.__enter__, lock.acquire):
+        monkeypatch.setattr(locking, "lockf", turned_after)
+        acquire()
+        # A child asks, since a process is never refused what it holds itself.
+        assert Child(lambda: is_busy(path)).result() is True
+        lock.release()
+
+
+def is_busy(path):
+    """Whether another process holds the first byte of the file."""
+    fd = os.open(path, os.O_RDWR)
+    try:
+        return not locking.try_to_lock(fd, 1, 0)
+    finally:
+        os.close(fd)

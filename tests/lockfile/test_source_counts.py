@@ -68,7 +68,7 @@ def test_names(store):
     running = 100 - numbers["fills_finished"] - numbers["fills_given_up"]
     assert counted(stats.process) == {**expected, "fills_running": running}
     assert stats.total.source.fills_running is None
-    assert stats.total.source.opens == 1 + 2 + 3 + 4
+    assert stats.total.source.opens == 1 + 2 + 3
     assert store.stats() == stats
 
 

@@ -13,7 +13,7 @@ import pytest
 from listed import found, path_of
 
 from dogpile_filesystem import layout
-from dogpile_filesystem.layout import BLOCK, FILE, VALUE
+from dogpile_filesystem.layout import BLOCK, FILE, PART, VALUE, VERSION
 from dogpile_filesystem.maintenance import inventory
 from dogpile_filesystem.store import entry, header
 from dogpile_filesystem.store.entry import Damaged
@@ -76,6 +76,44 @@ def test_describe_file(store, shards):
     assert seen.seen.content == seen.content.name
 
 
+@pytest.mark.parametrize("length", [0, 1, 100_000, 20 << 20])
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("key", [b"key", b"k" * 5000], ids=["short key", "long key"])
+def test_describe_part(make_store, shards, key, length, signed):
+    """The description of a block has the length and the first bytes of the block, without its table."""
+    store = make_store(signing_keys=[entry.signing_key(b"secret")] if signed else [])
+    assert store.put_part(key, (b"0123456789" * length)[:length])
+    seen = inventory.describe(shards, found(shards, PART, key), 12)
+    assert (seen.head.kind, seen.head.key, seen.head.is_signed, seen.content) == (PART, key, signed, None)
+    assert (seen.length, seen.start) == (length, b"012345678901"[:length])
+    assert inventory.describe(shards, seen.seen).start == b""
+    assert list(inventory.entries(shards)) == [seen.seen]
+
+
+def test_describe_version(store, shards):
+    """The description of a version has its length and its first bytes."""
+    assert store.put(b"key", b'{"size": 1}', VERSION)
+    seen = inventory.describe(shards, found(shards, VERSION, b"key"), 4)
+    assert (seen.head.kind, seen.head.key, seen.length, seen.start) == (VERSION, b"key", 11, b'{"si')
+
+
+@pytest.mark.parametrize("length", [32, 40, 46, 60])
+@pytest.mark.leaves_damage("the damaged entry stays")
+def test_describe_damaged_part(store, shards, length):
+    """A block that was cut off before its bytes, or is shorter than its table, is reported as damaged."""
+    assert store.put_part(b"key", bytes(100_000))
+    candidate = found(shards, PART, b"key")
+    path = path_of(shards, candidate.name)
+    os.truncate(path, length)
+    with pytest.raises(Damaged):
+        inventory.describe(shards, candidate, 10)
+    table = (1 << 14).to_bytes(4, "little") + (3).to_bytes(4, "little")
+    with open(path, "wb") as file:
+        file.write(header.pack(PART, b"key", [table], 0) + table + bytes(20))
+    with pytest.raises(Damaged):
+        inventory.describe(shards, candidate, 10)
+
+
 @pytest.mark.parametrize("length", [0, 4031, 4032, 4063, 4064, 4065, 100_000])
 @pytest.mark.parametrize("signed", [False, True])
 def test_describe_key_of_any_length(make_store, shards, length, signed):
@@ -87,7 +125,7 @@ def test_describe_key_of_any_length(make_store, shards, length, signed):
     assert (seen.head.key, seen.head.is_signed, seen.start) == (key, signed, b"payload")
 
 
-@pytest.mark.parametrize("data", [b"", b"foreign" * 100, header.pack(VALUE, bytes(5000), [b""], 0)[:4500]])
+@pytest.mark.parametrize("data", [b"", b"foreign" * 100, header.pack(VALUE, bytes(5000), [], 0)[:4500]])
 @pytest.mark.leaves_damage("the damaged entry stays")
 def test_describe_what_is_damaged(store, fill, shards, data):
     """A file that is not an entry, or was cut off within its key, is reported as damaged."""

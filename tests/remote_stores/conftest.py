@@ -67,3 +67,24 @@ def http(tmp_path):
     directory.mkdir()
     with http_store(directory) as store:
         yield store
+
+
+@pytest.fixture
+def cached(base_dir):
+    """
+    Makes filesystems that cache a store in the test's directory. They know of each other as little as those of two
+    processes do.
+    """
+    fsspec = pytest.importorskip("fsspec")
+
+    def make(storage, **arguments):
+        return fsspec.filesystem(
+            "dogpile",
+            target_protocol=storage.protocol,
+            target_options={**storage.options, "skip_instance_cache": True},
+            base_dir=base_dir,
+            skip_instance_cache=True,
+            **arguments,
+        )
+
+    return make

@@ -6,10 +6,16 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
+import itertools
+import json
+import os
+import random
 import re
 import shlex
 import socket
 import textwrap
+import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,22 +23,28 @@ from pathlib import Path
 import pytest
 from patience import PATIENCE
 from serving import Gunicorn, wait_for
+from slow_control import Control
 
 from dogpile_filesystem import GenericFSBackend
 
 pytest.importorskip("flask")
 pytest.importorskip("pyramid")
 pytest.importorskip("gunicorn")
+pytest.importorskip("fsspec")
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 WORKERS = 4
 CLIENTS = 32
 #: Seven reports of some 5 MB each fit, or three beside those that four workers are writing.
 REPORTS_SIZE = "40MiB"
+#: Where the slow store of the tests has the files.
+FILES_URL = "slow://stored"
+MIB = 1 << 20
 
 #: The example, with its slow functions observed from outside.
 APPLICATION = """
     import functools, os
+    import slow_source  # The store of the files.
     from serving import creating
 
     here = os.path.dirname(__file__)
@@ -61,8 +73,17 @@ def settings(directory: Path) -> dict[str, str]:
     """Makes the examples keep everything below a directory: Flask by its environment, Pyramid by its INI file."""
     text = (EXAMPLES / "pyramid_app/production.ini").read_text()
     text = text.replace("~/.cache/pyramid_app", f"{directory}/cache").replace("1GiB", REPORTS_SIZE)
+    (directory / "files" / "stored").mkdir(parents=True, exist_ok=True)
+    options = {"root": f"{directory}/files", "control": f"{directory}/control", "identity": "stat"}
+    text = text.replace("files.url = %(here)s", f"files.url = {FILES_URL}")
+    text = text.replace("files.options = {}", f"files.options = {json.dumps(options)}")
     (directory / "settings.ini").write_text(text)
-    return {"FLASK_CACHE_DIR": f"{directory}/cache", "FLASK_REPORTS_SIZE": REPORTS_SIZE}
+    return {
+        "FLASK_CACHE_DIR": f"{directory}/cache",
+        "FLASK_REPORTS_SIZE": REPORTS_SIZE,
+        "FLASK_FILES_URL": FILES_URL,
+        "FLASK_FILES_OPTIONS": json.dumps(options),
+    }
 
 
 def start(example: str, directory: Path, *options: str) -> Gunicorn:
@@ -90,7 +111,7 @@ def server(request, example, tmp_path_factory):
         assert running.stop() == 0
         # The message when more reports are written at once than there is room for: they are sent, but not kept.
         assert [line for line in running.complaints() if "no room could be made" not in line] == []
-        for name in ("pages", "news", "reports"):
+        for name in ("pages", "news", "reports", "files"):
             report = GenericFSBackend({"base_dir": directory / "cache" / name}).check()
             assert report.ok or report.entries == 0, report
         assert list((directory / "cache").glob("tmp/*")) == []
@@ -314,6 +335,156 @@ def test_ranges(server):
     assert (head.status, head.headers["Content-Length"], head.body) == (200, str(length), b"")
 
 
+def store_file(server: Gunicorn, name: str, content: bytes) -> bytes:
+    """Put a file, or another version of it, into the slow store."""
+    path = server.directory / "files" / "stored" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    staged = server.directory / f"staged-{threading.get_ident()}"
+    staged.write_bytes(content)
+    os.replace(staged, path)
+    return content
+
+
+@functools.cache
+def content_of(number: int, size: int) -> bytes:
+    return random.Random(number).randbytes(size)
+
+
+def reads(server: Gunicorn, name: str) -> list[tuple[int, int]]:
+    """The parts of a file that the slow store was asked for: where each begins, and its length."""
+    requests = Control(server.directory / "control").requests("read", f"stored/{name}")
+    return sorted((request.start, request.asked) for request in requests)
+
+
+def test_files_once(server, clients):
+    """The slow store sends each byte once to all workers, and every client gets the files whole."""
+    sizes = {"one/a.bin": 5 * MIB + 123, "one/b.csv": 300_000, "one/c": MIB, "one/empty": 0}
+    contents = {
+        name: store_file(server, name, content_of(number, size)) for number, (name, size) in enumerate(sizes.items())
+    }
+    names = list(contents) * CLIENTS
+    answers = list(clients.map(lambda name: server.request(f"/files/{name}"), names))
+    assert all(answer.status == 200 for answer in answers)
+    assert all(answer.body == contents[name] for name, answer in zip(names, answers, strict=True))
+    for name, size in sizes.items():
+        end = 0
+        for start, asked in reads(server, name):
+            assert start == end
+            end += asked
+        assert end == size
+    types = {
+        name: answer.headers["Content-Type"].partition(";")[0] for name, answer in zip(names, answers, strict=True)
+    }
+    assert types == {
+        "one/a.bin": "application/octet-stream",
+        "one/b.csv": "text/csv",
+        "one/c": "application/octet-stream",
+        "one/empty": "application/octet-stream",
+    }
+    print(f"{len(names)} requests of {CLIENTS} clients to {WORKERS} workers: each byte came from the store once")
+
+
+def test_files_in_parts(server):
+    """A part of a file is sent, and fetched, without the rest, if the ETag shows that the file is still the same."""
+    content = store_file(server, "two.bin", content_of(2, 8 * MIB + 99))
+    head = server.request("/files/two.bin", method="HEAD")
+    assert (head.status, head.headers["Content-Length"], head.body) == (200, str(len(content)), b"")
+    etag = head.headers["ETag"]
+    assert "Last-Modified" not in head.headers
+    assert server.request("/files/two.bin", headers={"If-None-Match": etag})[::2] == (304, b"")
+    assert server.request("/files/two.bin", headers={"Range": f"bytes={len(content)}-"}).status == 416
+    assert reads(server, "two.bin") == []
+
+    parts = {
+        f"bytes={3 * MIB + 5}-{3 * MIB + 9}": (3 * MIB + 5, 3 * MIB + 10),
+        f"bytes={3 * MIB}-{4 * MIB - 1}": (3 * MIB, 4 * MIB),
+        f"bytes={6 * MIB - 1}-{6 * MIB}": (6 * MIB - 1, 6 * MIB + 1),
+        "bytes=-9": (len(content) - 9, len(content)),
+    }
+    for asked, (start, stop) in parts.items():
+        part = server.request("/files/two.bin", headers={"Range": asked, "If-Range": etag})
+        assert part.status == 206
+        assert part.body == content[start:stop]
+        assert part.headers["Content-Range"] == f"bytes {start}-{stop - 1}/{len(content)}"
+        assert part.headers["ETag"] == etag
+    fetched = [range(start // MIB, -(-(start + asked) // MIB)) for start, asked in reads(server, "two.bin")]
+    assert list(itertools.chain(*fetched)) == [3, 5, 6, 8]
+
+    store_file(server, "two.bin", content_of(3, 8 * MIB + 99))
+    whole = server.request("/files/two.bin", headers={"Range": "bytes=0-99", "If-Range": etag, "If-None-Match": etag})
+    assert (whole.status, whole.body) == (200, content_of(3, 8 * MIB + 99))
+    assert whole.headers["ETag"] != etag
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["missing", "", "three", "three/file/more", "../secret", "..%2fsecret", "%2e%2e/secret", "three/%00"],
+)
+def test_files_that_are_not_there(server, path):
+    """What is not there, is no file, or lies outside of the directory, is not found."""
+    store_file(server, "three/file", b"file")
+    (server.directory / "files" / "secret").write_text("secret")
+    assert server.request(f"/files/{path}").status == 404
+    assert server.get("/files/three/file") == b"file"
+
+
+@pytest.mark.parametrize("example", LOAD)
+def test_files_that_change(example, clients, tmp_path):
+    """
+    While a file is replaced all the time, each body is one version, the one that its ETag and its length are of; parts
+    of several versions are never joined. The last version is served from the next request on.
+    """
+    running = start(example, tmp_path, "--worker-class", "gthread", "--threads", "8")
+    versions, numbers = {}, itertools.count()
+
+    def replace() -> bytes:
+        number = next(numbers)
+        content = content_of(100 + number, 3 * MIB + number)
+        versions[hashlib.sha256(content).digest()] = number
+        return store_file(running, "file.bin", content)
+
+    def download(number: int) -> tuple[str, int]:
+        if number % 16 == 0:
+            replace()
+        if number % 2:
+            answer = running.request("/files/file.bin")
+            body, etag = answer.body, answer.headers["ETag"]
+            assert answer.headers["Content-Length"] == str(len(body))
+        else:
+            body, etag = in_parts(running, "/files/file.bin", MIB)
+        return etag, versions[hashlib.sha256(body).digest()]
+
+    try:
+        replace()
+        seen = list(clients.map(download, range(6 * CLIENTS)))
+        assert len(dict(seen)) == len({version for _, version in seen}) == len(set(seen)) > 1
+        last = replace()
+        assert set(clients.map(running.get, ["/files/file.bin"] * CLIENTS)) == {last}
+        assert running.stop() == 0
+        # A connection that ended early, since the version was gone before all of it was sent.
+        log = running.log.read_text()
+        assert len(running.complaints()) == log.count("SourceChanged: ")
+        print(
+            f"{len(seen)} downloads, {len(set(seen))} of {len(versions)} versions, {len(running.complaints())} cut off"
+        )
+    finally:
+        running.quit()
+
+
+def in_parts(server: Gunicorn, path: str, size: int) -> tuple[bytes, str]:
+    """Downloads in parts as a client does that continues a broken download: from the start, if the file has changed."""
+    body, etag, length = b"", None, None
+    while len(body) != length:
+        headers = {"Range": f"bytes={len(body)}-{len(body) + size - 1}", **({"If-Range": etag} if etag else {})}
+        answer = server.request(path, headers=headers)
+        if answer.status == 200:
+            return answer.body, answer.headers["ETag"]
+        assert answer.status == 206
+        etag, length = answer.headers["ETag"], int(answer.headers["Content-Range"].rpartition("/")[2])
+        body += answer.body
+    return body, etag
+
+
 class Downloads:
     """
     The actions of clients of changing reports, counted.
@@ -427,6 +598,9 @@ def test_readme(example, tmp_path):
     try:
         assert b"Article 1 of" in running.get("/article/books/1")
         assert (tmp_path / f".cache/{example}_app/pages/lock").exists()
+        name = {"flask": "README.md", "pyramid": "views.py"}[example]
+        [stored] = EXAMPLES.glob(name) if example == "flask" else EXAMPLES.glob(f"pyramid_app/{name}")
+        assert running.get(f"/files/{name}") == stored.read_bytes()
         assert running.stop() == 0
         assert running.complaints() == []
     finally:

@@ -14,6 +14,7 @@ from dogpile_filesystem.sources import (
     honours_ranges,
     identity_of_stat,
     is_rewritten_in_place,
+    says_missing,
     source_identity,
 )
 
@@ -148,3 +149,33 @@ def test_subclass_of_local():
 
     assert source_identity(Elsewhere(), "/a")[1] == Identity("time:1.000000:5:7", 5, 1.0, 1.0)
     assert source_identity(fsspec.filesystem("memory"), "/", {"size": 0})[1] is None
+
+
+class Answered(Exception):
+    """As aiohttp has it: an answer of a server with a status that is an error."""
+
+    def __init__(self, status):
+        self.status = status
+
+
+@pytest.mark.parametrize(
+    ("cause", "expected"),
+    [
+        (None, True),
+        (KeyError("NoSuchKey"), True),
+        (Answered(404), True),
+        (Answered(403), True),
+        (Answered(500), False),
+        (Answered(429), False),
+        (ConnectionRefusedError(), False),
+        (TimeoutError(), False),
+    ],
+)
+def test_missing(cause, expected):
+    """That a file is missing is an answer of the source, but not where a failure is only said to be that."""
+    for error in (FileNotFoundError("b"), PermissionError("b")):
+        error.__cause__ = cause
+        assert says_missing(error) is expected
+    error = OSError("broken")
+    error.__cause__ = cause
+    assert not says_missing(error)

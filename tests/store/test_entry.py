@@ -105,6 +105,16 @@ def test_large(tmp_path, read, signing_key, key):
             entry.decode(VALUE, key, read(path), keys)
 
 
+@pytest.mark.parametrize("most", [0, 1 << 30], ids=["too large for one read", "handed out in pieces"])
+def test_short_reads(tmp_path, monkeypatch, most):
+    """A large entry is read whole, where one call of the system does not hand out all of it."""
+    payload, path = os.urandom(200_000), tmp_path / "entry"
+    path.write_bytes(encoded(payload))
+    monkeypatch.setattr(files, "_ONE_READ", most)
+    monkeypatch.setattr(os, "pread", lambda fd, length, start, pread=os.pread: pread(fd, length // 2, start))
+    assert entry.decode(VALUE, b"key", files.read_file(path)) == (payload, 1234)
+
+
 def test_short_writes(tmp_path, monkeypatch):
     """Parts are written whole and in order, however little the system writes at once."""
     monkeypatch.setattr(os, "writev", lambda fd, parts, write=os.write: write(fd, parts[0][:2]))

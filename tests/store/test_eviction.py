@@ -236,6 +236,94 @@ def test_prune(make_store, clock, usage_on_disk):
     assert store.usage() == usage_on_disk() == Usage(10 * BLOCK, 10, 256)
 
 
+# Watermarks
+
+
+def test_watermarks(make_store, clock, usage_on_disk):
+    """Nothing is evicted up to the high watermark; what goes beyond it evicts the oldest down to the low one."""
+    store = make_store(cache_size=100 * BLOCK, high_watermark=0.8, low_watermark=0.5)
+    put_all(store, clock, names(range(80)))
+    assert store.usage().entries == 80
+    put_all(store, clock, [b"80"])
+    assert kept(store, names(range(81))) == names(range(31, 81))
+    assert store.usage() == usage_on_disk() == Usage(50 * BLOCK, 50, 256)
+
+
+def test_low_watermark_alone(make_store, clock):
+    """With a high watermark of 1.0 the whole cache is used before eviction begins."""
+    store = make_store(cache_size=20 * BLOCK, low_watermark=0.25)
+    put_all(store, clock, names(range(20)))
+    assert store.usage().entries == 20
+    put_all(store, clock, [b"20"])
+    assert kept(store, names(range(21))) == names(range(16, 21))
+
+
+def test_watermarks_of_an_unbounded_cache(make_store, clock):
+    """Without a size, there is nothing to take a fraction of."""
+    store = make_store(max_entries=10, high_watermark=0.5, low_watermark=0.1)
+    put_all(store, clock, names(range(11)))
+    assert kept(store, names(range(11))) == names(range(1, 11))
+
+
+def test_low_watermark_counts_no_entries(make_store, clock):
+    """What is evicted for the sake of max_entries alone is not evicted down to the low watermark."""
+    store = make_store(cache_size=100 * BLOCK, max_entries=10, high_watermark=0.5, low_watermark=0.01)
+    put_all(store, clock, names(range(11)))
+    assert kept(store, names(range(11))) == names(range(1, 11))
+
+
+def test_value_above_the_low_watermark(make_store, clock, usage_on_disk):
+    """A value that is larger than the low watermark evicts only what does not fit beside it, and is kept."""
+    # The value takes 40 blocks. Beside 30 others that is more than 50; beside 70 it is more than all 100, and 10 go.
+    for others, left in ((30, 30), (45, 45), (70, 60)):
+        store = make_store(cache_size=100 * BLOCK, high_watermark=0.8, low_watermark=0.25)
+        store.clear()
+        assert others <= 80
+        put_all(store, clock, names(range(others)))
+        clock.move(1)
+        assert store.put(b"large", bytes(40 * BLOCK - 100))
+        assert store.usage() == usage_on_disk() == Usage((40 + left) * BLOCK, left + 1, 256)
+    put_all(store, clock, [b"next"])
+    assert store.usage().size <= 25 * BLOCK
+
+
+def test_value_above_the_high_watermark(make_store, clock):
+    """A value that alone is beyond the high watermark is kept, as long as it fits into the cache."""
+    store = make_store(cache_size=10 * BLOCK, high_watermark=0.5, low_watermark=0.3)
+    put_all(store, clock, names(range(5)))
+    clock.move(1)
+    assert store.put(b"large", bytes(9 * BLOCK - 100))
+    assert store.usage() == Usage(10 * BLOCK, 2, 256)
+    assert not store.put(b"larger", bytes(11 * BLOCK))
+
+
+def test_watermark_that_cannot_be_reached(make_store, clock, monkeypatch, usage_on_disk):
+    """A value that fits into the cache is kept, even if what others are writing alone is above the low watermark."""
+    # While 4 blocks are being written 2 are stored. Together they are above 5, and nothing can be evicted down to 3.
+    arguments = {"cache_size": 10 * BLOCK, "high_watermark": 0.5, "low_watermark": 0.3}
+    store, other = make_store(**arguments), make_store(**arguments)
+    write = Reservation.write
+
+    def others_first(*rest):
+        monkeypatch.setattr(Reservation, "write", write)
+        assert other.put(b"other", bytes(2 * BLOCK - 100))
+        write(*rest)
+
+    monkeypatch.setattr(Reservation, "write", others_first)
+    assert store.put_part(b"part", bytes(4 * BLOCK - 100))
+    assert other.get(b"other") is not None
+    assert store.usage() == usage_on_disk() == Usage(6 * BLOCK, 2, 256)
+    assert store.failures.counts == other.failures.counts == {}
+
+
+@pytest.mark.parametrize(("high", "low"), [(1.1, 1.0), (0.5, 0.6), (0.5, 0), (0, 0), (-1, -1), (float("nan"), 0.5)])
+def test_watermarks_that_make_no_sense(make_store, stores_made, high, low):
+    """The bound cannot be passed, and eviction cannot go on until there is more than before: that raises at once."""
+    with pytest.raises(ValueError, match="low_watermark"):
+        make_store(high_watermark=high, low_watermark=low)
+    stores_made.clear()
+
+
 @pytest.mark.parametrize("bound", [{"max_entries": 2000}, {"cache_size": 2000 * BLOCK}], ids=["entries", "bytes"])
 def test_hit_ratio_of_sampled_eviction(make_store, clock, bound):
     """Beyond 1,000 entries, the hit ratio on a Zipf trace is within half a percentage point of exact LRU."""

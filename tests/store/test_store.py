@@ -499,7 +499,7 @@ def test_a_source_that_lies_about_its_length(make_store, files, usage_on_disk):
 def test_entry_that_is_far_too_long(make_store, spawn, base_dir, files, length):
     """An entry that is longer than its header says is a miss and is removed, and its surplus is never read."""
     store = make_store()
-    head = len(header.pack(VALUE, b"k", [b""], 0))
+    head = len(header.pack(VALUE, b"k", [], 0))
     assert store.put(b"k", bytes(length - head))
     (path,) = files().values()
     assert os.path.getsize(path) == length

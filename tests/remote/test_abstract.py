@@ -1,0 +1,112 @@
+"""
+fsspec's own suites for filesystems, with this one over local files and over memory.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+fsspec = pytest.importorskip("fsspec")
+pytest.importorskip("cached")
+
+from fsspec.tests import abstract  # noqa: E402 - after those that may be missing
+
+
+class OverLocal(abstract.AbstractFixtures):
+    @pytest.fixture
+    def fs(self, base_dir):
+        fs = fsspec.filesystem(
+            "dogpile",
+            target_protocol="file",
+            target_options={"auto_mkdir": True},
+            base_dir=base_dir,
+            skip_instance_cache=True,
+        )
+        yield fs
+        fs.release()
+
+    @pytest.fixture
+    def fs_path(self, tmp_path):
+        (tmp_path / "files").mkdir()
+        return str(tmp_path / "files")
+
+
+class OverMemory(abstract.AbstractFixtures):
+    @pytest.fixture
+    def fs(self, base_dir):
+        memory = fsspec.filesystem("memory")
+        memory.store.clear()
+        memory.pseudo_dirs.clear()
+        memory.pseudo_dirs.append("")
+        yield fsspec.filesystem("dogpile", target_protocol="memory", base_dir=base_dir, skip_instance_cache=True)
+        memory.store.clear()
+        memory.pseudo_dirs.clear()
+        memory.pseudo_dirs.append("")
+
+    @pytest.fixture
+    def fs_join(self):
+        return lambda *parts: "/".join(parts)
+
+    @pytest.fixture
+    def fs_path(self):
+        return ""
+
+
+class TestCopyOverLocal(abstract.AbstractCopyTests, OverLocal):
+    """
+    Copies over local files.
+    """
+
+
+class TestGetOverLocal(abstract.AbstractGetTests, OverLocal):
+    """
+    Copies from local files.
+    """
+
+
+class TestOpenOverLocal(abstract.AbstractOpenTests, OverLocal):
+    """
+    Local files, opened.
+    """
+
+
+class TestPipeOverLocal(abstract.AbstractPipeTests, OverLocal):
+    """
+    Bytes, written to local files.
+    """
+
+
+class TestPutOverLocal(abstract.AbstractPutTests, OverLocal):
+    """
+    Copies to local files.
+    """
+
+
+class TestCopyOverMemory(abstract.AbstractCopyTests, OverMemory):
+    """
+    Copies in memory.
+    """
+
+
+class TestGetOverMemory(abstract.AbstractGetTests, OverMemory):
+    """
+    Copies from memory.
+    """
+
+
+class TestOpenOverMemory(abstract.AbstractOpenTests, OverMemory):
+    """
+    Files in memory, opened.
+    """
+
+
+class TestPipeOverMemory(abstract.AbstractPipeTests, OverMemory):
+    """
+    Bytes, written to memory.
+    """
+
+
+class TestPutOverMemory(abstract.AbstractPutTests, OverMemory):
+    """
+    Copies to memory.
+    """
