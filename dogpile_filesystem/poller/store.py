@@ -92,7 +92,7 @@ class StorePoller(Poller):
         self.fs = type(self.fs)(*self.fs.storage_args, **self.fs.storage_options)
 
     def _subject(self, path: str) -> str:
-        return f"{self.url.rstrip('/')}/{to_key(path)}"
+        return f"{self.url}{'' if self.url.endswith('/') else '/'}{to_key(path)}"
 
     def _look(self, known: Known) -> Iterator[tuple[str, Content]]:
         self._keys.begin(known)
