@@ -13,6 +13,7 @@ from dogpile_filesystem.poller.options import Options
 from dogpile_filesystem.poller.poller import Poller, Stats
 from dogpile_filesystem.poller.snapshot import Content, contents_of
 from dogpile_filesystem.poller.store import StorePoller
+from dogpile_filesystem.poller.swift import SwiftPoller
 
 __all__ = [
     "Content",
@@ -25,6 +26,7 @@ __all__ = [
     "PollerUnavailable",
     "Stats",
     "StorePoller",
+    "SwiftPoller",
     "contents_of",
     "make_poller",
     "register_poller",

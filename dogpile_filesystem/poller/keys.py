@@ -64,13 +64,18 @@ class Keys:
         return bool(self._patterns) and self._patterns.prune(directory)
 
     def contents(
-        self, listing: Iterable[tuple[str, Identity | None]], known: Known, marked: Iterable[str] = ()
+        self,
+        listing: Iterable[tuple[str, Identity | None]],
+        known: Known,
+        marked: Iterable[str] = (),
+        missing: Iterable[str] = (),
     ) -> Iterator[tuple[str, Content]]:
         """
         A complete listing of keys, as the content of directories.
 
         :param listing: each key below the root, and its identity; None: the store tells nothing.
         :param marked: directories that are listed themselves.
+        :param missing: keys that are not in the listing, although the files are there: what is known of them stays.
         """
         directories = {to_path(directory) for directory in marked} if self._options.directories else set()
         files = []
@@ -85,7 +90,12 @@ class Keys:
             if self._options.directories and directory:
                 directories.add(directory)
         kept = [directory for directory in directories if not self._is_below_pruned(directory)]
-        for directory, content in contents_of(files, kept):
+        unreadable: dict[str, set[str]] = {}
+        for key in missing:
+            directory, _, name = to_path(key).rpartition("/")
+            unreadable.setdefault(directory, set()).add(name)
+        for directory, content in contents_of(files, [*kept, *unreadable]):
+            content.unreadable |= unreadable.get(directory, set())
             yield directory, self.without_young(directory, content, known)
 
     def _is_below_pruned(self, directory: str) -> bool:

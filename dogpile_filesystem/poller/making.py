@@ -13,6 +13,7 @@ from dogpile_filesystem.poller.inotify import INotifyPoller
 from dogpile_filesystem.poller.local import FilePoller
 from dogpile_filesystem.poller.poller import Poller
 from dogpile_filesystem.poller.store import StorePoller
+from dogpile_filesystem.poller.swift import SwiftPoller
 from dogpile_filesystem.poller.watches import load
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)(?:://|::)")
@@ -91,3 +92,8 @@ def _local(url: Any, /, **options: Any) -> Poller:
     except ImportError:
         return FilePoller(url, **options)
     return INotifyPoller(url, **options)
+
+
+@register_poller("swift", "swifts", "swt", "swts")
+def _swift(url: Any, /, **options: Any) -> Poller:
+    return SwiftPoller(url, **options)

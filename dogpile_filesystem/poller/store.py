@@ -36,7 +36,7 @@ _PAGES = {"http", "https"}
 #: How many files a server of pages is asked for at a time.
 _AT_ONCE = 16
 #: What a program raises that is wrong, not a store that cannot be reached.
-_MISTAKES = (NotImplementedError, TypeError, AttributeError, NameError)
+MISTAKES = (NotImplementedError, TypeError, AttributeError, NameError)
 
 
 def unavailable(error: Exception, url: str) -> PollerUnavailable:
@@ -100,7 +100,7 @@ class StorePoller(Poller):
         try:
             self.fs.invalidate_cache()
             yield from look(known)
-        except (PollerUnavailable, *_MISTAKES):
+        except (PollerUnavailable, *MISTAKES):
             raise
         except Exception as error:
             raise unavailable(error, self.url) from error
