@@ -180,11 +180,9 @@ def _explained(url: str) -> Iterator[None]:
         status = getattr(error, "http_status", None)
         if status is None:
             raise unavailable(error, url) from error
-        # The whole message of the client has the answer of the server, of any length.
-        reason = getattr(error, "http_reason", "") or error.args[0]
-        raise PollerUnavailable(
-            _ERRNOS.get(status, errno.EIO), f"Swift answers {status} {reason}".rstrip(), url
-        ) from error
+        # The message of Swift's client has the answer of the server, of any length.
+        what = f"{status} {getattr(error, 'http_reason', '') or error}"
+        raise PollerUnavailable(_ERRNOS.get(status, errno.EIO), f"the answer is {what}", url) from error
 
 
 def _identity(row: Mapping[str, Any], clock: Callable[[], float]) -> Identity | None:

@@ -29,6 +29,11 @@ _V1 = {"1", "1.0", "v1", "v1.0"}
 _VERSIONS = {*_V1, "2", "2.0", "v2", "v2.0", "3", "3.0", "v3", "v3.0"}
 _OF_V1 = {"auth_url": "ST_AUTH", "username": "ST_USER", "password": "ST_KEY"}
 _INSTALL = "pip install dogpile_filesystem[swift]"
+# What keystoneauth1 is told for a password.
+_OF_PASSWORD = (
+    *("username", "user_id", "user_domain_name", "user_domain_id", "password"),
+    *("project_name", "project_id", "project_domain_name", "project_domain_id"),
+)
 #: How often a request is made once more, after how many seconds: the caller polls again anyway.
 _RETRIES, _BACKOFF = 1, 0.2
 
@@ -62,16 +67,13 @@ class Place:
         if old is not None:
             secure, user, project, password, address, container = old.groups()
             new = f"swift{secure}://{container}"
-            what = "pass the user, the project and the password as options or in OS_ variables"
-            warnings.warn(
-                f"the URL of {new} contains a password: {what}, and the URL {new}", FutureWarning, stacklevel=4
-            )
-            credentials = {
-                "auth_url": f"http{secure}://{address}",
-                "username": user,
-                "project_name": project,
-                "password": password,
-            }
+            what = f"the URL has a password: pass {new}, and username, project_name, password and auth_url as options"
+            warnings.warn(f"{what}, or in variables such as OS_PASSWORD", FutureWarning, stacklevel=4)
+            credentials = {"auth_url": f"http{secure}://{address}", "password": password}
+            if _is_v1(credentials["auth_url"]):
+                credentials["username"] = f"{project}:{user}"
+            else:
+                credentials |= {"username": user, "project_name": project}
             return cls(container, "", credentials, bool(secure))
         match = _URL.fullmatch(url)
         if match is None:
@@ -146,12 +148,9 @@ class Account:
             raise ValueError(f"auth_version={self.auth_version!r}: pass '1', '2' or '3'")
         is_complete = (self.username or self.user_id) and self.password
         if not (self.auth_url and (is_complete or self.application_credential_id)):
-            how = (
-                "ST_AUTH, ST_USER and ST_KEY"
-                if self.auth_version in _V1
-                else "OS_AUTH_URL, OS_USERNAME and OS_PASSWORD"
-            )
-            raise ValueError(f"{place.url} needs credentials: pass auth_url, username and password, or set {how}")
+            first, last = ("ST_AUTH, ST_USER", "ST_KEY") if self.auth_version in _V1 else ("OS_AUTH_URL", "OS_PASSWORD")
+            what = "needs credentials: pass auth_url, username and password"
+            raise ValueError(f"{place.url} {what}, or set variables such as {first} and {last}")
         if place.is_secure and not self.auth_url.startswith("https://"):
             raise ValueError(f"auth_url={self.auth_url!r}: a URL with swifts:// or swts:// needs one with https://")
 
@@ -184,9 +183,7 @@ class Account:
                 application_credential_id=self.application_credential_id,
             )
         else:
-            names = ("username", "user_id", "password", "project_name", "project_id", "user_domain_name")
-            names += ("user_domain_id", "project_domain_name", "project_domain_id")
-            said = {name: getattr(self, name) for name in names if getattr(self, name)}
+            said = {name: getattr(self, name) for name in _OF_PASSWORD if getattr(self, name)}
             plugin = identity.Password(self.auth_url, default_domain_name="Default", **said)
         return session.Session(plugin, verify=self.cacert or True, timeout=self.timeout)
 
@@ -196,9 +193,12 @@ def _version(found: Mapping[str, Any], environment: Mapping[str, str]) -> str:
     said = next((environment[name] for name in names if environment.get(name)), "")
     url = found.get("auth_url") or environment.get("OS_AUTH_URL", "")
     if url:
-        is_v1 = re.search(r"/v1(\.0)?/?$", url) is not None
-        return "1" if is_v1 else (said if said and "auth_url" not in found else "3")
+        return "1" if _is_v1(url) else (said if said and "auth_url" not in found else "3")
     return said or ("1" if environment.get("ST_AUTH") else "3")
+
+
+def _is_v1(auth_url: str) -> bool:
+    return re.search(r"/v1(\.0)?/?$", auth_url) is not None
 
 
 def _imported(name: str) -> Any:
