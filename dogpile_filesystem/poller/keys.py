@@ -1,8 +1,8 @@
 """
 What stores list, as the content of directories. Pure but for what is known: no I/O here.
 
-A store has keys, and no directories: what lies before each slash of a key stands for one. A key that ends with a slash
-marks a directory, and is no file.
+A store has keys, and no directories: what lies before each slash of a key stands for one. An empty file whose key ends
+with a slash marks a directory, and is none of the files.
 
 Where a store tells the time of change in whole seconds, a file that has just been changed is *young*: another change
 may leave its identity as it is. A young file keeps what is known of it, and so is reported by the first look that finds
@@ -74,19 +74,16 @@ class Keys:
         A complete listing of keys, as the content of directories.
 
         :param listing: each key below the root, and its identity; None: the store tells nothing.
-        :param marked: directories that are listed themselves.
+        :param marked: directories that are listed themselves, or have a marker.
         :param missing: keys that are not in the listing, although the files are there: what is known of them stays.
         """
         directories = {to_path(directory) for directory in marked} if self._options.directories else set()
         files = []
         for key, identity in listing:
             path = to_path(key)
-            if key.endswith("/"):
-                directory = path.removesuffix("/")
-            else:
-                directory = path.rpartition("/")[0]
-                if self.is_reported(key):
-                    files.append((path, identity if self._options.contents else None))
+            directory = path.rpartition("/")[0]
+            if self.is_reported(key):
+                files.append((path, identity if self._options.contents else None))
             if self._options.directories and directory:
                 directories.add(directory)
         kept = [directory for directory in directories if not self._is_below_pruned(directory)]

@@ -114,11 +114,14 @@ class StorePoller(Poller):
         if not below:
             # A prefix without keys is no error: all have been deleted. A bucket that is gone is.
             self._see_that_it_exists(self._root.partition("/")[0])
-        listing = [
-            (str(row["name"])[len(prefix) :], self._identity(row)) for row in below if row.get("type") != "directory"
-        ]
-        marked = [str(row["name"])[len(prefix) :].rstrip("/") for row in below if row.get("type") == "directory"]
-        return self._keys.contents(listing, known, marked)
+        listing, marked = [], []
+        for row in below:
+            key = str(row["name"])[len(prefix) :]
+            if row.get("type") == "directory" or (key.endswith("/") and not row.get("size")):
+                marked.append(key.removesuffix("/"))
+            else:
+                listing.append((key, self._identity(row)))
+        return self._keys.contents(listing, known, filter(None, marked))
 
     def _all_rows(self) -> list[Mapping[str, Any]]:
         try:

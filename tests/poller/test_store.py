@@ -299,7 +299,7 @@ def test_emptied_prefix(keys, watch, recurse):
 
 def test_odd_keys(keys, watch):
     """Keys with slashes at either end, or two in a row, are told apart, and keep their names."""
-    names = ["lead", "/lead", "//lead", "a//b", "a/b", "a", "new\nline", " sp ace ", "\u00fcn\u00ef"]
+    names = ["lead", "/lead", "//lead", "a//b", "a/b", "a", "a/", "new\nline", " sp ace ", "\u00fcn\u00ef"]
     keys.rows["bucket"] = []
     poller = watch(StorePoller, "s3://bucket", fs=keys, recurse=True)
     assert poller.get_new_events() == []
@@ -311,14 +311,17 @@ def test_odd_keys(keys, watch):
 
 
 def test_marked_directories(keys, watch):
-    """A key that ends with a slash marks a directory: a subject only with ``directories=True``."""
+    """An empty file whose key ends with a slash marks a directory: a subject only with ``directories=True``."""
     plain = watch(StorePoller, "s3://bucket", fs=keys, recurse=True)
     deep = watch(StorePoller, "s3://bucket", fs=keys, recurse=True, directories=True, exclude="no*")
     flat = watch(StorePoller, "s3://bucket", fs=keys, directories=True)
     pollers = (plain, deep, flat)
     keys.rows["bucket"] = []
     assert [poller.get_new_events() for poller in pollers] == [[], [], []]
-    keys.rows["bucket"] = [etag("bucket/d/e/"), etag("bucket/f/a"), etag("bucket/no/b"), directory("bucket/g")]
+    keys.rows["bucket"] = [
+        row("bucket/d/e/", 0, ETag="empty"),
+        *(etag("bucket/f/a"), etag("bucket/no/b"), directory("bucket/g")),
+    ]
     assert dict(plain.get_new_events()) == {"s3://bucket/f/a": "created", "s3://bucket/no/b": "created"}
     assert {subject.removeprefix("s3://bucket/") for subject, _ in deep.get_new_events()} == {
         *("d", "d/e", "f", "f/a", "g"),

@@ -17,7 +17,8 @@ from swift_tree import SwiftTree
 from dogpile_filesystem.poller import PollerUnavailable, SwiftPoller, make_poller
 
 swiftclient = pytest.importorskip("swiftclient")
-pytest.importorskip("keystoneauth1")
+identity = pytest.importorskip("keystoneauth1.identity")
+session = pytest.importorskip("keystoneauth1.session")
 
 _numbers = itertools.count(1)
 IN_STORES = [situation.name for situation in SITUATIONS if not situation.is_local]
@@ -86,10 +87,11 @@ def test_situations(tree, watch, url, name, recurse):
 
 @both
 @pytest.mark.parametrize("name", ["tree removed and made again", "renamed into a directory", "created and deleted"])
-def test_while_down(tree, options, url, state, name, recurse):
+def test_while_down(tree, options, url, tmp_path, name, recurse):
     """A poller with a state reports what happened while it was not running."""
     for start in BY_NAME[name].start:
         tree.write(start)
+    state = tmp_path / "state"
     SwiftPoller(url, recurse=recurse, state=state, **options).get_new_events()
     for step in BY_NAME[name].steps:
         step.act(tree)
@@ -269,8 +271,9 @@ def test_create(watch, container):
     assert watch(f"swift://{container}", create=True).get_new_events() == []
 
 
-def test_another_account(swift, tree, options, url, state):
+def test_another_account(tree, options, url, tmp_path):
     """A state is not used for a container of this name in another account."""
+    state = tmp_path / "state"
     tree.write("a")
     with SwiftPoller(url, state=state, **options) as poller:
         assert poller.get_new_events() == []
@@ -326,14 +329,13 @@ def test_environment_of_version_1(options, tree, url, monkeypatch):
 
 def test_session(keystone, tree, url):
     """A session of keystoneauth1 is used as it is, and so is a connection."""
-    from keystoneauth1.identity import Password
-    from keystoneauth1.session import Session
-
-    plugin = Password(keystone, username=USER, password=PASSWORD, project_name=PROJECT, default_domain_name="Default")
-    with make_poller(url, session=Session(plugin)) as poller:
+    plugin = identity.Password(
+        keystone, username=USER, password=PASSWORD, project_name=PROJECT, default_domain_name="Default"
+    )
+    with make_poller(url, session=session.Session(plugin)) as poller:
         assert reports(poller, tree)
     tree.delete("new")
-    with make_poller(url, connection=swiftclient.Connection(session=Session(plugin))) as poller:
+    with make_poller(url, connection=swiftclient.Connection(session=session.Session(plugin))) as poller:
         assert reports(poller, tree)
 
 
