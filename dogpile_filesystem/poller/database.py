@@ -29,6 +29,8 @@ _APPLICATION = 0x646F6770
 _FORMAT = 1
 #: Seconds for which another process may be writing. It takes as long as a look has found changes to write.
 _PATIENCE = 600.0
+#: Bytes that the journal keeps once its content is in the file. The first look may write a hundred times as much.
+_JOURNAL = 1 << 20
 _SCHEMA = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE directories (
@@ -79,6 +81,7 @@ class Database:
         if self.path is not None:
             self.connection.execute("PRAGMA journal_mode=WAL")
             self.connection.execute("PRAGMA synchronous=NORMAL")
+            self.connection.execute(f"PRAGMA journal_size_limit={_JOURNAL}")
         with self.transaction():
             if self._one("PRAGMA application_id") == 0 and self._one("SELECT count(*) FROM sqlite_master") == 0:
                 for statement in _SCHEMA.split(";"):

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import weakref
 from collections.abc import Iterator
 
 from dogpile_filesystem.lockfile import LockFile, open_lock_file
@@ -38,11 +39,8 @@ class Holder:
         self.number = int.from_bytes(os.urandom(8), "big") >> (64 - _BITS) or 1
         self._path = None if state is None else f"{state}.lock"
         self._file: LockFile | None = None
-        if self._path is not None:
-            self._file = open_lock_file(self._path)
-            # As long as this object refers to it, the range is locked.
-            self._own = self._file.borrow(_HOLDERS_AT + self.number, 1)
-            self._own.acquire(wait=False)
+        self._finalizer: weakref.finalize[..., Holder] | None = None
+        self.follow()
 
     def follow(self) -> None:
         """
@@ -55,7 +53,10 @@ class Holder:
             if file is not self._file:
                 own = file.borrow(_HOLDERS_AT + self.number, 1)
                 own.acquire(wait=False)
-                self._file, self._own = file, own
+                self._file = file
+                # A poller that is dropped without an end must not keep its events until the process ends.
+                self._finalizer = weakref.finalize(self, own.release)
+                self._finalizer.atexit = False
 
     def is_alive(self, number: int) -> bool:
         """Whether a holder may still acknowledge what it holds."""
@@ -88,6 +89,6 @@ class Holder:
 
     def close(self) -> None:
         """Hold nothing any more."""
-        if self._file is not None:
-            self._own.release()
-            self._file = None
+        if self._finalizer is not None:
+            self._finalizer()
+        self._file = None

@@ -76,7 +76,7 @@ def _see_that_fsspec_knows(scheme: str) -> None:
     try:
         from fsspec import get_filesystem_class  # noqa: PLC0415 - only stores need it
     except ImportError as error:
-        what = f"there is no poller for {scheme}:// without fsspec: pip install dogpile_filesystem[fsspec]"
+        what = f"there is no poller for {scheme}:// without fsspec: pip install 'dogpile_filesystem[fsspec]'"
         raise ImportError(f"{what}, or pass {known}") from error
     try:
         get_filesystem_class(scheme)

@@ -225,7 +225,7 @@ def _opened(url: str, fs: Any, storage_options: Mapping[str, Any] | None) -> tup
     try:
         from fsspec.core import url_to_fs  # noqa: PLC0415 - optional
     except ImportError as error:
-        raise ImportError(f"needs fsspec: pip install dogpile_filesystem[fsspec] ({error})") from error
+        raise ImportError(f"needs fsspec: pip install 'dogpile_filesystem[fsspec]' ({error})") from error
     found, path = url_to_fs(url, **dict(storage_options or {}))
     return found, str(path)
 

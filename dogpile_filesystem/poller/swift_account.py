@@ -28,7 +28,7 @@ _OLD_URL = re.compile(r"(?:swift|swt)(s?)://([^:/?]+)\+([^:/?]+):(.*)@([^@?]+)\?
 _V1 = {"1", "1.0", "v1", "v1.0"}
 _VERSIONS = {*_V1, "2", "2.0", "v2", "v2.0", "3", "3.0", "v3", "v3.0"}
 _OF_V1 = {"auth_url": "ST_AUTH", "username": "ST_USER", "password": "ST_KEY"}
-_INSTALL = "pip install dogpile_filesystem[swift]"
+_INSTALL = "pip install 'dogpile_filesystem[swift]'"
 # What keystoneauth1 is told for a password.
 _OF_PASSWORD = (
     *("username", "user_id", "user_domain_name", "user_domain_id", "password"),

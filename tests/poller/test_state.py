@@ -72,6 +72,21 @@ def test_killed_before_acknowledging(tree, watch, state):
     assert reported(watch(FilePoller, tree.root, state=state), tree.root) == {"a": "created"}
 
 
+def test_dropped(tree, state):
+    """What a poller got that was dropped, without an end, goes to the next one, also in another process."""
+    tree.write("a")
+    poller = FilePoller(tree.root, state=state, existing=True)
+    assert len(poller.get_new_events()) == 1
+
+    def work():
+        with FilePoller(tree.root, state=state) as after:
+            return reported(after, tree.root)
+
+    assert Child(work).result() == {}
+    del poller
+    assert Child(work).result() == {"a": "created"}
+
+
 @pytest.mark.parametrize(
     ("first", "second", "expected"),
     [

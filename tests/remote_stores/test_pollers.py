@@ -130,7 +130,6 @@ def test_sftp(sftp, watch, clock):
     assert poller.get_new_events() == [(f"{url}/d/b", "created")]
     os.unlink(f"{sftp.root}/d/a")
     assert poller.get_new_events() == [(f"{url}/d/a", "deleted")]
-    os.chmod(f"{sftp.root}/d", 0)
     os.rename(sftp.root, f"{sftp.root}-away")
     with pytest.raises(PollerUnavailable):
         poller.get_new_events()
@@ -175,8 +174,7 @@ def test_http_outage(http, watch):
     http.stop()
     with pytest.raises(PollerUnavailable):
         poller.get_new_events()
-    with poller._database.explained():
-        assert list(poller._known.files("")) == ["a"]
+    assert poller.stats().pending == 0
 
 
 def test_http_broken_off(http, watch, monkeypatch):
