@@ -16,11 +16,13 @@ gone: pass ``max_deleted``.
 from __future__ import annotations
 
 import errno
+import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from dogpile_filesystem.poller.blobs import Damaged
 from dogpile_filesystem.poller.event import PollerUnavailable
 from dogpile_filesystem.poller.keys import Keys, to_key
 from dogpile_filesystem.poller.known import Known
@@ -35,8 +37,8 @@ _DENIED = {401, 403}
 _PAGES = {"http", "https"}
 #: How many files a server of pages is asked for at a time.
 _AT_ONCE = 16
-#: What a program raises that is wrong, not a store that cannot be reached.
-MISTAKES = (NotImplementedError, TypeError, AttributeError, NameError)
+#: What a wrong program raises, or a state, and not a store that cannot be reached.
+MISTAKES = (NotImplementedError, TypeError, AttributeError, NameError, sqlite3.Error, Damaged)
 
 
 def unavailable(error: Exception, url: str) -> PollerUnavailable:

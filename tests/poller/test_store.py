@@ -378,6 +378,31 @@ def test_subjects_have_no_credentials(watch):
     assert poller.get_new_events() == [("told://host/d/a", "created")]
 
 
+def test_chained(memory, watch, base_dir):
+    """A chained URL is looked at like the last one of its chain, and its subjects are chained URLs."""
+    pytest.importorskip("cached")  # It registers the protocol, if the package is not installed.
+    url = f"dogpile::memory://{memory.root}"
+    poller = watch(make_poller, url, storage_options={"dogpile": {"base_dir": base_dir}})
+    assert poller.get_new_events() == []
+    memory.write("a")
+    assert poller.get_new_events() == [(f"{url}/a", "created")]
+    memory.write("a")
+    assert poller.get_new_events() == [(f"{url}/a", "modified")]
+
+
+def test_damaged_state(memory, watch, state):
+    """A damaged state is no outage of the store."""
+    url = f"memory://{memory.root}"
+    memory.write("a")
+    with StorePoller(url, state=state) as poller:
+        assert poller.get_new_events() == []
+    with StorePoller(url, state=state) as poller:
+        poller._database.connection.execute("UPDATE contents SET data=x'00'")
+        memory.write("b")
+        with pytest.raises(ValueError, match="damaged"):
+            poller.get_new_events()
+
+
 def test_which_poller():
     """Schemes that fsspec knows get a poller of stores, and others an error that names the known ones."""
     with make_poller("memory://anywhere") as poller:

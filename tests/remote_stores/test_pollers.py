@@ -4,6 +4,7 @@ Pollers of real storage servers: the same table as for local directories on S3, 
 
 from __future__ import annotations
 
+import json
 import os
 
 import pytest
@@ -102,6 +103,29 @@ def test_s3_known_versions(s3, somebody, watch, cached):
     before = fs.stats().process.source.requests
     assert fs.cat_file(f"{s3.root}/a") == b"old"
     assert fs.stats().process.source.requests == before
+
+
+FORKING = """
+    import json, os, sys
+    from dogpile_filesystem.poller import make_poller
+
+    _, bucket, state, options = sys.argv
+    poller = make_poller(f"s3://{bucket}", state=state, storage_options=json.loads(options))
+    assert poller.get_new_events() == []
+    poller.fs.pipe_file(f"{bucket}/a", b"1")
+    if os.fork() == 0:
+        print([event for _, event in poller.get_new_events()], flush=True)
+        poller.close()
+        os._exit(0)
+    os.wait()
+    print(poller.get_new_events(), flush=True)
+"""
+
+
+def test_s3_after_a_fork(s3, spawn, tmp_path):
+    """A child of fork looks with connections of its own, and what it acknowledges its parent does not get."""
+    process = spawn(FORKING, s3.root, tmp_path / "state", json.dumps(s3.options))
+    assert process.communicate()[0] == "['created']\n[]\n"
 
 
 # SFTP

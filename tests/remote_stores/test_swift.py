@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 
 import pytest
 from polling import reported
@@ -283,6 +284,29 @@ def test_another_account(tree, options, url, tmp_path):
             poller.get_new_events()
     with SwiftPoller(url, state=state, rebind=True, **options) as poller:
         assert poller.get_new_events() == []
+
+
+FORKING = """
+    import json, os, sys
+    from dogpile_filesystem.poller import make_poller
+
+    _, url, state, options = sys.argv
+    poller = make_poller(url, state=state, existing=True, **json.loads(options))
+    assert poller.get_new_events() == []
+    poller._connection.put_object(url.rpartition("/")[2], "a", "1")
+    if os.fork() == 0:
+        print([event for _, event in poller.get_new_events()], flush=True)
+        poller.close()
+        os._exit(0)
+    os.wait()
+    print(poller.get_new_events(), flush=True)
+"""
+
+
+def test_after_a_fork(tree, options, url, spawn, tmp_path):
+    """A child of fork looks with connections of its own, and what it acknowledges its parent does not get."""
+    process = spawn(FORKING, url, tmp_path / "state", json.dumps(options))
+    assert process.communicate()[0] == "['created']\n[]\n"
 
 
 # Logging in
