@@ -1,6 +1,6 @@
 """
 What the pollers of this project, watchdog and watchfiles report in the situations of the tests:
-``python benchmarks/compare_pollers.py``. Needs watchdog, watchfiles and inotify_simple.
+``python benchmarks/compare_pollers.py [SITUATION ...]``. Needs watchdog, watchfiles and inotify_simple.
 
 What a library reports is collapsed to the net effect per file, and directories are left out, in its favour. It is right
 if this is what the table of the tests says. Prints a table in Markdown.
@@ -15,6 +15,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -109,30 +110,28 @@ class _Watchfiles(_Pushing):
         self._thread.join()
 
 
-def _judged(library: _Pushing, tree: Tree, known: set[str], folders: set[str]) -> dict[str, str]:
-    """The net effect of what a library reported, by the path below the root; ``known`` becomes what is there now."""
+def _judged(library: _Pushing, tree: Tree, known: set[str]) -> dict[str, str]:
+    """The net effect of what a library reported, by the path below the root. ``known`` was there before."""
     found = {}
     for path, note in library.take().items():
         name = os.path.relpath(path, tree.root)
-        if name in folders or (os.path.isdir(path) and not os.path.islink(path)) or name.startswith(".."):
-            continue
-        if note == _GONE and name in known:
+        is_folder = os.path.isdir(path) and not os.path.islink(path)
+        if name in known and (note == _GONE or is_folder):
             found[name] = "deleted"
-        elif note == _THERE:
+        elif note == _THERE and not is_folder and not name.startswith(".."):
             found[name] = "modified" if name in known else "created"
     return found
 
 
-def _content(tree: Tree) -> tuple[set[str], set[str]]:
-    """The files below the root, and the directories."""
-    files: set[str] = set()
-    folders: set[str] = {"."}
+def _files(tree: Tree) -> set[str]:
+    """The files below the root."""
+    found = set()
     for above, directories, names in os.walk(tree.root):
         for name in (*directories, *names):
             path = os.path.join(above, name)
-            is_folder = os.path.isdir(path) and not os.path.islink(path)
-            (folders if is_folder else files).add(os.path.relpath(path, tree.root))
-    return files, folders
+            if os.path.islink(path) or not os.path.isdir(path):
+                found.add(os.path.relpath(path, tree.root))
+    return found
 
 
 def _of_library(make: Callable[[str], Any], situation: Situation) -> str:
@@ -144,10 +143,9 @@ def _of_library(make: Callable[[str], Any], situation: Situation) -> str:
     verdict = "ok"
     try:
         for step in situation.steps:
-            known, folders = _content(tree)
+            known = _files(tree)
             step.act(tree)
-            folders |= _content(tree)[1]
-            found, expected = _judged(library, tree, known, folders), step.expected(recurse=True)
+            found, expected = _judged(library, tree, known), step.expected(recurse=True)
             if found != expected:
                 verdict = _described(found, expected)
                 break
@@ -199,12 +197,15 @@ def main() -> None:
     right = dict.fromkeys(columns, 0)
     print("| situation |", " | ".join(columns), "|")
     print("|---" * (1 + len(columns)) + "|")
-    for situation in SITUATIONS:
-        verdicts = {name: column(situation) for name, column in columns.items()}
+    chosen = [situation for situation in SITUATIONS if situation.name in sys.argv[1:] or not sys.argv[1:]]
+    for situation in chosen:
+        with ThreadPoolExecutor() as threads:  # Each has a tree of its own, and mostly waits.
+            judge = {name: threads.submit(column, situation) for name, column in columns.items()}
+            verdicts = {name: each.result() for name, each in judge.items()}
         for name, verdict in verdicts.items():
             right[name] += verdict == "ok"
         print("|", situation.name, "|", " | ".join(verdicts.values()), "|", flush=True)
-    print(f"| **right of {len(SITUATIONS)}** |", " | ".join(f"**{count}**" for count in right.values()), "|")
+    print(f"| **right of {len(chosen)}** |", " | ".join(f"**{count}**" for count in right.values()), "|")
 
 
 if __name__ == "__main__":

@@ -369,15 +369,7 @@ SITUATIONS = [
         "links in a loop",
         ["d/a"],
         [
-            Step(
-                _several(_link(".", "here"), _link("..", "d/up"), _link("self", "self")),
-                {"here": _C, "self": _C},
-                {
-                    "here": _C,
-                    "self": _C,
-                    "d/up": _C,
-                },
-            ),
+            Step(_several(_link(".", "here"), _link("self", "self")), {"here": _C, "self": _C}),
             Step(_write("d/a", "longer"), _NONE, {"d/a": _M}),
         ],
         is_local=True,
