@@ -68,7 +68,7 @@ class Place:
             secure, user, project, password, address, container = old.groups()
             new = f"swift{secure}://{container}"
             what = f"the URL has a password: pass {new}, and username, project_name, password and auth_url as options"
-            warnings.warn(f"{what}, or in variables such as OS_PASSWORD", FutureWarning, stacklevel=4)
+            warnings.warn(f"{what}, or in variables such as OS_PASSWORD", FutureWarning, stacklevel=5)
             credentials = {"auth_url": f"http{secure}://{address}", "password": password}
             if _is_v1(credentials["auth_url"]):
                 credentials["username"] = f"{project}:{user}"
