@@ -352,11 +352,6 @@ def test_what_the_source_says(fs, path, source):
         fs.open("a")
 
 
-def read_in_other_process(pipe, pickled):
-    fs, file = pickle.loads(pickled)
-    pipe.send((file.tell(), file.read(), fs.cat_file("a/b.bin")))
-
-
 @pytest.mark.parametrize("method", ["spawn", "fork"])
 def test_pickle(fs, path, method):
     """A filesystem and an open file can be sent to another process, where the file is at the same position."""
@@ -364,8 +359,9 @@ def test_pickle(fs, path, method):
         file.seek(BLOCK + 5)
         context = multiprocessing.get_context(method)
         mine, theirs = context.Pipe()
-        process = context.Process(target=read_in_other_process, args=(theirs, pickle.dumps((fs, file))))
+        process = context.Process(target=cached.send_back, args=(theirs, pickle.dumps((fs, file)), "a/b.bin"))
         process.start()
+        theirs.close()  # A process that fails is noticed at once.
         assert mine.poll(PATIENCE)
         assert mine.recv() == (BLOCK + 5, CONTENT[BLOCK + 5 :], CONTENT)
         process.join()
