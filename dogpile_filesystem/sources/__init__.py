@@ -9,17 +9,20 @@ from dogpile_filesystem.sources.addresses import url_of, without_secrets
 from dogpile_filesystem.sources.filesystems import (
     honours_ranges,
     is_rewritten_in_place,
+    protocols_of,
     says_missing,
     source_identity,
 )
-from dogpile_filesystem.sources.identity import Identity, identity_of_info, identity_of_stat
+from dogpile_filesystem.sources.identity import Identity, identity_of_info, identity_of_numbers, identity_of_stat
 
 __all__ = [
     "Identity",
     "honours_ranges",
     "identity_of_info",
+    "identity_of_numbers",
     "identity_of_stat",
     "is_rewritten_in_place",
+    "protocols_of",
     "says_missing",
     "source_identity",
     "url_of",

@@ -26,7 +26,7 @@ _SAYS_MISSING = (FileNotFoundError, NotADirectoryError, PermissionError)
 _MISSING_ERRNOS = {errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM}
 _BROKEN = (ConnectionError, TimeoutError, asyncio.TimeoutError)  # The last is one of its own before Python 3.11.
 #: They hand everything on to the filesystem in their attribute ``fs``.
-_WRAPPERS = {"dir", "async_wrapper"}
+_WRAPPERS = {"dir", "async_wrapper", "dogpile"}
 
 
 def source_identity(
@@ -54,7 +54,7 @@ def source_identity(
         fs.invalidate_cache(fs._parent(path))  # noqa: SLF001 - each filesystem has its own idea of a parent
         fs.invalidate_cache(path)
         info = fs.info(path)
-    return dict(info), identity_of_info(info, _protocols(fs), clock=clock)
+    return dict(info), identity_of_info(info, protocols_of(fs), clock=clock)
 
 
 def is_rewritten_in_place(fs: Any) -> bool:
@@ -62,7 +62,7 @@ def is_rewritten_in_place(fs: Any) -> bool:
     Whether a reader may get parts of two versions, or an unfinished one, while a file of the filesystem is rewritten.
     True for one that is not known.
     """
-    return not _protocols(fs) & _REPLACING
+    return not protocols_of(fs) & _REPLACING
 
 
 def honours_ranges(fs: Any, info: Mapping[str, Any] | None = None) -> bool:
@@ -115,7 +115,8 @@ def _names(fs: Any) -> set[str]:
     return {fs.protocol} if isinstance(fs.protocol, str) else set(fs.protocol)
 
 
-def _protocols(fs: Any) -> set[str]:
+def protocols_of(fs: Any) -> set[str]:
+    """All names of the protocol of a filesystem; of one that hands on to another, those of the other."""
     return _names(_unwrapped(fs))
 
 

@@ -277,10 +277,14 @@ class Check:
 class Driver:
     """
     Kills one operation at each of its calls.
+
+    :param case: makes a :class:`Case`, of a path and arguments.
+    :param check: makes a :class:`Check`, of an operation and a case.
     """
 
-    def __init__(self, name: str, directory: str) -> None:
-        self.operation = OPERATIONS[name]
+    def __init__(self, operation: Any, directory: str, case: Any = Case, check: Any = Check) -> None:
+        self.operation = operation
+        self.make_case, self.check = case, check
         self.directory = directory
         self.template = os.path.join(directory, "template")
         self.wrong: list[str] = []
@@ -289,11 +293,11 @@ class Driver:
 
     def run(self) -> dict[str, Any]:
         os.mkdir(self.template)
-        case = Case(self.template, self.operation.arguments)
+        case = self.make_case(self.template, self.operation.arguments)
         with open(case.source, "wb") as file:
             file.write(NEW_FILE)
         if self.operation.prepare:
-            in_child(lambda: self.operation.prepare(Case(self.template, {})))
+            in_child(lambda: self.operation.prepare(self.make_case(self.template, {})))
         calls = in_child(lambda: self.act(self.case("dry"), injection.Faults())) or []
         self.kill_at_all(calls)
         for number, call in enumerate(calls, 1):
@@ -314,7 +318,7 @@ class Driver:
     def case(self, name: object) -> Case:
         path = os.path.join(self.directory, str(name))
         shutil.copytree(self.template, path)
-        return Case(path, self.operation.arguments)
+        return self.make_case(path, self.operation.arguments)
 
     def act(self, case: Case, context: injection.Faults) -> list[injection.Call]:
         store = case.store()
@@ -328,7 +332,7 @@ class Driver:
         killed = in_child(lambda: self.act(case, injection.Faults(fault, number))) is None
         self.kills += killed
         where = f"{fault.__name__} at call {number}, {call}"
-        wrong, is_lost = in_child(Check(self.operation, case).run) or (["the check was killed"], False)
+        wrong, is_lost = in_child(self.check(self.operation, case).run) or (["the check was killed"], False)
         self.wrong += [f"{where}: {what}" for what in wrong]
         if is_lost:
             self.lost.append(number)
@@ -338,4 +342,4 @@ class Driver:
 
 if __name__ == "__main__":
     logging.disable()
-    print(json.dumps(Driver(sys.argv[1], sys.argv[2]).run()))
+    print(json.dumps(Driver(OPERATIONS[sys.argv[1]], sys.argv[2]).run()))

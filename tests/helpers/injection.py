@@ -257,7 +257,7 @@ def _place() -> tuple[tuple[str, int], ...]:
     place = []
     frame = sys._getframe(2)
     while frame is not None:
-        if frame.f_globals.get("__package__") == "dogpile_filesystem":
+        if str(frame.f_globals.get("__package__")).partition(".")[0] == "dogpile_filesystem":
             place.append((frame.f_code.co_filename, frame.f_lasti))
         frame = frame.f_back
     return tuple(place)

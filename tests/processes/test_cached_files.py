@@ -137,9 +137,9 @@ class Lines:
 
 
 def being_fetched(control, killed):
-    """What killed readers had asked for last: bytes of requests that were not answered, or not stored yet."""
+    """What killed readers had got last, and had perhaps not checked and stored yet, in bytes."""
     last = {read.pid: read for read in control.requests("read") if read.pid in killed}
-    return sum(read.asked for read in last.values())
+    return sum(read.answered or 0 for read in last.values())
 
 
 def kill_readers(shop, kills, rng, arguments):
