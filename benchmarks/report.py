@@ -30,6 +30,7 @@ def rows(results: Results) -> Iterator[Row]:
     yield from _large_rows(results)
     yield from file_rows(results)
     yield from _tool_rows(results)
+    yield from _poller_rows(results)
     yield from _other_rows(results)
 
 
@@ -116,6 +117,18 @@ def _large_rows(results: Results) -> Iterator[Row]:
             ):
                 measured = results.median(lambda r, s=setting, n=name: r[s][n], "large", size=size)
                 yield Row(f"{title}: {name}", limit, measured, unit)
+
+
+def _poller_rows(results: Results) -> Iterator[Row]:
+    for directories in (1, 100):
+        where = f"call of a poller, 100,000 files in {directories}, nothing changed"
+        measured = results.median(lambda r: r["ratio"], "unchanged", directories=directories)
+        yield Row(f"{where}: FilePoller", 1.5, measured, " × scandir and stat")
+        measured = results.median(lambda r: r["hints"] * 1e3, "unchanged", directories=directories)
+        yield Row(f"{where}: INotifyPoller", 5, measured, " ms")
+    yield Row("state of 1,000,000 paths: opened", 2, results.median(lambda r: r["open"], "state"), " s")
+    measured = results.median(lambda r: r["change"] * 1e3, "state")
+    yield Row("state of 1,000,000 paths: a change found and written", 50, measured, " ms")
 
 
 def _tool_rows(results: Results) -> Iterator[Row]:

@@ -26,7 +26,8 @@ from report import make_console, show
 from results import Results
 
 #: The names that ``--jobs`` accepts.
-JOBS = ["basic", "open", "mixed", "herd", "raw", "large", "files", "bound", "trace", "leaks", "tools", "full", "curve"]
+JOBS = ["basic", "open", "mixed", "herd", "raw", "large", "files", "pollers"]
+JOBS += ["bound", "trace", "leaks", "tools", "full", "curve"]
 _CURVE_SIZES = [100, 300, 1000, 3000, 10_000, 30_000, 100_000, 300_000, 1_000_000]
 _CURVE_SYSTEMS = ["floor", "ours", "diskcache-lru", "cachelib", "django", "old"]
 _COMMANDS = {
@@ -111,6 +112,11 @@ def once(options: Options) -> Iterator[Step]:
         yield Step("reading", "peers", {"entries": entries, "commands": _COMMANDS})
         # A ninth of the keys.
         yield Step("removing", "peers", {"entries": entries, "prefix": "k1"})
+    if "pollers" in options.jobs:
+        files = min(100_000, options.max_entries)
+        for directories in (1, 100):
+            yield Step("unchanged", "peers", {"files": files, "directories": directories})
+        yield Step("state", "peers", {"paths": options.max_entries})
     if "full" in options.jobs:
         for entries in (1000, 10_000, 100_000, 1_000_000):
             if entries <= options.max_entries:

@@ -29,6 +29,8 @@ JOBS = {
     "large": ("jobs.large", "large"),
     "reading": ("jobs.tools", "reading"),
     "removing": ("jobs.tools", "removing"),
+    "unchanged": ("jobs.pollers", "unchanged"),
+    "state": ("jobs.pollers", "state"),
     "files-cold": ("jobs.files", "cold"),
     "files-first-byte": ("jobs.files", "first_byte"),
     "files-touched": ("jobs.files", "touched"),

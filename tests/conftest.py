@@ -47,6 +47,12 @@ def pytest_addoption(parser):
     parser.addoption("--full", action="store_true", help="the tests of cached files at their full length")
 
 
+def pytest_ignore_collect(collection_path, config):
+    """A folder of tests that are not to run is not even imported: what they need is installed elsewhere."""
+    marker = MARKERS.get(collection_path.name)
+    return True if marker and f"not {marker}" in config.option.markexpr else None
+
+
 def pytest_collection_modifyitems(items):
     for item in items:
         folder = item.path.relative_to(TESTS).parts[0]

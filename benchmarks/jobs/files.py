@@ -31,27 +31,32 @@ _BLOCK = 1 << 20
 
 def cold(directory: str, size: int, repeats: int = 3) -> dict[str, dict[str, float]]:
     """
-    Read a file of a slow source in order, and its first byte; each time with a new cache.
+    Read a file of a slow source in order, and the first byte of another one; each time files that no cache has seen, in
+    caches that have been used before.
 
-    :param size: bytes of the file.
+    :param size: bytes of a file.
     :returns: ``plain`` (fsspec's own read-ahead), ``ours`` and fsspec's caches → ``all``, ``first``: median seconds
      from before the file is opened until all of it, or its first byte, is read.
     """
-    make_file(f"{directory}/source/file", size)
-    ways = ["plain", "ours", *PEERS]
-    seconds: dict[str, dict[str, list[float]]] = {name: {"all": [], "first": []} for name in ways}
+    path = make_file(f"{directory}/source/file", size)
+    source = slow_source(f"{directory}/source", **_SLOW)
+    opened = {"plain": source, **{name: open_cache(name, source, directory) for name in ("ours", *PEERS)}}
+    seconds: dict[str, dict[str, list[float]]] = {name: {"all": [], "first": []} for name in opened}
+    for filesystem in opened.values():
+        _open_and(read_through, filesystem)
     for number in range(repeats):
-        for name in ways[:: -1 if number % 2 else 1]:
+        for name in list(opened)[:: -1 if number % 2 else 1]:
             for what, read in (("first", _read_first), ("all", read_through)):
-                source = slow_source(f"{directory}/source", **_SLOW)
-                opened = source if name == "plain" else open_cache(name, source, f"{directory}/{number}-{what}")
+                file = f"{number}-{name}-{what}"
+                os.link(path, f"{directory}/source/{file}")
                 measure.settle()
-                seconds[name][what].append(measure.seconds_of(functools.partial(_open_and, read, opened)))
+                call = functools.partial(_open_and, read, opened[name], file)
+                seconds[name][what].append(measure.seconds_of(call))
     return {name: {what: statistics.median(each) for what, each in found.items()} for name, found in seconds.items()}
 
 
-def _open_and(read: Callable[[Any], object], filesystem: Any) -> None:
-    with filesystem.open("file", "rb") as file:
+def _open_and(read: Callable[[Any], object], filesystem: Any, path: str = "file") -> None:
+    with filesystem.open(path, "rb") as file:
         read(file)
 
 

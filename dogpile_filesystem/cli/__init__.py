@@ -1,8 +1,9 @@
 """
 The command line: the only package that prints.
 
-May import: maintenance, arguments, layout, lockfile, store, remote. Only the demo's job uses a Store; of the rest,
-some modules name types of that package. Only the job of ``fetch`` uses remote, since it needs the extra ``fsspec``.
+May import: maintenance, arguments, layout, lockfile, store, remote, poller. Only the demo's job uses a Store; of the
+rest, some modules name types of that package. Only the job of ``fetch`` uses remote, since it needs the extra
+``fsspec``.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import sys
 
 import click
 
-from dogpile_filesystem.cli import checking, deleting, demo, fetch, reading, stats
+from dogpile_filesystem.cli import checking, deleting, demo, fetch, reading, stats, watching
 from dogpile_filesystem.cli.cache import NoCache, explain
 
 __all__ = ["main"]
@@ -40,7 +41,8 @@ class _Commands(click.Group):
 @click.version_option(package_name="dogpile_filesystem")
 def main() -> None:
     """
-    Inspect the caches of dogpile_filesystem, and remove entries from them, also while applications use them.
+    Inspect the caches of dogpile_filesystem, and remove entries from them, also while applications use them; and watch
+    directories.
 
     Exit codes: 0, success; 1, something is wrong, was not found, or could not be removed; 2, wrong usage, or the
     directory is not a cache.
@@ -62,6 +64,7 @@ for _command in (
     deleting.remove,
     deleting.clear,
     fetch.fetch,
+    watching.watch,
     demo.demo,
 ):
     main.add_command(_command)

@@ -12,12 +12,13 @@ from dogpile_filesystem.sources.filesystems import (
     says_missing,
     source_identity,
 )
-from dogpile_filesystem.sources.identity import Identity, identity_of_info, identity_of_stat
+from dogpile_filesystem.sources.identity import Identity, identity_of_info, identity_of_numbers, identity_of_stat
 
 __all__ = [
     "Identity",
     "honours_ranges",
     "identity_of_info",
+    "identity_of_numbers",
     "identity_of_stat",
     "is_rewritten_in_place",
     "says_missing",

@@ -113,9 +113,13 @@ def identity_of_stat(found: os.stat_result) -> Identity:
     reader may take parts of it for the new version. A FUSE mount may number
     its files anew, which then have a new identity.
     """
-    resolution = TICK if found.st_ctime_ns % 1_000_000_000 else SECOND
-    token = _token("stat", found.st_mtime_ns, found.st_size, found.st_ctime_ns, found.st_ino)
-    return Identity(token, found.st_size, found.st_ctime_ns / 1e9, resolution)
+    return identity_of_numbers(found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
+
+
+def identity_of_numbers(size: int, mtime_ns: int, ctime_ns: int, inode: int) -> Identity:
+    """The identity of a local file, as :func:`identity_of_stat`, by the four numbers that are it."""
+    resolution = TICK if ctime_ns % 1_000_000_000 else SECOND
+    return Identity(_token("stat", mtime_ns, size, ctime_ns, inode), size, ctime_ns / 1e9, resolution)
 
 
 def _token(name: str, value: object, size: int | None, *beside: object) -> str:

@@ -17,9 +17,8 @@ from collections.abc import Callable
 from dogpile_filesystem.flusher import flusher
 from dogpile_filesystem.store.directory import Directory
 
-#: Number of entries with a pending use at which a hit writes them all: it takes some 20 ms then. With a tenth of it, a
-#: reader who goes round 1,000 blocks, those of a file of 1 GiB, would write a time in nearly every read.
-LIMIT = 4000
+#: Number of entries with a pending use at which a hit writes them all, which takes some 2 ms.
+LIMIT = 500
 
 
 class Recency:

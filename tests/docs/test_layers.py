@@ -22,6 +22,7 @@ ALLOWED = {
     "flusher": set(),
     "sources": set(),
     "lockfile": {"layout", "failures", "flusher"},
+    "poller": {"sources", "lockfile", "failures"},
     "store": {"lockfile", "layout", "failures", "flusher"},
     "maintenance": {"store", "lockfile", "layout", "failures"},
     "arguments": {"store", "layout"},
@@ -32,7 +33,7 @@ ALLOWED = {
     "prometheus": {"backend", "lockfile"},
     "remote": {"arguments", "store", "sources", "lockfile", "layout", "failures", "flusher"},
     # The demo's job is an application: it alone uses a store and a region.
-    "cli": {"maintenance", "arguments", "lockfile", "layout", "store", "remote"},
+    "cli": {"maintenance", "arguments", "lockfile", "layout", "store", "remote", "poller"},
     "__init__": {"backend", "invalidation"},
     "__main__": {"cli"},
 }
@@ -119,9 +120,8 @@ def test_faces():
 
 def test_optional_packages_are_not_imported():
     """To import the package imports none of the packages of the extras."""
-    program = (
-        f"import sys, {NAME}; print(sorted({{'click', 'rich', 'prometheus_client', 'fsspec'}} & set(sys.modules)))"
-    )
+    extras = {"click", "rich", "prometheus_client", "fsspec", "inotify_simple"}
+    program = f"import sys, {NAME}; print(sorted({extras} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
 

@@ -308,14 +308,6 @@ def test_get(fs, path, tmp_path):
     assert (tmp_path / "outfile").read_bytes() == CONTENT
 
 
-def test_progress_bar(fs, path, tmp_path):
-    """The progress bar of fsspec works."""
-    pytest.importorskip("tqdm")
-    callback = fsspec.callbacks.TqdmCallback(tqdm_kwargs={"disable": True})
-    fs.get_file(path, tmp_path / "b.bin", callback=callback)
-    assert (callback.size, callback.value) == (SIZE, SIZE)
-
-
 def test_get_through_link_and_over_file(fs, path, tmp_path):
     """A copy replaces the file that a symbolic link leads to, and the link stays."""
     (tmp_path / "old").write_bytes(b"old")
@@ -455,7 +447,6 @@ def test_given_source(memory, base_dir):
 
 def test_asynchronous_source_from_sync_code(tmp_path, base_dir):
     """A source that is asynchronous inside works from synchronous code, in threads and in a forked child."""
-    pytest.importorskip("aiohttp")
     (tmp_path / "files").mkdir()
     (tmp_path / "files" / "a").write_bytes(CONTENT)
     with http_store(tmp_path / "files") as http:

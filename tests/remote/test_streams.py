@@ -395,7 +395,6 @@ def test_no_thread_stays(fs):
 
 @pytest.fixture
 def http(tmp_path):
-    pytest.importorskip("aiohttp")
     directory = tmp_path / "http"
     directory.mkdir()
     (directory / "a").write_bytes(CONTENT)

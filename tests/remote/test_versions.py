@@ -556,7 +556,6 @@ def test_secrets_are_not_on_disk(make, tmp_path, base_dir):
 
 def test_signed_urls(tmp_path, base_dir):
     """URLs that differ only in a signature share nothing, unless there is a namespace; no signature lies on disk."""
-    pytest.importorskip("aiohttp")
     (tmp_path / "files").mkdir()
     (tmp_path / "files" / "a").write_bytes(OLD)
 
