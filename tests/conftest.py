@@ -44,7 +44,7 @@ hypothesis.settings.load_profile("gate")
 
 def pytest_addoption(parser):
     parser.addoption("--seed", type=int, default=1, help="of the tests that make random choices (default: 1)")
-    parser.addoption("--full", action="store_true", help="the stress tests of cached files at their full length")
+    parser.addoption("--full", action="store_true", help="the tests of cached files at their full length")
 
 
 def pytest_ignore_collect(collection_path, config):

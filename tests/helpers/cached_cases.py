@@ -7,6 +7,8 @@ The source is a filesystem in memory, so that the calls are those of the cache a
 from __future__ import annotations
 
 import contextlib
+import datetime
+import io
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,11 +17,14 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from dogpile_filesystem.remote import CachedFileSystem
 from dogpile_filesystem.remote.fill import _turns
+from dogpile_filesystem.remote.versions import Version
 
 #: Two blocks that are written without a lock of their shard, and a small one.
 SIZE = 2 * BLOCK + 1000
 #: Room for 3 files. A block is charged its head too.
 _FULL = 8 * (BLOCK + 4096)
+#: When all files were made that are cached: their identity.
+_CREATED = datetime.datetime(2024, 1, 1, tzinfo=datetime.timezone.utc)
 
 
 class Source(MemoryFileSystem):
@@ -35,6 +40,10 @@ class Source(MemoryFileSystem):
         told = super().info(path, **options)
         return {**told, "size": None} if "stream" in path else told
 
+    def _open(self, path: str, mode: str = "rb", **options: Any) -> Any:
+        # All readers of a file in memory share one position.
+        return io.BytesIO(self.cat_file(path)) if mode == "rb" else super()._open(path, mode, **options)
+
 
 def old(name: str) -> bytes:
     return content(SIZE, f"old {name}")
@@ -49,10 +58,16 @@ FILES = {name: old(name) for name in ("cached", "partly", "outdated", "cold", "s
 
 def fill_source() -> None:
     """Make the files anew, with the versions that are cached."""
+    Source().store.clear()
+    for name in FILES:
+        restore(name)
+
+
+def restore(name: str) -> None:
+    """Give a file its version of before again."""
     source = Source()
-    source.store.clear()
-    for name, data in FILES.items():
-        source.pipe_file(name, data)
+    source.pipe_file(name, FILES[name])
+    source.store[source._strip_protocol(name)].created = _CREATED
 
 
 def make(base_dir: str, **arguments: Any) -> CachedFileSystem:
@@ -74,9 +89,13 @@ def read(fs: CachedFileSystem, name: str) -> bytes:
         return b"".join(iter(lambda: file.read(50_000), b""))
 
 
+def version_of(fs: CachedFileSystem, name: str) -> Version:
+    return fs.versions.opened(fs._strip_protocol(name))
+
+
 def keeps(fs: CachedFileSystem, name: str) -> bool:
     """Whether a file is in the cache, whole."""
-    version = fs.versions.opened(name)
+    version = version_of(fs, name)
     numbers = range(3) if version.size < 0 else range(version.blocks)
     return all(fs.store.has_part(version.key(number)) for number in numbers)
 
@@ -108,7 +127,7 @@ def _open(fs: CachedFileSystem, name: str) -> int:
 
 def _fill(fs: CachedFileSystem, name: str) -> None:
     # As its thread does, in this one.
-    for _ in _turns(fs.blocks, fs.versions.opened(name)):
+    for _ in _turns(fs.blocks, version_of(fs, name)):
         pass
 
 
@@ -152,6 +171,7 @@ def _ranges(fs: CachedFileSystem) -> list[Any]:
 _RANGES = [FILES["cached"][: BLOCK + 5], FILES["cold"][BLOCK : BLOCK + 10], FILES["partly"][10:]]
 
 OPERATIONS = {
+    "make": Operation(lambda fs: read(make(fs.store.base_dir), "cached"), FILES["cached"]),
     "open": Operation(lambda fs: _open(fs, "cached"), SIZE),
     "open a cold one": Operation(lambda fs: _open(fs, "cold"), SIZE),
     "read": Operation(lambda fs: read(fs, "cached"), FILES["cached"], keeps="cached"),

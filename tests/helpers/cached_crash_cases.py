@@ -82,7 +82,7 @@ class Check:
 
     def check_mutexes(self, fs: CachedFileSystem) -> None:
         for name in FILES:
-            version = fs.versions.opened(name)
+            version = cached_cases.version_of(fs, name)
             for number in range(3):
                 mutex = fs.store.mutex(PART, version.key(number))
                 if not mutex.acquire(wait=False):

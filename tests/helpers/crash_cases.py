@@ -300,9 +300,8 @@ class Driver:
             in_child(lambda: self.operation.prepare(self.make_case(self.template, {})))
         calls = in_child(lambda: self.act(self.case("dry"), injection.Faults())) or []
         self.kill_at_all(calls)
-        for number, call in enumerate(calls, 1):
-            if injection.can_be_halved(call):
-                self.kill(injection.half_and_kill, number, call)
+        for number, call in enumerate(filter(injection.can_be_halved, calls), 1):
+            self.kill(injection.half_and_kill, number, call, only=injection.can_be_halved)
         return {"calls": list(map(str, calls)), "kills": self.kills, "wrong": self.wrong, "lost": self.lost}
 
     def kill_at_all(self, calls: list[injection.Call]) -> None:
@@ -326,10 +325,10 @@ class Driver:
             self.operation.act(store, case)
         return [call.as_data() for call in context.calls]
 
-    def kill(self, fault: injection.Fault, number: int, call: injection.Call | None) -> bool:
+    def kill(self, fault: injection.Fault, number: int, call: injection.Call | None, **faults: Any) -> bool:
         """Kills at one call and checks; returns whether the process was killed."""
         case = self.case(f"{number} {fault.__name__}")
-        killed = in_child(lambda: self.act(case, injection.Faults(fault, number))) is None
+        killed = in_child(lambda: self.act(case, injection.Faults(fault, number, **faults))) is None
         self.kills += killed
         where = f"{fault.__name__} at call {number}, {call}"
         wrong, is_lost = in_child(self.check(self.operation, case).run) or (["the check was killed"], False)

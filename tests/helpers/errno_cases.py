@@ -271,7 +271,7 @@ class Trouble(NamedTuple):
         return f"{self.cause} {'from' if self.lasting else 'at'}"
 
 
-def _troubles() -> Iterator[Trouble]:
+def troubles() -> Iterator[Trouble]:
     for code in _ONCE:
         trouble = Trouble(errno.errorcode[code], injection.fail(code), injection.can_fail_with(code))
         yield trouble
@@ -295,7 +295,7 @@ class Driver:
 
     def run(self) -> dict[str, Any]:
         self.prepare()
-        for trouble in _troubles():
+        for trouble in troubles():
             for number in injection.thinned(self.calls(trouble.only), _FROM_EACH_PLACE):
                 self.case(trouble, number)
         return {"cases": self.cases, "struck": self.struck, "wrong": self.wrong}

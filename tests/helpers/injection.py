@@ -33,7 +33,7 @@ _LOOKING = _LOCKING | {
 _FREEING = frozenset({"chmod", "chown", "fchmod", "fchown", "fdatasync", "fsync", "remove", "rmdir", "unlink", "utime"})
 _OTHERS = {"ftruncate", "mkdir", "open", "posix_fallocate", "symlink", "truncate"}
 _NAMES = (_LOOKING | _FREEING | _BETWEEN_NAMES | _WRITING | _OTHERS) - _LOCKING - {"readdir"}
-#: A record of the ledger: a write of one aligned word is not torn by the kernel.
+#: A record of the ledger: one aligned word is neither written nor read in parts by the kernel.
 _WORD = 8
 
 _WRAPPED: dict[Any, str] = {getattr(os, name): name for name in _NAMES if hasattr(os, name)}
@@ -132,7 +132,8 @@ def can_be_halved(call: Call) -> bool:
 
 
 def can_be_short(call: Call) -> bool:
-    return can_be_halved(call) or call.name in ("read", "pread", "preadv")
+    is_word = call.name == "pread" and call.args[1] <= _WORD
+    return can_be_halved(call) or (call.name in ("read", "pread", "preadv") and not is_word)
 
 
 def can_fail_with(code: int) -> Callable[[Call], bool]:

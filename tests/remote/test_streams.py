@@ -283,7 +283,7 @@ def test_size_while_another_thread_reads(make, source, monkeypatch):
 
 
 @pytest.mark.parametrize("cache_size", [4096, 2 * BLOCK, 6 * BLOCK])
-def test_no_room(make, source, cache_size):
+def test_no_room(make, source, cache_size, usage_on_disk):
     """A file that does not fit is read right, as a whole, in parts, backwards; its length is right too."""
     source.control.hide_length()
     source.write("a", CONTENT)
@@ -299,7 +299,8 @@ def test_no_room(make, source, cache_size):
         assert file.size == SIZE
         file.seek(-5, os.SEEK_END)
         assert file.read() == CONTENT[-5:]
-    assert fs.stats().size <= cache_size
+    # The ledger may have more in it for a moment, while room is being made.
+    assert usage_on_disk().size <= cache_size
 
 
 def test_stream_ends_where_nothing_is_kept(make, source):
