@@ -157,13 +157,12 @@ def kill_readers(shop, kills, rng, arguments):
                 # Wherever it is: in a request, in the check behind it, or storing what came.
                 time.sleep(rng.random() * 0.005)
                 os.kill(reader.pid, signal.SIGKILL)
-            if reader.wait() == -signal.SIGKILL:
-                killed.append(reader.pid)
-            else:
+            if reader.wait() != -signal.SIGKILL:
                 assert reader.status == 0
-                return killed  # It has read the whole file.
+                break  # It has read the whole file.
+            killed.append(reader.pid)
             readers[number] = Forked(read_on, shop, rng.randrange(1 << 32), arguments)
-    return killed
+    return killed + [reader.pid for reader in readers if reader.status == -signal.SIGKILL]
 
 
 def test_killed_while_filling(tmp_path, full, rng, record_property):
@@ -184,9 +183,9 @@ def test_killed_while_filling(tmp_path, full, rng, record_property):
         assert size <= found.bytes <= size + fetching
         assert not fs.store.failures.counts
         totals.update(kills=len(killed), size=size, bytes=found.bytes, unfinished=found.unfinished)
-        if totals["kills"] == kills:
+        if totals["kills"] >= kills:
             break
-    assert totals["kills"] == kills
+    assert totals["kills"] >= kills
     for name, count in totals.items():
         record_property(name, count)
     print(f"{dict(totals)}: {totals['bytes'] / totals['size']:.3f} x the size, besides what was not answered")

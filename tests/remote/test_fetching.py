@@ -216,6 +216,13 @@ def test_what_is_wanted_is_asked_for_at_once(shop):
     assert asked(shop) == [(2, 21)]
 
 
+def test_share_of_the_cache(shop):
+    """No request asks for more than a sixteenth of the cache, so that readers do not evict what others are to read."""
+    data = shop.write(NAME, content(100 * BLOCK))
+    assert read_at(shop.cache(cache_size=48 * BLOCK), 0, len(data)) == data
+    assert max(count for _, count in asked(shop)) == 3
+
+
 def test_cached_blocks_are_left_out(shop):
     """Requests end where blocks are in the cache already: none is fetched twice."""
     data = shop.write(NAME, content(20 * BLOCK))
