@@ -12,8 +12,11 @@ from typing import Any
 _HAVE_HOST = {
     *("http", "https", "ftp", "ftps", "sftp", "ssh", "webdav", "webdavs", "dav", "davs", "smb", "hdfs", "webhdfs"),
 }
-#: Parameters that are the signature of a URL, or belong to one, in lower case.
-_SECRETS = {"signature", "sig", "token", "access_token", "awsaccesskeyid", "googleaccessid", "key-pair-id"}
+#: Parameters that are a password, or the signature of a URL, or belong to one, in lower case.
+_SECRETS = {
+    *("signature", "sig", "token", "access_token", "awsaccesskeyid", "googleaccessid", "key-pair-id"),
+    *("apikey", "api_key", "api-key", "auth_token", "private_token", "client_secret", "secret", "password", "passwd"),
+}
 _SECRET_PREFIXES = ("x-amz-", "x-goog-")
 _PARTS = re.compile(r"([^/?#]*)([^?#]*)(\?[^#]*)?(.*)", re.DOTALL)
 #: Parameters that belong to a signature, of AWS and CloudFront or of Azure. Without it, they may mean anything.

@@ -44,6 +44,7 @@ class Filesystem:
         ("http", f"http://host/a?{SAS}&snapshot=3", "http://host/a?snapshot=3"),
         ("http", "http://host/a?X-Goog-Signature=b&X-Goog-Date=c", "http://host/a"),
         ("http", "http://host/a?access_token=b&token=c&Token=d&e", "http://host/a?e"),
+        ("http", "http://host/a?apikey=b&api_key=c&password=d&key=e", "http://host/a?key=e"),
     ],
 )
 def test_url(protocol, path, url):
