@@ -94,11 +94,16 @@ class KeyMutex:
                 lock = file.acquire(self._offset, wait=wait, timeout=timeout)
             if lock is None:
                 return False
-            if file.fd < 0 or file.is_current(self._path) or deleted == _DELETIONS:
-                # What the parent of a forked process held is not this one's to release.
-                self._held[:] = [held for held in self._held if held[2] == os.getpid()]
-                self._held.append((file, lock, os.getpid()))
-                return True
+            try:
+                if file.fd < 0 or file.is_current(self._path) or deleted == _DELETIONS:
+                    # What the parent of a forked process held is not this one's to release.
+                    self._held[:] = [held for held in self._held if held[2] == os.getpid()]
+                    self._held.append((file, lock, os.getpid()))
+                    return True
+            except BaseException:  # KeyboardInterrupt: the caller does not know that it is held.
+                self._held[:] = [held for held in self._held if held[1] is not lock]
+                file.release(lock)
+                raise
             # The directory was deleted while this thread waited: others lock a new file by now.
             file.release(lock)
             file = self._current_file(deleted=True)

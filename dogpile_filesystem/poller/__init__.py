@@ -12,6 +12,8 @@ from dogpile_filesystem.poller.making import make_poller, register_poller
 from dogpile_filesystem.poller.options import Options
 from dogpile_filesystem.poller.poller import Poller, Stats
 from dogpile_filesystem.poller.snapshot import Content, contents_of
+from dogpile_filesystem.poller.store import StorePoller
+from dogpile_filesystem.poller.swift import SwiftPoller
 
 __all__ = [
     "Content",
@@ -23,6 +25,8 @@ __all__ = [
     "Poller",
     "PollerUnavailable",
     "Stats",
+    "StorePoller",
+    "SwiftPoller",
     "contents_of",
     "make_poller",
     "register_poller",

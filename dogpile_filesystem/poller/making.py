@@ -12,6 +12,8 @@ from typing import Any, Protocol, TypeVar
 from dogpile_filesystem.poller.inotify import INotifyPoller
 from dogpile_filesystem.poller.local import FilePoller
 from dogpile_filesystem.poller.poller import Poller
+from dogpile_filesystem.poller.store import StorePoller
+from dogpile_filesystem.poller.swift import SwiftPoller
 from dogpile_filesystem.poller.watches import load
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)(?:://|::)")
@@ -51,6 +53,7 @@ def make_poller(url: str | bytes | os.PathLike[Any], **options: Any) -> Poller:
     The poller for a URL.
 
     A path, or a ``file://`` URL, gets an :class:`.INotifyPoller` where inotify can be had, else a :class:`.FilePoller`.
+    One of a scheme that nobody has registered, and that fsspec knows, gets a :class:`.StorePoller`.
 
     :param options: those of the poller: see :class:`.Options`.
     :raises ValueError: the scheme is not known, or a value is out of range.
@@ -62,10 +65,24 @@ def make_poller(url: str | bytes | os.PathLike[Any], **options: Any) -> Poller:
     if match is None:
         return _local(url, **options)
     maker = _makers.get(match[1].lower())
-    if maker is None:
-        known = ", ".join(sorted(_makers))
-        raise ValueError(f"there is no poller for {match[1]}://: pass a path, or a URL of {known}; see register_poller")
-    return maker(url, **options)
+    if maker is not None:
+        return maker(url, **options)
+    _see_that_fsspec_knows(match[1])
+    return StorePoller(str(url), **options)
+
+
+def _see_that_fsspec_knows(scheme: str) -> None:
+    known = f"a path, or a URL of {', '.join(sorted(_makers))}"
+    try:
+        from fsspec import get_filesystem_class  # noqa: PLC0415 - only stores need it
+    except ImportError as error:
+        what = f"there is no poller for {scheme}:// without fsspec: pip install 'dogpile_filesystem[fsspec]'"
+        raise ImportError(f"{what}, or pass {known}") from error
+    try:
+        get_filesystem_class(scheme)
+    except ValueError as error:
+        message = f"there is no poller for {scheme}://: pass {known}, or one that fsspec knows; see register_poller"
+        raise ValueError(message) from error
 
 
 @register_poller("file", "local")
@@ -75,3 +92,8 @@ def _local(url: Any, /, **options: Any) -> Poller:
     except ImportError:
         return FilePoller(url, **options)
     return INotifyPoller(url, **options)
+
+
+@register_poller("swift", "swifts", "swt", "swts")
+def _swift(url: Any, /, **options: Any) -> Poller:
+    return SwiftPoller(url, **options)

@@ -22,6 +22,8 @@ _THREE = struct.Struct("<qqq")
 #: The record of a file of which only the name is looked at has no times.
 _NO_TIME = 0
 UNKNOWN_SIZE = -1
+#: Of a file of which a store tells nothing.
+UNIDENTIFIED = Identity("", None, None, 0.0)
 
 
 @dataclasses.dataclass(slots=True)
@@ -67,11 +69,14 @@ def record_of(identity: Identity | None) -> Record:
     return (UNKNOWN_SIZE if identity.size is None else identity.size, *_THREE.unpack(digest))
 
 
-def contents_of(listing: Iterable[tuple[str, Identity | None]]) -> list[tuple[str, Content]]:
+def contents_of(
+    listing: Iterable[tuple[str, Identity | None]], directories: Iterable[str] = ()
+) -> list[tuple[str, Content]]:
     """
     A complete listing of keys, as the content of directories: the root, and what lies before each slash.
 
     :param listing: the path of each file below the root, and its identity; None: the source tells nothing.
+    :param directories: paths of directories that are there, whether files are in them or not.
     :return: parents come before what is in them, and the root, whose path is empty, comes first.
     """
     found: dict[str, Content] = {"": Content(identities={})}
@@ -79,7 +84,9 @@ def contents_of(listing: Iterable[tuple[str, Identity | None]]) -> list[tuple[st
         directory, _, name = path.rpartition("/")
         content = found.get(directory) or _made(found, directory)
         content.files[name] = record_of(identity)
-        content.identities[name] = identity or Identity("", None, None, 0.0)  # type: ignore[index] # made below
+        content.identities[name] = identity or UNIDENTIFIED  # type: ignore[index] # made below
+    for directory in directories:
+        _made(found, directory)
     return sorted(found.items())
 
 

@@ -167,12 +167,13 @@ class Blocks:
     def _wait_for(self, version: Version, number: int, held: contextlib.ExitStack) -> tuple[bool, bool]:
         """Take the mutex of a block; whether another thread had it, and whether it was obtained."""
         mutex = self._store.mutex(PART, version.key(number), self._lock_timeout)
+        # Before it is held: a KeyboardInterrupt may come as soon as it is.
+        held.callback(mutex.release)
         is_held = mutex.acquire(wait=False)
         waited = not is_held
         if waited:
             self.counter.block_waits += 1
             is_held = mutex.acquire()
-        held.callback(mutex.release)
         return waited, is_held
 
     def _take_along(self, version: Version, number: int, count: int, held: contextlib.ExitStack | None) -> int:
@@ -185,9 +186,9 @@ class Blocks:
         for following in range(number + 1, last):
             if held is not None:
                 mutex = self._store.mutex(PART, version.key(following), self._lock_timeout)
+                held.callback(mutex.release)
                 if not mutex.acquire(wait=False):
                     return following - number
-                held.callback(mutex.release)
             if self.has(version, following):
                 return following - number
         return max(1, last - number)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import difflib
 import errno
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from glob import has_magic
 from typing import Any
 
@@ -32,6 +32,7 @@ from dogpile_filesystem.remote.raw import RawCachedFile
 from dogpile_filesystem.remote.source import Source
 from dogpile_filesystem.remote.stream import RawStreamedFile
 from dogpile_filesystem.remote.versions import Version, Versions
+from dogpile_filesystem.remote.watched import Poller, Watched
 from dogpile_filesystem.remote.written import WrittenFile
 from dogpile_filesystem.store import Refused, Store
 
@@ -148,6 +149,7 @@ class CachedFileSystem(PassedOnFileSystem):
             cache_size=shared.cache_size,
         )
         self._copies = LocalCopies(self)
+        self._watched = Watched(self)
 
     @property
     def fs(self) -> fsspec.AbstractFileSystem:
@@ -165,6 +167,33 @@ class CachedFileSystem(PassedOnFileSystem):
     def forget(self, path: str) -> None:
         """Drop a file from the cache: what its version is, and the blocks of that version."""
         self.versions.forget(self._strip_protocol(path))
+
+    def watch(self, poller: Poller, to_path: Callable[[str], str] | None = None) -> None:
+        """
+        Have a poller tell :meth:`poll` what has changed at the source, so that ``check="never"`` serves fresh files.
+
+        What was cached before the poller's first look, nobody tells of: make it with ``existing=True``, or with a
+        ``state`` that is as old as the cache. A file that is reported in the version that is cached stays cached.
+
+        :param poller: of the source, such as ``make_poller("s3://bucket", recurse=True, existing=True)``.
+        :param to_path: makes a path of the source from the subject of an event. Default None: a subject is a URL of the
+         source.
+        :raises ValueError: the poller's URL is none of the source, and there is no ``to_path``.
+        """
+        self._watched.add(poller, to_path)
+
+    def poll(self) -> list[Any]:
+        """
+        Ask the pollers of :meth:`watch` what has changed, and drop it from the cache: blocks, metadata, and what the
+        source's filesystem has listed of the directories.
+
+        :return: the events, as the pollers report them. They are acknowledged.
+        :raises OSError: a poller cannot look at the source now. What the others reported is dropped nevertheless.
+
+        Concurrency. One process that polls is enough for all that share the cache and the ``namespace``. A reader that
+        asked the source before the change and gets its answer after this call may serve that until the next call.
+        """
+        return self._watched.poll()
 
     # Reading
 

@@ -40,12 +40,14 @@ class Filler:
         self._guard = threading.Lock()
         self._jobs: OrderedDict[tuple[int, bytes], tuple[Blocks, Iterator[bool]]] = OrderedDict()
         self._thread: threading.Thread | None = None
+        # Whose turn it is: it is not in the table meanwhile.
+        self._current: tuple[int, bytes] | None = None
 
     def add(self, blocks: Blocks, version: Version) -> None:
         """Have a version fetched whole, unless that is being done already."""
         key = id(blocks), version.key(0)
         with self._guard:
-            if key in self._jobs or not version.is_kept or not blocks.fits(version):
+            if key == self._current or key in self._jobs or not version.is_kept or not blocks.fits(version):
                 return
             if self._thread is None:
                 thread = threading.Thread(target=self._run, name="dogpile_filesystem fill", daemon=True)
@@ -69,9 +71,11 @@ class Filler:
                     self._thread = None
                     return
                 key, (blocks, turns) = self._jobs.popitem(last=False)
+                self._current = key
             is_done = _take_turn(blocks, turns)
-            if not is_done:
-                with self._guard:
+            with self._guard:
+                self._current = None
+                if not is_done:
                     self._jobs[key] = blocks, turns
 
 

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import tempfile
 import threading
 import uuid
 import weakref
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 from fsspec.callbacks import Callback
 
@@ -48,24 +49,44 @@ def copy(file: Any, target: Any, callback: Callback) -> None:
 
 def copy_to_path(file: Any, path: str, callback: Callback) -> None:
     """
-    Copy a file to a path. It appears there when it is whole.
+    Copy a file to a path. It appears there when it is whole, with the mode of the file that it replaces.
+
+    Limits. Where no file can be made beside it, one that is there is written in place.
 
     :raises Exception: as :func:`copy`.
     """
-    if os.path.exists(path) and not os.path.isfile(path):  # A pipe, say: it has nothing that could be replaced.
+    path = os.path.realpath(path)
+    replaced = os.stat(path) if os.path.exists(path) else None
+    target, unfinished = None, f"{os.path.dirname(path)}/.{uuid.uuid4().hex}.part"
+    if replaced is None or stat.S_ISREG(replaced.st_mode):  # A pipe, say, has nothing that could be replaced.
+        try:
+            target = _create(unfinished, replaced)
+        except PermissionError:
+            if replaced is None:
+                raise
+    if target is None:
         with open(path, "wb") as target:
             copy(file, target, callback)
         return
-    path = os.path.realpath(path)
-    unfinished = f"{path}.{uuid.uuid4().hex}.part"
     try:
-        with open(unfinished, "xb") as target:
+        with target:
             copy(file, target, callback)
         os.replace(unfinished, path)
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(unfinished)
         raise
+
+
+def _create(path: str, like: os.stat_result | None) -> BinaryIO:
+    """Make a file: nobody who must not read the one that it is to replace can open it, at any time."""
+    if like is None:
+        return open(path, "xb")
+    mode = stat.S_IMODE(like.st_mode)
+    target = open(path, "xb", opener=lambda name, flags: os.open(name, flags, mode))  # noqa: SIM115 - the caller does
+    with contextlib.suppress(OSError):  # As near as the filesystem lets it come.
+        os.fchmod(target.fileno(), mode)
+    return target
 
 
 class LocalCopy(Protocol):

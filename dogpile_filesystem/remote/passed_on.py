@@ -17,6 +17,24 @@ from fsspec.utils import stringify_path
 from dogpile_filesystem.remote.written import PassedOnTransaction
 
 
+class _OfObject:
+    """
+    A class method of fsspec that an object has in another way: under the name of that method. To set it in the object
+    itself would make a cycle of it, so that only the garbage collector could end it, with its local copies, anywhere.
+    """
+
+    def __init__(self, of_object: str) -> None:
+        self._of_object = of_object
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._owner, self._name = owner, name
+
+    def __get__(self, instance: object, owner: type) -> Any:
+        if instance is not None:
+            return getattr(instance, self._of_object)
+        return getattr(super(self._owner, owner), self._name)
+
+
 class PassedOnFileSystem(ChainedFileSystem):
     """
     What :class:`.CachedFileSystem` leaves to its source.
@@ -35,11 +53,9 @@ class PassedOnFileSystem(ChainedFileSystem):
 
     # Paths
 
-    def __init__(self, **storage_options: Any) -> None:
-        super().__init__(**storage_options)
-        # fsspec calls them on the class when it takes a URL apart, and on the object everywhere else.
-        self._strip_protocol = self._as_source_takes_it
-        self._parent = self._parent_at_source
+    # fsspec calls them on the class when it takes a URL apart, and on the object everywhere else.
+    _strip_protocol = _OfObject("_as_source_takes_it")
+    _parent = _OfObject("_parent_at_source")
 
     def _as_source_takes_it(self, path: Any) -> Any:
         if isinstance(path, list | tuple):  # Not each filesystem takes several.
@@ -62,6 +78,10 @@ class PassedOnFileSystem(ChainedFileSystem):
     def exists(self, path: str, **kwargs: Any) -> bool:
         """As the source's."""
         return bool(self.fs.exists(self._strip_protocol(path), **kwargs))
+
+    def lexists(self, path: str, **kwargs: Any) -> bool:
+        """As the source's."""
+        return bool(self.fs.lexists(self._strip_protocol(path), **kwargs))
 
     def find(self, path: str, *args: Any, **kwargs: Any) -> Any:
         """As the source's."""

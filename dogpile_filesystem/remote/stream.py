@@ -164,7 +164,7 @@ class RawStreamedFile(RawFile):
             if self._size >= 0:
                 break
             if length is None:
-                self._size = self._past_cache().size()
+                self._size = self._size_past_cache()
             elif length < self.version.block_size:
                 self._size = number * self.version.block_size + length
             number += 1
@@ -238,6 +238,14 @@ class RawStreamedFile(RawFile):
         if self._passage is None:
             self._passage = Passage(self._fs, self.version)
         return self._passage
+
+    def _size_past_cache(self) -> int:
+        # By a passage of its own: another thread may be reading in the file's.
+        passage = Passage(self._fs, self.version)
+        try:
+            return passage.size()
+        finally:
+            passage.close()
 
     def close(self) -> None:
         self._close_passage()

@@ -191,12 +191,16 @@ class Versions:
         identity = self._look(version.path).identity
         return identity is not None and identity.token == version.identity
 
-    def forget(self, path: str) -> None:
-        """Drop what is known of a file, with the blocks of its version: it is written or removed at the source."""
+    def forget(self, path: str, now: str | None = None) -> None:
+        """
+        Drop what is known of a file, with the blocks of its version: it is written or removed at the source.
+
+        :param now: the identity of the version that the source has; if this is the one that is known, it stays.
+        """
         self._looks.pop(path, None)
         place = self._place(path)
         record = self._record(path, place)
-        if record is not None:
+        if record is not None and (not now or record["identity"] != now):
             self._store.remove(version_key(*place), VERSION)
             self._remove_blocks(place, record)
 

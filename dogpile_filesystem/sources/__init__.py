@@ -9,6 +9,7 @@ from dogpile_filesystem.sources.addresses import url_of, without_secrets
 from dogpile_filesystem.sources.filesystems import (
     honours_ranges,
     is_rewritten_in_place,
+    protocols_of,
     says_missing,
     source_identity,
 )
@@ -21,6 +22,7 @@ __all__ = [
     "identity_of_numbers",
     "identity_of_stat",
     "is_rewritten_in_place",
+    "protocols_of",
     "says_missing",
     "source_identity",
     "url_of",

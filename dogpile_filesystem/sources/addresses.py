@@ -41,9 +41,10 @@ def without_secrets(url: str) -> str:
     """A URL without name and password of a user, and without the parameters of a signature."""
     protocol, separator, rest = url.partition("://")
     authority, where, query, fragment = _PARTS.fullmatch(rest).groups("")  # type: ignore[union-attr]
-    if protocol in _HAVE_HOST or ":" in authority.rpartition("@")[0]:
+    kind = protocol.rpartition("::")[2]  # Of the last of a chain, which the rest belongs to.
+    if kind in _HAVE_HOST or ":" in authority.rpartition("@")[0]:
         authority = authority.rpartition("@")[2]
-    if protocol in {"http", "https"}:
+    if kind in {"http", "https"}:
         query = _without_secrets(query)
     return f"{protocol}{separator}{authority}{where}{query}{fragment}"
 

@@ -7,6 +7,7 @@ What is known of them here was measured: a reader must still compare the length 
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import stat
 import time
@@ -19,9 +20,13 @@ from dogpile_filesystem.sources.identity import Identity, identity_of_info, iden
 _REPLACING = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "swift", "http", "https", "github", "git"}
 #: Answers of an HTTP server.
 _MISSING_OR_DENIED = {401, 403, 404, 410}
+#: Of its errors, the lowest, and the number beyond the highest.
+_LOWEST, _BEYOND = 400, 600
+_SAYS_MISSING = (FileNotFoundError, NotADirectoryError, PermissionError)
+_MISSING_ERRNOS = {errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM}
 _BROKEN = (ConnectionError, TimeoutError, asyncio.TimeoutError)  # The last is one of its own before Python 3.11.
 #: They hand everything on to the filesystem in their attribute ``fs``.
-_WRAPPERS = {"dir", "async_wrapper"}
+_WRAPPERS = {"dir", "async_wrapper", "dogpile"}
 
 
 def source_identity(
@@ -49,7 +54,7 @@ def source_identity(
         fs.invalidate_cache(fs._parent(path))  # noqa: SLF001 - each filesystem has its own idea of a parent
         fs.invalidate_cache(path)
         info = fs.info(path)
-    return dict(info), identity_of_info(info, _protocols(fs), clock=clock)
+    return dict(info), identity_of_info(info, protocols_of(fs), clock=clock)
 
 
 def is_rewritten_in_place(fs: Any) -> bool:
@@ -57,7 +62,7 @@ def is_rewritten_in_place(fs: Any) -> bool:
     Whether a reader may get parts of two versions, or an unfinished one, while a file of the filesystem is rewritten.
     True for one that is not known.
     """
-    return not _protocols(fs) & _REPLACING
+    return not protocols_of(fs) & _REPLACING
 
 
 def honours_ranges(fs: Any, info: Mapping[str, Any] | None = None) -> bool:
@@ -78,15 +83,26 @@ def says_missing(error: Exception) -> bool:
     """
     Whether an error says that a file is missing or denied: an answer of the source, and no failure of it.
 
-    fsspec's HTTP filesystem says of every failure that the file is missing, and has the failure as its cause.
+    fsspec's HTTP filesystem says of every failure that the file is missing, and has the failure as its cause. Others
+    have exceptions of their own, with the number of the answer.
     """
-    if not isinstance(error, (FileNotFoundError, PermissionError)):
-        return False
     cause = error.__cause__
-    status = getattr(cause, "status", None)
-    if isinstance(status, int):
-        return status in _MISSING_OR_DENIED
-    return not isinstance(cause, _BROKEN) and type(cause).__module__.partition(".")[0] != "aiohttp"
+    for each in (error, cause):
+        status = _status(each)
+        if status is not None:
+            return status in _MISSING_OR_DENIED
+    if isinstance(error, _SAYS_MISSING):
+        return not isinstance(cause, _BROKEN) and type(cause).__module__.partition(".")[0] != "aiohttp"
+    # The package of SMB sets errno, in a class of its own. gcsfs has nothing but a text.
+    return isinstance(error, OSError) and (error.errno in _MISSING_ERRNOS or str(error).startswith("Forbidden: "))
+
+
+def _status(error: BaseException | None) -> int | None:
+    """The number of an HTTP server's answer; None: the error has none."""
+    holders = (error, getattr(error, "response", None))
+    # aiohttp; requests, httpx and azure; gcsfs.
+    values = [getattr(holder, name, None) for holder in holders for name in ("status", "status_code", "code")]
+    return next((value for value in values if isinstance(value, int) and _LOWEST <= value < _BEYOND), None)
 
 
 def _unwrapped(fs: Any) -> Any:
@@ -99,7 +115,8 @@ def _names(fs: Any) -> set[str]:
     return {fs.protocol} if isinstance(fs.protocol, str) else set(fs.protocol)
 
 
-def _protocols(fs: Any) -> set[str]:
+def protocols_of(fs: Any) -> set[str]:
+    """All names of the protocol of a filesystem; of one that hands on to another, those of the other."""
     return _names(_unwrapped(fs))
 
 

@@ -315,10 +315,8 @@ def test_blocks_and_versions(store, run):
     assert set(rows) == {"KIND", "block", "version"}
     assert rows["block"].endswith(r"  s3://bucket/file\x00namespace\x00etag:1\x0010\x005\x001")
     assert {len(line.partition(" KiB ")[0]) for name, line in rows.items() if name != "KIND"} == {len("version") + 8}
-    assert {json.loads(line)["kind"] for line in run("ls", "--blocks", "--json").stdout.splitlines()} == {
-        "block",
-        "version",
-    }
+    listed = run("ls", "--blocks", "--json").stdout.splitlines()
+    assert {json.loads(line)["kind"] for line in listed} == {"block", "version"}
     (seen,) = json.loads(run("show", key.decode(), "--json").stdout)
     assert (seen["kind"], seen["length"], seen["start"], seen["metadata"]) == ("block", 5, b"01234".hex(), None)
     done = run("show", key.decode().partition("\0etag")[0])

@@ -8,7 +8,9 @@ installed: then nobody has read its entry points.
 from __future__ import annotations
 
 import os
+import pickle
 import random
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import fsspec
@@ -17,7 +19,7 @@ from slow_source import SlowSource
 from dogpile_filesystem.layout import PART, place
 from dogpile_filesystem.remote import CachedFile, CachedFileSystem
 
-__all__ = ["BLOCK_SIZE", "PROGRAM", "CachedFile", "CachedFileSystem", "Files", "noise", "part_path"]
+__all__ = ["BLOCK_SIZE", "PROGRAM", "CachedFile", "CachedFileSystem", "Files", "noise", "part_path", "send_back"]
 
 KIB = 1 << 10
 #: The smallest that there is.
@@ -39,6 +41,12 @@ if "dogpile" not in fsspec.available_protocols():
 def noise(size: int, seed: int = 0) -> bytes:
     """Bytes in which no block is like another one."""
     return random.Random(seed).randbytes(size)
+
+
+def send_back(pipe: Connection, pickled: bytes, path: str) -> None:
+    """In another process: send where an open file stands, what follows in it, and the content of another file."""
+    fs, file = pickle.loads(pickled)
+    pipe.send((file.tell(), file.read(), fs.cat_file(path)))
 
 
 class Files:

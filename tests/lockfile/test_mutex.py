@@ -11,12 +11,13 @@ import signal
 import threading
 import time
 
+import pytest
 from forked import Child, Gate
 from holding import HOLDER, MUTEXES, OFFSET, go_on, must_block
 from patience import PATIENCE
 
 from dogpile_filesystem.lockfile import ranges as locking
-from dogpile_filesystem.lockfile.file import open_lock_file
+from dogpile_filesystem.lockfile.file import LockFile, open_lock_file
 
 
 def test_one_holder(make_mutex):
@@ -29,6 +30,22 @@ def test_one_holder(make_mutex):
     mutex.release()
     assert not mutex.locked()
     assert make_mutex().acquire(False)
+
+
+def test_interrupted_acquire(make_mutex, monkeypatch):
+    """A mutex is free after a KeyboardInterrupt that came before its caller could know that it was obtained."""
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(LockFile, "is_current", interrupt)
+        mutex = make_mutex()
+        with pytest.raises(KeyboardInterrupt):
+            mutex.acquire()
+    assert make_mutex().acquire(False)
+    mutex.release()
+    assert make_mutex().locked()
 
 
 def test_second_key_is_free(make_mutex):

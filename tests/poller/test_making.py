@@ -37,8 +37,20 @@ def test_without_inotify(tree, monkeypatch):
 
 def test_unknown_scheme():
     """A scheme that nobody registered is refused, and the message names those that are known."""
-    with pytest.raises(ValueError, match=r"no poller for gopher://.*file"):
+    pytest.importorskip("fsspec")
+    with pytest.raises(ValueError, match=r"no poller for gopher://.*file.*swift"):
         make_poller("gopher://host/path")
+
+
+@pytest.mark.parametrize(
+    ("url", "extra", "package"), [("s3://bucket", "fsspec", "fsspec"), ("swift://container", "swift", "swiftclient")]
+)
+def test_missing_extras(monkeypatch, url, extra, package):
+    """Where a package is missing, the message says what to install."""
+    monkeypatch.setitem(sys.modules, package, None)
+    options = {"auth_url": "https://host/v1.0", "username": "u", "password": "p"} if extra == "swift" else {}
+    with pytest.raises(ImportError, match=rf"pip install 'dogpile_filesystem\[{extra}\]'"):
+        make_poller(url, **options)
 
 
 def test_registered(makers):
@@ -53,7 +65,10 @@ def test_registered(makers):
 
 
 def test_no_dependency():
-    """Without extras, pollers of directories import neither fsspec nor inotify_simple before one is made."""
-    program = "import sys, dogpile_filesystem.poller; print({'fsspec', 'inotify_simple'} & set(sys.modules))"
+    """Without extras, pollers import none of the optional packages before one is made."""
+    program = """
+import sys, dogpile_filesystem.poller
+print({'fsspec', 'inotify_simple', 'swiftclient', 'keystoneauth1'} & set(sys.modules))
+"""
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"

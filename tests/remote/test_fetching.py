@@ -14,6 +14,7 @@ from forked import Forked
 from ondisk import usage_on_disk
 
 from dogpile_filesystem.layout import PART
+from dogpile_filesystem.lockfile import KeyMutex
 from dogpile_filesystem.remote import SourceChanged
 
 NAME = "file"
@@ -45,6 +46,27 @@ def read_at(fs, position, length=1, name=NAME):
 
 
 # Single flight
+
+
+@pytest.mark.parametrize("number", [0, 2])
+def test_interrupted(shop, monkeypatch, number):
+    """Nobody waits for a mutex in vain whose holder got a KeyboardInterrupt at the moment that it was obtained."""
+    data = shop.write(NAME, content(3 * BLOCK))
+    fs, acquire, calls = shop.cache(lock_timeout=1), KeyMutex.acquire, []
+
+    def interrupted(mutex, wait=True):
+        calls.append(mutex)
+        obtained = acquire(mutex, wait)
+        if len(calls) == number + 1:
+            raise KeyboardInterrupt
+        return obtained
+
+    with monkeypatch.context() as patched:
+        patched.setattr(KeyMutex, "acquire", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            fs.cat_file(NAME)
+    assert fs.cat_file(NAME) == data
+    assert counts(fs).block_waits == 0
 
 
 def test_threads_share_one_fetch(shop, control):

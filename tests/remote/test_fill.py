@@ -83,6 +83,8 @@ def test_opened_often(fs, source):
     """A file that is opened several times meanwhile is fetched once."""
     source.write("a", CONTENT)
     with source.control.holding("read"):
+        fs.open("a").close()
+        wait_for(source.control.unfinished)  # The thread is at it.
         for _ in range(5):
             fs.open("a").close()
     assert filled(fs) == (1, 1, 0)

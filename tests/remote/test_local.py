@@ -92,6 +92,20 @@ def test_until_the_filesystem_goes(make, source):
     assert not os.path.exists(path)
 
 
+def test_without_the_garbage_collector(make, source):
+    """The copies go as soon as nobody has the filesystem any more: it is no part of a cycle."""
+    source.write("a", CONTENT)
+    fs = cached.CachedFileSystem(**make().storage_options, skip_instance_cache=True)
+    gc.disable()
+    try:
+        path = fs.open_local("a")
+        fs.glob("*")
+        del fs
+        assert not os.path.exists(path)
+    finally:
+        gc.enable()
+
+
 EXITING = """
     print(fs.open_local("a"), flush=True)
     sys.stdin.readline()

@@ -4,10 +4,13 @@ What is read through the cache is what lies at the source, in every way of readi
 
 from __future__ import annotations
 
+import builtins
+import errno
 import gzip
 import multiprocessing
 import os
 import pickle
+import stat
 import threading
 import zipfile
 from pathlib import Path
@@ -23,7 +26,10 @@ from patience import PATIENCE
 fsspec = pytest.importorskip("fsspec")
 cached = pytest.importorskip("cached")
 
-from dogpile_filesystem.layout import PART  # noqa: E402 - after those that may be missing
+from fsspec.callbacks import NoOpCallback  # noqa: E402 - after those that may be missing
+
+from dogpile_filesystem.layout import PART  # noqa: E402 - likewise
+from dogpile_filesystem.remote import local  # noqa: E402 - likewise
 
 BLOCK = cached.BLOCK_SIZE
 #: Ten blocks and a part of one.
@@ -317,6 +323,52 @@ def test_get_through_link_and_over_file(fs, path, tmp_path):
     assert (tmp_path / "old").read_bytes() == CONTENT
 
 
+@pytest.mark.parametrize("mode", [0o600, 0o666])
+def test_get_over_a_file(make, source, tmp_path, mode):
+    """A copy that replaces a file has its mode, also while it is made: nobody else gets to read a private one."""
+    source.write("a", CONTENT)
+    target, modes = tmp_path / "target", set()
+    target.write_bytes(b"old")
+    target.chmod(mode)
+
+    class Watched(NoOpCallback):
+        def relative_update(self, inc=1):
+            modes.update(stat.S_IMODE(path.stat().st_mode) for path in tmp_path.glob(".*.part"))
+
+    make().get_file("a", target, callback=Watched())
+    assert modes == {mode}
+    assert target.read_bytes() == CONTENT
+    assert stat.S_IMODE(target.stat().st_mode) == mode
+
+
+def test_get_to_a_long_name(make, source, tmp_path):
+    """A copy may have the longest name that a file can have."""
+    source.write("a", CONTENT)
+    target = tmp_path / ("n" * 255)
+    make().get_file("a", target)
+    assert target.read_bytes() == CONTENT
+
+
+def test_get_where_no_file_can_be_made(make, source, tmp_path, monkeypatch):
+    """A file that can be written in a directory that cannot is written in place; and a new one raises."""
+    source.write("a", CONTENT)
+    (tmp_path / "target").write_bytes(b"old")
+    fs = make()
+    fs.cat_file("a")
+    opened = builtins.open
+
+    def refuse(file, mode="r", *args, **kwargs):
+        if "x" in mode:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), file)
+        return opened(file, mode, *args, **kwargs)
+
+    monkeypatch.setattr(local, "open", refuse, raising=False)
+    fs.get_file("a", tmp_path / "target")
+    assert (tmp_path / "target").read_bytes() == CONTENT
+    with pytest.raises(PermissionError):
+        fs.get_file("a", tmp_path / "new")
+
+
 def test_get_that_fails(make, source, tmp_path):
     """A copy that fails leaves nothing under its name, and the file that was there."""
     source.write("a", CONTENT)
@@ -352,11 +404,6 @@ def test_what_the_source_says(fs, path, source):
         fs.open("a")
 
 
-def read_in_other_process(pipe, pickled):
-    fs, file = pickle.loads(pickled)
-    pipe.send((file.tell(), file.read(), fs.cat_file("a/b.bin")))
-
-
 @pytest.mark.parametrize("method", ["spawn", "fork"])
 def test_pickle(fs, path, method):
     """A filesystem and an open file can be sent to another process, where the file is at the same position."""
@@ -364,8 +411,9 @@ def test_pickle(fs, path, method):
         file.seek(BLOCK + 5)
         context = multiprocessing.get_context(method)
         mine, theirs = context.Pipe()
-        process = context.Process(target=read_in_other_process, args=(theirs, pickle.dumps((fs, file))))
+        process = context.Process(target=cached.send_back, args=(theirs, pickle.dumps((fs, file)), "a/b.bin"))
         process.start()
+        theirs.close()  # A process that fails is noticed at once.
         assert mine.poll(PATIENCE)
         assert mine.recv() == (BLOCK + 5, CONTENT[BLOCK + 5 :], CONTENT)
         process.join()
@@ -560,3 +608,12 @@ def test_model(moves):
             model = Model(fs, file, base_dir)
             for name, number in moves:
                 getattr(model, name)(number)
+
+
+def test_broken_link(base_dir, tmp_path):
+    """That there is a symbolic link which leads nowhere is said as the source says it."""
+    link = tmp_path / "link"
+    link.symlink_to("nowhere")
+    fs = cached.CachedFileSystem(target_protocol="file", base_dir=base_dir, skip_instance_cache=True)
+    assert fs.lexists(str(link))
+    assert not fs.exists(str(link))

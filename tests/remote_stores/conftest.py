@@ -8,6 +8,7 @@ import itertools
 
 import pytest
 import storage_servers
+import swift_server
 from http_store import http_store
 from storage_servers import Storage
 
@@ -88,3 +89,21 @@ def cached(base_dir):
         )
 
     return make
+
+
+@pytest.fixture(scope="session")
+def swift(tmp_path_factory):
+    """
+    A Swift of four servers.
+    """
+    with swift_server.swift(tmp_path_factory.mktemp("swift")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def keystone(swift):
+    """
+    The URL of a Keystone in front of the Swift.
+    """
+    with swift_server.keystone(swift) as url:
+        yield url

@@ -4,6 +4,7 @@ Filesystems as sources: what they tell of a file now, and what is known of their
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -178,4 +179,35 @@ def test_missing(cause, expected):
         assert says_missing(error) is expected
     error = OSError("broken")
     error.__cause__ = cause
-    assert not says_missing(error)
+    assert says_missing(error) is (expected and isinstance(cause, Answered))
+
+
+class Response:
+    """As requests and httpx have it: what a server answered, in the attribute of an error."""
+
+    def __init__(self, status):
+        self.status_code = status
+
+
+@pytest.mark.parametrize(
+    ("error", "attributes", "expected"),
+    [
+        (OSError("Forbidden: bucket/key"), {}, True),  # gcsfs
+        (Exception("denied"), {"code": 401}, True),  # likewise
+        (Exception("denied"), {"status_code": 403}, True),  # azure
+        (OSError("denied"), {"response": Response(404)}, True),  # requests
+        (OSError("broken"), {"response": Response(503)}, False),
+        (Exception("broken"), {"code": 500}, False),
+        (Exception("broken"), {"code": 1}, False),
+        (OSError("denied"), {"errno": errno.EACCES}, True),  # smbprotocol
+        (OSError("broken"), {"errno": errno.EIO}, False),
+        (NotADirectoryError("a/b"), {}, True),
+        (Exception("broken"), {}, False),
+    ],
+)
+def test_missing_in_other_words(error, attributes, expected):
+    """Packages say in their own exceptions that a file is missing or denied."""
+    vars(error).update({name: value for name, value in attributes.items() if name != "errno"})
+    if "errno" in attributes:
+        error.errno = attributes["errno"]
+    assert says_missing(error) is expected
