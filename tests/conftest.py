@@ -49,8 +49,9 @@ def pytest_addoption(parser):
 
 def pytest_ignore_collect(collection_path, config):
     """A folder of tests that are not to run is not even imported: what they need is installed elsewhere."""
-    marker = MARKERS.get(collection_path.name)
-    return True if marker and f"not {marker}" in config.option.markexpr else None
+    marker, wanted = MARKERS.get(collection_path.name), config.option.markexpr
+    is_other = wanted in MARKERS.values() and wanted != marker
+    return True if marker and (is_other or f"not {marker}" in wanted) else None
 
 
 def pytest_collection_modifyitems(items):

@@ -12,7 +12,6 @@ import difflib
 import errno
 import os
 from collections.abc import Callable, Mapping
-from glob import has_magic
 from typing import Any
 
 import fsspec
@@ -327,7 +326,8 @@ class CachedFileSystem(PassedOnFileSystem):
         :raises Exception: whatever the source raises.
         """
         paths = self.expand_path(path)
-        if not isinstance(path, list) and not has_magic(path):
+        # A question mark makes no pattern of a URL.
+        if not isinstance(path, list) and paths == [self._strip_protocol(path)]:
             return self._local_copy(paths[0], callback)
         callback.set_size(len(paths))
         copies = []

@@ -17,7 +17,8 @@ def namespace_of(fs: fsspec.AbstractFileSystem) -> str:
     The namespace of a source by its class and all its options, as a digest, since passwords may be among these.
 
     Limits. An option that cannot be pickled has another namespace in each process, and in each filesystem made with it.
-    What the source takes from its environment, such as a profile with credentials, is no option.
+    What the source takes from its environment, such as a profile with credentials, is no option; nor is what an object
+    leaves out when it is pickled.
     """
     return blake2b(_said(fs).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
@@ -32,8 +33,11 @@ def _said(value: object) -> str:
         return f"{_class(value)}({', '.join(sorted(map(_said, value)))})"
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_said, value))}]"
-    if value is None or isinstance(value, str | bytes | int | float):
+    if value is None or isinstance(value, bool):
         return repr(value)
+    for kind in (str, bytes, int, float):
+        if isinstance(value, kind):
+            return kind.__repr__(value)  # A class of its own may show asterisks instead of a password.
     try:
         return f"{_class(value)} {pickle.dumps(value).hex()}"
     except Exception:

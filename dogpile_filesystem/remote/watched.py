@@ -10,6 +10,7 @@ call has dropped, the next call drops once more, unless it is known in the versi
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -49,7 +50,8 @@ class Watched:
     """
 
     def __init__(self, fs: _Context) -> None:
-        self._fs = fs
+        # No cycle: a filesystem that nobody has any more lets go of its local copies at once.
+        self._fs: _Context = weakref.proxy(fs)
         # Guards what follows, and has two calls drop one after the other.
         self._lock = threading.Lock()
         self._pollers: list[tuple[Poller, Callable[[str], str]]] = []

@@ -141,6 +141,6 @@ def test_network_mount(recipe, tmp_path):
         assert answer.status_code == 304
     with client.head("/media/films/a.mp4") as answer:
         assert (answer.status_code, answer.content_length) == (200, len(content))
-    for missing in ("films", "films/b.mp4", "../secret", "%2e%2e/secret"):
+    for missing in ("films", "films/b.mp4", "films/a.mp4/b", "a%00b", "n" * 300, "../secret", "%2e%2e/secret"):
         assert client.get(f"/media/{missing}").status_code == 404
     assert module.files.stats().process.source.source_bytes == len(content)

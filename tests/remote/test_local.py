@@ -11,6 +11,7 @@ import threading
 
 import pytest
 from forked import Child
+from http_store import http_store
 from serving import wait_for
 
 fsspec = pytest.importorskip("fsspec")
@@ -68,6 +69,17 @@ def test_several(fs, source):
     assert [content(path) for path in fs.open_local(["x/b"])] == [b"x/b"]
     with pytest.raises(FileNotFoundError):
         fs.open_local("x/missing")
+
+
+def test_question_mark(base_dir, tmp_path):
+    """The copy of a URL with parameters is one path, not a list."""
+    pytest.importorskip("aiohttp")
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files/a").write_bytes(CONTENT)
+    with http_store(tmp_path / "files") as http:
+        fs = cached.CachedFileSystem("http", base_dir=base_dir, skip_instance_cache=True)
+        assert content(fs.open_local(f"{http.url}/a?station=1")) == CONTENT
+        fs.release()
 
 
 def test_release(fs, source):

@@ -527,6 +527,25 @@ class Key:
         self.secret = secret
 
 
+class Hidden(str):
+    """Credentials that do not show."""
+
+    __slots__ = ()
+
+    def __repr__(self):
+        return "'***'"
+
+
+def test_credentials_that_do_not_show():
+    """Options are told by what they are, also if they are printed as asterisks."""
+
+    def of(key):
+        return namespace_of(fsspec.filesystem("memory", skip_instance_cache=True, key=key))
+
+    assert of(Hidden("ours")) != of(Hidden("theirs"))
+    assert of(Hidden("ours")) == of("ours")
+
+
 def test_credentials_that_are_objects():
     """Options that are objects are told by what they are, not by where they lie in memory."""
 
