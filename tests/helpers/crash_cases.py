@@ -300,8 +300,10 @@ class Driver:
             in_child(lambda: self.operation.prepare(self.make_case(self.template, {})))
         calls = in_child(lambda: self.act(self.case("dry"), injection.Faults())) or []
         self.kill_at_all(calls)
-        for number, call in enumerate(filter(injection.can_be_halved, calls), 1):
-            self.kill(injection.half_and_kill, number, call, only=injection.can_be_halved)
+        halved = [number for number, call in enumerate(calls, 1) if injection.can_be_halved(call)]
+        for number, place in enumerate(halved, 1):
+            # Counted among themselves: another call at its place could not be halved.
+            self.kill(injection.half_and_kill, number, calls[place - 1], place, only=injection.can_be_halved)
         return {"calls": list(map(str, calls)), "kills": self.kills, "wrong": self.wrong, "lost": self.lost}
 
     def kill_at_all(self, calls: list[injection.Call]) -> None:
@@ -325,16 +327,22 @@ class Driver:
             self.operation.act(store, case)
         return [call.as_data() for call in context.calls]
 
-    def kill(self, fault: injection.Fault, number: int, call: injection.Call | None, **faults: Any) -> bool:
-        """Kills at one call and checks; returns whether the process was killed."""
+    def kill(
+        self, fault: injection.Fault, number: int, call: injection.Call | None, place: int | None = None, **faults: Any
+    ) -> bool:
+        """
+        Kills at one call and checks; returns whether the process was killed.
+
+        :param place: the number of the call among all; None: it is counted among all.
+        """
         case = self.case(f"{number} {fault.__name__}")
         killed = in_child(lambda: self.act(case, injection.Faults(fault, number, **faults))) is None
         self.kills += killed
-        where = f"{fault.__name__} at call {number}, {call}"
+        where = f"{fault.__name__} at call {place or number}, {call}"
         wrong, is_lost = in_child(self.check(self.operation, case).run) or (["the check was killed"], False)
         self.wrong += [f"{where}: {what}" for what in wrong]
         if is_lost:
-            self.lost.append(number)
+            self.lost.append(place or number)
         shutil.rmtree(os.path.dirname(case.base_dir))
         return killed
 
