@@ -100,8 +100,8 @@ def says_missing(error: Exception) -> bool:
 def _status(error: BaseException | None) -> int | None:
     """The number of an HTTP server's answer; None: the error has none."""
     holders = (error, getattr(error, "response", None))
-    # aiohttp; requests, httpx and azure; gcsfs.
-    values = [getattr(holder, name, None) for holder in holders for name in ("status", "status_code", "code")]
+    # aiohttp; requests, httpx and azure; gcsfs. One by one: aiohttp warns of who asks for `code`, and has `status`.
+    values = (getattr(holder, name, None) for holder in holders for name in ("status", "status_code", "code"))
     return next((value for value in values if isinstance(value, int) and _LOWEST <= value < _BEYOND), None)
 
 
