@@ -126,8 +126,9 @@ class SlowSource(AbstractFileSystem):
     def _request(self, kind: str, path: str, start: int = 0, asked: int = 0) -> Iterator[Answer]:
         """Count a request, and do as was ordered. It takes its time also if it fails."""
         path = self._strip_protocol(path)
-        number = self.control.begin(kind, path, start, asked)
+        # The orders first: a test that sees a request in the log knows that no other one follows its orders.
         request, error = Answer(self.control.orders(kind, path)), ""
+        number = self.control.begin(kind, path, start, asked)
         try:
             self._wait(self.latency)
             for order in request.orders:
