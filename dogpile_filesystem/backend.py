@@ -27,7 +27,7 @@ from dogpile_filesystem.lockfile import Stats
 from dogpile_filesystem.maintenance import Report, check, remove_matching
 from dogpile_filesystem.pickling import pack, pickled, unpack, unpickled
 from dogpile_filesystem.predecessor import report_predecessor
-from dogpile_filesystem.store import Refused, Store
+from dogpile_filesystem.store import Store
 
 logger = logging.getLogger(__name__)
 
@@ -60,12 +60,7 @@ class _FSBackend(CacheBackend):
             kinds=[self._kind],
             signing_keys=self.arguments.signing_keys,
         )
-        try:
-            self.store.open()
-        except Refused:
-            raise
-        except OSError as error:
-            self.store.failures.report_error(error, "cannot open the directory, so nothing is kept")
+        self.store.open_if_possible()
         report_predecessor(self.arguments.base_dir)
         if self.arguments.large_values:
             # dogpile then hands over the values themselves. The raw backend has no serializer anyway.

@@ -20,7 +20,7 @@ from typing import NamedTuple
 from dogpile_filesystem.layout import FILE, SHARDS, VALUE, entry_name, kind_of, shard_path
 from dogpile_filesystem.lockfile import Ledger
 from dogpile_filesystem.maintenance.inventory import entries
-from dogpile_filesystem.store import Damaged, Listing, Shard, Shards, Store, read_head
+from dogpile_filesystem.store import Damaged, Head, Listing, Shard, Shards, Store, read_head
 
 #: Rounds after which a removal by last use gives up, because applications store faster than it removes.
 _ROUNDS = 10
@@ -58,6 +58,11 @@ def total(removals: Iterable[Removed]) -> Removed:
 
 def with_prefix(prefix: bytes, kinds: Collection[int] = (VALUE, FILE)) -> Select:
     """The entries whose key begins with a prefix."""
+    return with_head(lambda head: head.key.startswith(prefix), kinds)
+
+
+def with_head(matches: Callable[[Head], bool], kinds: Collection[int]) -> Select:
+    """The entries of some kinds whose head matches. Only entries of these kinds are opened."""
 
     def select(name: str, _found: os.stat_result, fd: int) -> bool:
         kind = kind_of(name)
@@ -67,7 +72,7 @@ def with_prefix(prefix: bytes, kinds: Collection[int] = (VALUE, FILE)) -> Select
             head, _ = read_head(name, fd)
         except (Damaged, OSError):  # Its key is unknown, or it was removed.
             return False
-        return head.kind in kinds and head.key.startswith(prefix)
+        return head.kind in kinds and matches(head)
 
     return select
 

@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Collection
 from typing import Any, NamedTuple
 
 from dogpile_filesystem.layout import PART, VERSION, PartKey, kind_of, unpack_version_key
-from dogpile_filesystem.maintenance.bulk import Select
+from dogpile_filesystem.maintenance.bulk import Select, with_head
 from dogpile_filesystem.maintenance.inventory import Description, describe
-from dogpile_filesystem.store import Damaged, Head, Seen, Shards, read_head
+from dogpile_filesystem.store import Damaged, Head, Seen, Shards
 
 #: Bytes that are read of a record. Those of sources are a few hundred.
 _LARGEST_RECORD = 1 << 20
@@ -146,18 +145,7 @@ def of_source_files(urls: Collection[str], kinds: Collection[int] = (PART, VERSI
 
     :param kinds: of these two.
     """
-
-    def select(name: str, _found: os.stat_result, fd: int) -> bool:
-        kind = kind_of(name)
-        if kind is None or kind.number not in kinds:
-            return False
-        try:
-            head, _ = read_head(name, fd)
-        except (Damaged, OSError):  # Its key is unknown, or it was removed.
-            return False
-        return _url(head) in urls
-
-    return select
+    return with_head(lambda head: _url(head) in urls, kinds)
 
 
 def _url(head: Head) -> str | None:

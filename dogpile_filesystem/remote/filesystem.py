@@ -33,7 +33,7 @@ from dogpile_filesystem.remote.stream import RawStreamedFile
 from dogpile_filesystem.remote.versions import Version, Versions
 from dogpile_filesystem.remote.watched import Poller, Watched
 from dogpile_filesystem.remote.written import WrittenFile
-from dogpile_filesystem.store import Refused, Store
+from dogpile_filesystem.store import Store
 
 #: Arguments that fsspec passes to every filesystem, or that it takes for itself.
 _FSSPEC = ("fo", "asynchronous", "loop", "use_listings_cache", "listings_expiry_time", "max_paths", "batch_size")
@@ -113,23 +113,8 @@ class CachedFileSystem(PassedOnFileSystem):
         self.options = Options.parse({name: arguments[name] for name in (*SHARED, *OWN) if name in arguments})
         source = _source(target_protocol, target_options, fs)
         shared = self.options.shared
-        self.store = Store(
-            shared.base_dir,
-            cache_size=shared.cache_size,
-            max_entries=shared.max_entries,
-            min_free_space=shared.min_free_space,
-            access=shared.access,
-            kinds=[PART, VERSION],
-            signing_keys=shared.signing_keys,
-            high_watermark=self.options.high_watermark,
-            low_watermark=self.options.low_watermark,
-        )
-        try:
-            self.store.open()
-        except Refused:
-            raise
-        except OSError as error:
-            self.store.failures.report_error(error, "cannot open the directory, so nothing is kept")
+        self.store = _store(self.options)
+        self.store.open_if_possible()
         self.source = Source(source, self.store.source_counter)
         self.versions = Versions(
             self.store,
@@ -342,6 +327,22 @@ class CachedFileSystem(PassedOnFileSystem):
     def release(self) -> None:
         """Let go of all local copies that :meth:`open_local` made. Their paths lead nowhere afterwards."""
         self._copies.release()
+
+
+def _store(options: Options) -> Store:
+    """The store of the blocks, and of what is known of their files."""
+    shared = options.shared
+    return Store(
+        shared.base_dir,
+        cache_size=shared.cache_size,
+        max_entries=shared.max_entries,
+        min_free_space=shared.min_free_space,
+        access=shared.access,
+        kinds=[PART, VERSION],
+        signing_keys=shared.signing_keys,
+        high_watermark=options.high_watermark,
+        low_watermark=options.low_watermark,
+    )
 
 
 def _refuse_unknown(arguments: Mapping[str, Any]) -> None:

@@ -49,7 +49,7 @@ from dogpile_filesystem.lockfile import (
     recorded,
 )
 from dogpile_filesystem.store import entry
-from dogpile_filesystem.store.access import Access
+from dogpile_filesystem.store.access import Access, Refused
 from dogpile_filesystem.store.directory import Directory
 from dogpile_filesystem.store.eviction import Evictor, NoRoom, Room, Watermarks
 from dogpile_filesystem.store.files import read_file, read_file_to_its_end
@@ -141,6 +141,19 @@ class Store:
         :raises OSError: it cannot be opened or made.
         """
         self.directory.look(make=True)
+
+    def open_if_possible(self) -> None:
+        """
+        As :meth:`open`, but only report that the directory cannot be opened or made: nothing is kept until it can.
+
+        :raises Refused: others may write to it.
+        """
+        try:
+            self.open()
+        except Refused:
+            raise
+        except OSError as error:
+            self.failures.report_error(error, "cannot open the directory, so nothing is kept")
 
     # Reading
 
