@@ -113,11 +113,13 @@ _streams: weakref.WeakValueDictionary[bytes, Stream] = weakref.WeakValueDictiona
 os.register_at_fork(after_in_child=_streams.clear)
 
 
-def stream_of(fs: Context, version: Version) -> tuple[Stream | None, bool]:
+def stream_of(fs: Context, version: Version, wanted: bytes) -> tuple[Stream | None, bool]:
     """
-    The stream of a version in this process, begun if nobody reads the file yet; None: another process does.
+    The stream of a version in this process, begun if nobody reads the file yet.
 
-    :return: the stream, and whether it was begun by this call.
+    :param wanted: the key of the block that the caller waits for.
+    :return: the stream, and whether it was begun by this call; None: another process reads the file, or the block has
+     come.
     :raises RuntimeError: as :class:`Stream`.
     """
     key = version.key(_STREAM)
@@ -127,6 +129,9 @@ def stream_of(fs: Context, version: Version) -> tuple[Stream | None, bool]:
     mutex = fs.store.mutex(PART, key, fs.options.shared.lock_timeout)
     if not mutex.acquire(wait=False):
         return _streams.get(key), False
+    if fs.store.has_part(wanted) is not None:  # The stream before came to its end since the caller looked.
+        mutex.release()
+        return None, False
     try:
         stream = _streams[key] = Stream(fs, version, mutex)
     except BaseException:
@@ -206,7 +211,7 @@ class RawStreamedFile(RawFile):
         length, is_over = None, False
         while length is None and not is_over:
             try:
-                stream, is_new = stream_of(fs, self.version)
+                stream, is_new = stream_of(fs, self.version, key)
             except RuntimeError:
                 return None
             if stream is not None:
@@ -214,10 +219,10 @@ class RawStreamedFile(RawFile):
                 stream.wait((number + 1) * self.version.block_size, patience)
                 self._size = self._size if stream.size is None else stream.size
                 is_over = True
-            else:
+            length = fs.store.has_part(key)
+            if stream is None and length is None:
                 time.sleep(_PAUSE)
                 is_over = time.monotonic() >= give_up_at
-            length = fs.store.has_part(key)
         if stream is None or stream is not self._stream:
             fs.blocks.counter.block_waits += 1
             fs.blocks.counter.shared_bytes += length or 0

@@ -123,6 +123,25 @@ def test_many_readers(fs, make, source):
     assert streams(source) == 1
 
 
+def test_stream_ends_as_a_reader_looks(fs, make, source, monkeypatch):
+    """A reader whose block comes between its look and its own request does not have the file read once more."""
+    other, looks = make(), []
+    has_part = fs.store.has_part
+
+    def look_early(key):
+        found = has_part(key)
+        looks.append(found)
+        if len(looks) == 1:
+            assert other.cat_file("a") == CONTENT
+        return found
+
+    monkeypatch.setattr(fs.store, "has_part", look_early)
+    with fs.open("a") as file:
+        assert file.read() == CONTENT
+    assert looks[0] is None
+    assert streams(source) == 1
+
+
 READER = """
     with fs.open("a") as file:
         file.seek(int(sys.argv[3]))
