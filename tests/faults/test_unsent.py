@@ -40,7 +40,8 @@ WRITERS = """
             body = rng.randbytes(rng.choice((0, 100, 20_000, 150_000)))
             draft = store.unsent.draft(key)
             draft.reserve(len(body) + 32)
-            with open(draft.path, "wb") as file:
+            # Not "wb": ext4 writes back what was truncated before as soon as it is closed.
+            with open(draft.path, "r+b") as file:
                 file.write(hashlib.sha256(body).digest() + body)
             draft.accept(b"%d" % number)
             tell("accepted", key.decode(), number)
