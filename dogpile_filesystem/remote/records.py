@@ -47,7 +47,7 @@ def unpack(payload: bytes, path: str) -> Mapping[str, Any] | None:
     """
     try:
         record = json.loads(payload, object_hook=_from_plain)
-        before = record.get("before")
+        before = record["before"] if "before" in record else None
         is_whole = (
             _tells_version(record)
             and (before is None or _tells_version(before))
