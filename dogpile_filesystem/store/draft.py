@@ -78,10 +78,16 @@ class Means(NamedTuple):
         except OSError as error:
             if error.errno not in MISSING:
                 raise
-            directory.make(UNSENT_SHARD)
-            self._sync_above()
-            ledger = directory.ledger()
-            directory.refuse_link(UNSENT_DIRECTORY)
+            return self._make_directory()
+        return ledger
+
+    def _make_directory(self) -> Ledger:
+        """Make the directory of unsent files, and the ledger if that was deleted too."""
+        directory = self.shards.directory
+        directory.make(UNSENT_SHARD)
+        self._sync_above()
+        ledger = directory.ledger()
+        directory.refuse_link(UNSENT_DIRECTORY)
         return ledger
 
     def _sync_above(self) -> None:
@@ -97,13 +103,24 @@ class Means(NamedTuple):
                 finally:
                     os.close(fd)
 
-    def begin(self, ledger: Ledger, place: Place, unique_part: str, size: int) -> Reservation:
+    def begin(self, place: Place, unique_part: str, size: int) -> tuple[Ledger, Reservation]:
         """
         Reserve bytes for an entry, and make room for them.
 
+        :return: the ledger, and the reservation in it.
         :raises NoRoom: no room can be made.
         :raises OSError: nothing can be written.
         """
+        ledger = self.ledger()
+        try:
+            return ledger, self._begin(ledger, place, unique_part, size)
+        except OSError as error:
+            if error.errno not in MISSING:
+                raise
+        ledger = self._make_directory()  # It was deleted a moment ago.
+        return ledger, self._begin(ledger, place, unique_part, size)
+
+    def _begin(self, ledger: Ledger, place: Place, unique_part: str, size: int) -> Reservation:
         reservation = Reservation(self.shards, ledger, place, unique_part, size)
         try:
             with self.shards.locked(ledger, UNSENT_SHARD) as shard:
@@ -186,8 +203,7 @@ class Draft:
         self.reserved = 0
         #: Bytes that the content and the entry are charged.
         self._size = BLOCK
-        self._ledger = means.ledger()
-        self._reservation = means.begin(self._ledger, self._place, self._unique, self._size)
+        self._ledger, self._reservation = means.begin(self._place, self._unique, self._size)
         directory = means.shards.directory
         self.path = f"{directory.base_dir}/{self._reservation.content_path}"
         try:

@@ -190,7 +190,7 @@ class UnsentFiles:
         return self._of(where.name, key, payload, created_ns)
 
     def _inspect(self, path: str) -> tuple[int, bytes, bytes, int]:
-        data = read_file_to_its_end(path, self._directory.fd)
+        data = read_file_to_its_end(path, self._directory.require())
         return entry.inspect(data, self._reader.signing_keys)
 
     def _of(self, name: str, key: bytes, payload: bytes, created_ns: int) -> UnsentFile:
@@ -242,9 +242,8 @@ class UnsentFiles:
             return False
         content = found._content._replace(metadata=metadata)  # noqa: SLF001 - of this module
         pieces = means.entry(where, content, found.accepted_ns)
-        ledger = means.ledger()
         try:
-            reservation = means.begin(ledger, where, presence.unique(), charge(sum(map(len, pieces))))
+            ledger, reservation = means.begin(where, presence.unique(), charge(sum(map(len, pieces))))
         except NoRoom:
             raise no_room(self._directory.base_dir) from None
         try:
@@ -286,6 +285,7 @@ class UnsentFiles:
 
         :raises OSError: its record cannot be read, or is damaged.
         """
+        self._directory.reopen_if_stale()
         try:
             found = self._read(where)
         except (FileNotFoundError, OtherKey):

@@ -10,7 +10,7 @@ import zlib
 
 import pytest
 
-from dogpile_filesystem.layout import ALL_SHARDS, BLOCK, SHARDS, charge
+from dogpile_filesystem.layout import ALL_SHARDS, BLOCK, SHARDS, UNSENT_SHARD, charge
 from dogpile_filesystem.lockfile import format as format_module
 from dogpile_filesystem.lockfile.format import key_offset
 from dogpile_filesystem.lockfile.ledger import Bound, Ledger, Usage
@@ -20,7 +20,7 @@ from dogpile_filesystem.lockfile.presence import is_alive
 @pytest.fixture
 def ledger(tmp_path):
     ledger = Ledger.open(str(tmp_path / "lock"))
-    for shard in range(SHARDS):
+    for shard in range(ALL_SHARDS):
         ledger.set(shard, 0, 0)
     return ledger
 
@@ -40,10 +40,11 @@ def test_sums(ledger):
     assert ledger.usage() == Usage((32_640 - 255) * BLOCK, 2 * 32_640 - 255, ALL_SHARDS)
 
 
-def test_bounds(ledger):
-    """A bound holds up to and including its own number, of bytes and of entries."""
-    with ledger.shard(7):
-        ledger.add(7, 3 * BLOCK, 3)
+@pytest.mark.parametrize("shard", [7, UNSENT_SHARD])
+def test_bounds(ledger, shard):
+    """A bound holds up to and including its own number, of bytes and of entries, in whichever shard they are."""
+    with ledger.shard(shard):
+        ledger.add(shard, 3 * BLOCK, 3)
     for size, entries, holds in [
         (3 * BLOCK, None, True),
         (3 * BLOCK - 1, None, False),
@@ -59,11 +60,11 @@ def test_bounds(ledger):
 @pytest.mark.parametrize("value", [0xFF, 0x100, 0xFFFF, 0x10000, 0x89ABCDEF, 0xFFFFFFFF])
 def test_bounds_of_large_records(ledger, value):
     """A bound is compared with the exact sum, whatever the records say: up to the most that each of them can."""
-    for shard in range(SHARDS):
+    for shard in range(ALL_SHARDS):
         with ledger.shard(shard):
             ledger.add(shard, value * BLOCK, value - shard % 2)
     # Every second record has one entry less: 128 in all.
-    size, entries = SHARDS * value * BLOCK, SHARDS * value - 128
+    size, entries = ALL_SHARDS * value * BLOCK, ALL_SHARDS * value - 128
     assert ledger.usage() == Usage(size, entries, ALL_SHARDS)
     assert ledger.holds(Bound(size, entries))
     assert not ledger.holds(Bound(size - 1, None))
