@@ -5,8 +5,8 @@ Concurrency. Uploads of one path exclude each other, over all processes: each ho
 a part of a file, on sources that can rename (see beside.py). Who has the version before open goes on with it, as far as
 that is in the cache.
 
-Crash. What a killed upload left beside the file is overwritten by the next one. Nothing is recorded before the source
-has the file.
+Crash. What a killed upload left beside the file is overwritten by the next one. While a file is put, there is no record
+of its version, unless a reader looks meanwhile: with ``check="never"``, a kill just then has the old version served on.
 
 Limits. A change of the same length, made by somebody else between our put and our look, is noticed where the source
 tells an MD5 of the content, and for local files. Other sources show no difference.
@@ -131,17 +131,18 @@ class Uploads:
         before = os.stat(local_path)
         replaced = None if self._tells_content() else self._source.token(path)
         arguments = {"callback": callback, **options}
+        record = self._versions.writing(path)
         try:
             token = self._token(path, is_held=is_held)
             made = self._replace(local_path, path, token, mode, self._source.fs.put_file, arguments)
-            version = self._versions.written(path)
+            version = self._versions.written(path, record)
             _refuse_other_size(version, before.st_size)
             is_another = replaced is None or replaced != version.identity
             if not is_another:
                 self._compare(version, local_path)
         except BaseException:
             # It may have been changed all the same.
-            self._versions.forget(path)
+            self._versions.not_written(path, record)
             self._listings.forget(path)
             raise
         self._listings.added(path, version.info)

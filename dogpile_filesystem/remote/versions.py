@@ -226,25 +226,43 @@ class Versions:
         """The key of what is known of a file."""
         return version_key(*self._place(path))
 
-    def written(self, path: str) -> Version:
+    def writing(self, path: str) -> Mapping[str, Any] | None:
+        """
+        Before a file is put to the source: have everybody ask the source what its version is. So a kill between the put
+        and its record leaves no record of the version before.
+
+        :return: this record, for what is called afterwards; None: there is none.
+        """
+        self._looks.pop(path, None)
+        place = self._place(path)
+        record = self._record(path, place)
+        if record is not None:
+            self._store.remove(version_key(*place), VERSION)
+        return record
+
+    def written(self, path: str, replaced: Mapping[str, Any] | None) -> Version:
         """
         The version of a file that was just put to the source. The next opening gets it without a further look.
 
         The blocks of the version before stay for those who have it open, until the file is written once more. Then, or
         when nobody has used them for long, they go.
 
+        :param replaced: what :meth:`writing` returned.
         :raises Exception: whatever the source raises.
         """
-        self._looks.pop(path, None)
-        place = self._place(path)
-        record = self._record(path, place)
+        record = self.writing(path) or replaced
         before = None
         if record is not None:
-            self._store.remove(version_key(*place), VERSION)
             if record.get("before"):
-                self._remove_blocks(place, record["before"])
+                self._remove_blocks(self._place(path), record["before"])
             before = {name: record[name] for name in ("identity", "size", "block_size")}
-        return self._ask(path, place, None, is_free=True, before=before)
+        return self._ask(path, self._place(path), None, is_free=True, before=before)
+
+    def not_written(self, path: str, replaced: Mapping[str, Any] | None) -> None:
+        """Drop what is known of a file: nobody knows what the source has, because a put failed."""
+        self.forget(path)
+        if replaced is not None:
+            self._remove_blocks(self._place(path), replaced)
 
     def _recent(self, path: str) -> _Look | None:
         look = self._looks.get(path)
