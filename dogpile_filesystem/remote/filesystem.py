@@ -208,7 +208,7 @@ class CachedFileSystem(PassedOnFileSystem):
         **kwargs: Any,
     ) -> Any:
         if mode != "rb":
-            self._changed(unknown=[path])
+            self.versions.forget(path)
             if block_size is not None:
                 kwargs["block_size"] = block_size
             file = self.fs.open(path, mode, autocommit=autocommit, **kwargs)

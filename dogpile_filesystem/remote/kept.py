@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 from dogpile_filesystem.layout import CHANGES, LISTING, listing_key, version_key
 from dogpile_filesystem.remote import listing_format
 from dogpile_filesystem.remote.changes import LATE, Change, Changes, Judge, is_directory
-from dogpile_filesystem.remote.listing_format import Rows, prefix_of
+from dogpile_filesystem.remote.listing_format import Names, Rows, prefix_of
 from dogpile_filesystem.remote.places import Places
 from dogpile_filesystem.remote.records import from_plain, plain
 from dogpile_filesystem.store import Store
@@ -107,12 +107,27 @@ class Kept:
         :param seconds: how long ago they may have been asked for.
         :return: None: they are not kept, or too old.
         """
+        found = self._fresh(directory, seconds)
+        return None if found is None else self._corrected(directory, *found)
+
+    def names(self, directory: str, seconds: float) -> Names | None:
+        """As :meth:`rows`, but the names alone."""
+        found = self._fresh(directory, seconds)
+        if found is None:
+            return None
+        changes, listed = found
+        return Names.of(self._corrected(directory, changes, listed)) if changes.by_name else listed.rows.names()
+
+    def _fresh(self, directory: str, seconds: float) -> tuple[Changes, _Listed] | None:
         generation = self._generation()
         if generation is None:
             return None
         changes, listed = self._known(self._key(directory, generation), directory)
         if changes is None or listed is None or not self._is_fresh(listed.asked_at, seconds):
             return None
+        return changes, listed
+
+    def _corrected(self, directory: str, changes: Changes, listed: _Listed) -> list[dict[str, Any]]:
         return self._judge.corrected(listed.rows.rows(), changes, listed.asked_at, directory)
 
     def answer(self, path: str, seconds: float) -> Answer | None:
@@ -152,7 +167,7 @@ class Kept:
             return None
         try:
             epoch, asked_at, info = json.loads(payload, object_hook=from_plain)
-            is_good = epoch == changes.epoch and asked_at >= changes.since
+            is_good = epoch == changes.epoch and asked_at > changes.since
             return Answer(None if info is None else {"name": path, **info}, asked_at) if is_good else None
         except (ValueError, TypeError, RecursionError):
             return None
@@ -215,8 +230,10 @@ class Kept:
         payload = listing_format.pack({"epoch": ticket.epoch, "token": token}, rows, ticket.directory)
 
         def keep(changes: Changes) -> Changes:
-            latest = max(changes.since, changes.asked_at)
-            if changes.epoch != ticket.epoch or ticket.asked_at < latest < ticket.asked_at + LATE:
+            is_late = ticket.asked_at <= changes.since or ticket.asked_at < changes.asked_at
+            # What is noted further ahead, a wrong clock has told.
+            is_late = is_late and max(changes.since, changes.asked_at) < ticket.asked_at + LATE
+            if changes.epoch != ticket.epoch or is_late:
                 return changes
             if payload is None or not self._store.put(ticket.key, payload, LISTING):
                 return changes._replace(token="")
@@ -325,7 +342,7 @@ class Kept:
         listed = self._listed(key, directory, changes)
         if listed is None:
             return recent._replace(token="")
-        rows = self._judge.corrected(listed.rows.rows(), changes, listed.asked_at, directory)
+        rows = self._corrected(directory, changes, listed)
         token = uuid.uuid4().hex
         payload = listing_format.pack({"epoch": changes.epoch, "token": token}, rows, directory)
         is_kept = payload is not None and self._store.put(key, payload, LISTING)

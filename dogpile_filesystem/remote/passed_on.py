@@ -16,6 +16,7 @@ from fsspec.implementations.chained import ChainedFileSystem
 from fsspec.utils import stringify_path
 
 from dogpile_filesystem.remote.listings import Listings
+from dogpile_filesystem.remote.source import Source
 from dogpile_filesystem.remote.versions import Versions
 from dogpile_filesystem.remote.written import PassedOnTransaction
 
@@ -47,6 +48,7 @@ class PassedOnFileSystem(ChainedFileSystem):
     """
 
     transaction_type = PassedOnTransaction
+    source: Source
     versions: Versions
     listings: Listings
 
@@ -107,6 +109,9 @@ class PassedOnFileSystem(ChainedFileSystem):
 
     def find(self, path: str, *args: Any, **kwargs: Any) -> Any:
         """All files below a directory."""
+        if not args and self.listings.expiry and {"refresh"}.issuperset(kwargs):
+            path = self._strip_protocol(path)  # Nobody wants more than names.
+            return self.listings.find(path, **kwargs) or ([path] if self.isfile(path) else [])
         if self._is_listed(kwargs):
             return super().find(path, *args, **kwargs)
         return self.fs.find(self._strip_protocol(path), *args, **kwargs)
@@ -282,7 +287,7 @@ class PassedOnFileSystem(ChainedFileSystem):
         unknown, added = [*unknown], {}
         for path in (*written, *made):
             try:
-                added[path] = self.versions.asked(path)
+                added[path] = self.source.info(path)
             except Exception:  # The next one who asks gets the error.
                 unknown.append(path)
         self.listings.changed(removed, added)
