@@ -441,9 +441,10 @@ def test_damage(fs, source):
         assert names(fs) == NAMES
     for kind in (LISTING, CHANGES):
         names(fs, refresh=True)
-        key = fs.listings._kept._key("d", fs.listings._kept._generation())
+        kept_in = fs.listings._kept._entries
+        key = kept_in.key("d", kept_in.generation())
         assert fs.store.put(key, b"[1]", kind)
-        fs.listings._kept._read.clear()
+        kept_in._read.clear()
         assert names(fs) == NAMES
 
 
