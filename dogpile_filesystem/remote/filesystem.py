@@ -26,6 +26,7 @@ from dogpile_filesystem.remote.changes import Judge
 from dogpile_filesystem.remote.file import CachedFile
 from dogpile_filesystem.remote.fill import filler
 from dogpile_filesystem.remote.kept import Kept
+from dogpile_filesystem.remote.listing_entries import Entries
 from dogpile_filesystem.remote.listings import Listings
 from dogpile_filesystem.remote.local import LocalCopies, copy, copy_to_path
 from dogpile_filesystem.remote.namespace import namespace_of
@@ -364,14 +365,9 @@ def _store(options: Options) -> Store:
 
 def _kept(store: Store, source: Source, places: Places, options: Options) -> Kept:
     """The store, as the listings of the source are kept in it."""
-    return Kept(
-        store,
-        places,
-        Judge(protocols_of(source.fs), time.time),
-        parent=source.parent,
-        lists_all=lists_all(source.fs),
-        lock_timeout=options.shared.lock_timeout,
-    )
+    entries = Entries(store, places, options.shared.lock_timeout)
+    judge = Judge(protocols_of(source.fs), time.time)
+    return Kept(entries, judge, parent=source.parent, lists_all=lists_all(source.fs))
 
 
 def _refuse_unknown(arguments: Mapping[str, Any]) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 from dogpile_filesystem.remote.changes import Change, is_directory
 from dogpile_filesystem.remote.kept import Answer, Kept, Ticket, name_in
+from dogpile_filesystem.remote.listing_format import Names
 from dogpile_filesystem.remote.source import Source
 from dogpile_filesystem.remote.versions import STALE, Versions
 from dogpile_filesystem.sources import implies_directories, lists_all, says_missing
@@ -68,6 +69,23 @@ class Listings:
             return self._source.ls(path)
         rows = None if refresh else self._known_rows(path)
         return self._asked_rows(path) if rows is None else rows
+
+    def find(self, path: str, *, refresh: bool = False) -> list[str]:
+        """
+        The paths of all files below a directory, sorted. A directory that cannot be listed is left out, as fsspec does.
+        """
+        found: dict[str, None] = {}  # In order, so that they are sorted nearly at once.
+        left = [path]
+        while left:
+            directory = left.pop()
+            try:
+                names = None if refresh else self._kept.names(directory, self.expiry)
+                files, directories = Names.of(self.ls(directory, refresh=refresh)) if names is None else names
+            except OSError:
+                continue
+            found.update(dict.fromkeys(files))
+            left += [each for name in reversed(directories) if (each := name.rstrip("/")) != directory]
+        return sorted(found)
 
     def info(self, path: str, *, refresh: bool = False) -> dict[str, Any]:
         """

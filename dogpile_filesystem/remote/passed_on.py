@@ -16,6 +16,7 @@ from fsspec.utils import stringify_path
 
 from dogpile_filesystem.remote.beside import is_temporary
 from dogpile_filesystem.remote.listings import Listings
+from dogpile_filesystem.remote.source import Source
 from dogpile_filesystem.remote.versions import Versions
 
 #: Arguments of `find`, `walk`, `glob`, `du` and `exists` that need nothing of the source but listings.
@@ -45,6 +46,7 @@ class PassedOnFileSystem(ChainedFileSystem):
     What :class:`.CachedFileSystem` leaves to its source.
     """
 
+    source: Source
     versions: Versions
     listings: Listings
 
@@ -108,6 +110,9 @@ class PassedOnFileSystem(ChainedFileSystem):
 
     def find(self, path: str, *args: Any, **kwargs: Any) -> Any:
         """All files below a directory."""
+        if not args and self.listings.expiry and {"refresh"}.issuperset(kwargs):
+            path = self._strip_protocol(path)  # Nobody wants more than names.
+            return self.listings.find(path, **kwargs) or ([path] if self.isfile(path) else [])
         if self._is_listed(kwargs):
             return super().find(path, *args, **kwargs)
         return _shown(self.fs.find(self._strip_protocol(path), *args, **kwargs))
@@ -264,7 +269,7 @@ class PassedOnFileSystem(ChainedFileSystem):
         unknown, added = [*unknown], {}
         for path in (*written, *made):
             try:
-                added[path] = self.versions.asked(path)
+                added[path] = self.source.info(path)
             except Exception:  # The next one who asks gets the error.
                 unknown.append(path)
         self.listings.changed(removed, added)

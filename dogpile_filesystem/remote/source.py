@@ -103,7 +103,8 @@ class Source:
 
     def parent(self, path: str) -> str:
         """The directory of a path; of the root, itself."""
-        return str(self.fs._parent(path))  # noqa: SLF001 - each filesystem has its own idea of a parent
+        fs = self.fs
+        return str(fs._strip_protocol(fs._parent(path)))  # noqa: SLF001 - each has its own idea of a parent
 
     def ls(self, path: str) -> list[dict[str, Any]]:
         """
@@ -115,6 +116,15 @@ class Source:
         with self.request():
             self.fs.invalidate_cache(path)
             return [dict(row) for row in self.fs.ls(path, detail=True) if not is_temporary(row["name"])]
+
+    def info(self, path: str) -> dict[str, Any]:
+        """
+        Ask what there is of a file or a directory, without waiting until its version is settled.
+
+        :raises Exception: whatever the source raises.
+        """
+        with self.request():
+            return source_identity(self.fs, path)[0]
 
     def identity_in_listing(self, info: Mapping[str, Any]) -> Identity | None:
         """
