@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 
+import disks
 import pytest
 
 cached = pytest.importorskip("cached")
@@ -90,3 +91,16 @@ def test_kill_in_close(base_dir, spawn, tmp_path, place, expected, check):
     assert not any(map(is_temporary, os.listdir(directory)))
     fs.store.prune()
     assert os.listdir(f"{base_dir}/unsent") == []
+
+
+def test_full_disk(tmp_path):
+    """A file that the disk of the cache has no space for is written outside of it, whatever ``cache_size`` allows."""
+    with disks.tmpfs(tmp_path, "size=4m") as disk:
+        base_dir = str(disk.room / "cache")
+        fs = cached.CachedFileSystem(target_protocol="file", base_dir=base_dir, skip_instance_cache=True)
+        path, data = tmp_path / "a", cached.noise(9 << 20)
+        with fs.open(str(path), "wb") as file:
+            for start in range(0, len(data), 100_000):
+                file.write(data[start : start + 100_000])
+        assert path.read_bytes() == data == fs.cat_file(str(path))
+        assert os.listdir(f"{base_dir}/unsent") == []

@@ -11,6 +11,7 @@ import os
 import pickle
 import shutil
 import stat
+import threading
 
 import pytest
 
@@ -577,3 +578,39 @@ def test_reader_in_another_process(local, spawn, tmp_path):
     for number in (*range(1, 30), 255):
         local.pipe_file(path, bytes([number]) * size)
     assert reader.stdout.readline().strip() == "0"
+
+
+def test_writers_at_once(local, tmp_path):
+    """Writers of one file do not disturb each other: each is done without an error, and the file is one of theirs."""
+    path, errors = str(tmp_path / "a"), []
+
+    def run(number):
+        try:
+            for _ in range(5):
+                local.pipe_file(path, bytes([number]) * 2 * BLOCK)
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    data = local.cat_file(path)
+    assert (len(data), len(set(data))) == (2 * BLOCK, 1)
+    assert data == (tmp_path / "a").read_bytes()
+
+
+def test_listings(make, source):
+    """What is written is listed at once, where listings are kept; what fails is looked up again."""
+    fs, other = make(listings_expiry_time=1000), make(listings_expiry_time=1000)
+    source.write("d/a", OLD)
+    assert [row["name"] for row in other.ls("d")] == ["d/a"]
+    fs.pipe_file("d/b", NEW)
+    assert [(row["name"], row["size"]) for row in other.ls("d")] == [("d/a", len(OLD)), ("d/b", len(NEW))]
+    source.control.fail("EIO", "write")
+    with pytest.raises(OSError, match="Input/output"):
+        fs.pipe_file("d/c", NEW)
+    source.control.forget_orders()
+    assert not other.exists("d/c")
