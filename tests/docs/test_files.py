@@ -84,6 +84,11 @@ def test_statistics(recipe):
     assert recipe("Statistics").complaints() == ""
 
 
+def test_listings(recipe):
+    """The example of listings prints what it says."""
+    assert recipe("Listings and metadata").complaints() == ""
+
+
 def test_path(recipe):
     """Another program reads a local copy, and the copy is gone when it is released."""
     section = recipe("Programs that need a path")
