@@ -75,7 +75,7 @@ class Entries:
             return listed
         payload = self._store.get(key, LISTING) if changes.token else None
         found = None if payload is None else listing_format.unpack(payload, directory)
-        if found is None or found[0] != {"epoch": changes.epoch, "token": changes.token}:
+        if found is None or found[0] != {"token": changes.token}:
             return None
         listed = self._read[where] = Listed(found[1], changes.asked_at)
         self._rows += len(listed.rows)

@@ -13,7 +13,7 @@ import pytest
 fsspec = pytest.importorskip("fsspec")
 cached = pytest.importorskip("cached")
 
-from dogpile_filesystem.layout import CHANGES, LISTING, PART, VERSION, kind_of  # noqa: E402 - after what may be missing
+from dogpile_filesystem.layout import CHANGES, LISTING, PART, VERSION, kind_of, place  # noqa: E402 - after what may be missing
 from dogpile_filesystem.remote import kept  # noqa: E402
 
 NAMES = ["d/a", "d/b", "d/e"]
@@ -34,6 +34,13 @@ def entries(fs, kind):
     """The files of the entries of a kind."""
     values = pathlib.Path(fs.store.base_dir, "values")
     return [path for path in values.rglob("*") if kind_of(path.name) is not None and kind_of(path.name).number == kind]
+
+
+def lose(fs, kind):
+    """Remove what is kept of the directory d in an entry of a kind, as an eviction does."""
+    kept_in = fs.listings._kept._entries
+    key = kept_in.key("d", kept_in.generation())
+    pathlib.Path(fs.store.base_dir, place(kind, key).path).unlink()
 
 
 # What is answered
@@ -240,6 +247,14 @@ def test_links_of_a_page(base_dir, monkeypatch):
     assert source.asked() == 1
 
 
+def test_rows_without_a_size(fs, source):
+    """Of a file whose size is not listed, the source is asked for more."""
+    source.control.hide_length("d")
+    names(fs)
+    source.control.forget_orders()
+    assert fs.info("d/a")["size"] == 3
+
+
 # What opens
 
 
@@ -406,8 +421,7 @@ def test_eviction(fs, make, source, kind):
     fs.info("d/a")
     fs.rm_file("d/a")
     fs.pipe_file("d/new", b"new")
-    for path in entries(fs, kind):
-        path.unlink()
+    lose(fs, kind)
     for each in (fs, make(listings_expiry_time=60)):
         assert names(each) == ["d/b", "d/e", "d/new"]
         assert not each.exists("d/a")
@@ -421,8 +435,7 @@ def test_changes_lost_while_the_source_is_asked(fs, make, source):
     def ls(path):
         rows = right(path)
         other.rm_file("d/a")
-        for each in entries(fs, CHANGES):
-            each.unlink()
+        lose(fs, CHANGES)
         other.exists("d/b")
         return rows
 
@@ -430,6 +443,25 @@ def test_changes_lost_while_the_source_is_asked(fs, make, source):
     names(fs)
     fs.source.ls = right
     assert names(fs) == names(other) == ["d/b", "d/e"]
+
+
+def test_all_entries_are_lost(fs):
+    """Without any entry of the changes, and of the generation, nothing that was listed is believed."""
+    names(fs)
+    fs.rm_file("d/a")
+    for path in entries(fs, CHANGES):
+        path.unlink()
+    assert names(fs) == ["d/b", "d/e"]
+
+
+def test_answer_to_a_question_before_the_changes_were_lost(fs, make, source):
+    """What was asked of one name before the changes were lost is not believed after that."""
+    other = make(listings_expiry_time=60)
+    assert fs.exists("d/a")
+    lose(fs, CHANGES)
+    source.fs.rm_file("d/a")
+    other.exists("d/b")
+    assert not fs.exists("d/a")
 
 
 def test_damage(fs, source):
