@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import time
 
 import pytest
 
@@ -293,10 +294,38 @@ def test_unsettled_version_in_a_listing(base_dir, tmp_path, clock):
     fs = cached.CachedFileSystem(
         fs=source.fs, base_dir=base_dir, listings_expiry_time=60, check=60, skip_instance_cache=True
     )
-    source.write("d/a", b"old")
+    second = int(time.time())
+    source.write("d/a", b"old", second)
     names(fs)
-    source.write("d/a", b"new")
+    assert fs.cat_file("d/a") == b"old"
+    source.write("d/a", b"new", second)
     assert fs.cat_file("d/a") == b"new"
+
+
+def test_listing_that_tells_other_things(make, source, clock):
+    """A listing that identifies versions in another way than the file's own metadata does not decide on them."""
+    source.write("d/a", b"a", 1_700_000_000)
+    fs = make(listings_expiry_time=60, check=30)
+    assert fs.cat_file("d/a") == b"a"
+    clock.move(31)
+    right = fs.source.ls
+    fs.source.ls = lambda path: [{"name": "d/a", "size": 1, "type": "file", "mtime": 1_700_000_000}]
+    names(fs)
+    fs.source.ls = right
+    source.asked()
+    assert fs.cat_file("d/a") == b"a"
+    assert [each.kind for each in source.control.requests()] == ["info"]
+
+
+def test_local_files_are_looked_at(base_dir, tmp_path):
+    """The version of a local file is never that of a listing, which tells less than a look at the file."""
+    path = tmp_path / "a"
+    path.write_bytes(b"a")
+    os.utime(path, (1e9, 1e9))
+    fs = cached.CachedFileSystem("file", base_dir=base_dir, listings_expiry_time=60, check=60, skip_instance_cache=True)
+    fs.ls(str(tmp_path))
+    with fs.open(str(path)) as file:
+        assert file.identity.startswith("stat:")
 
 
 # What is changed
@@ -343,6 +372,18 @@ def test_late_listing(fs, source, clock):
     clock.move(30)
     assert names(fs, refresh=True) == NAMES == names(fs)
     fs.source.ls = right
+
+
+def test_late_answer(make, source, clock):
+    """A file that was just written is there, though the source says that there is none."""
+    source.write("d/a", b"a")
+    fs = make(listings_expiry_time=10)
+    fs.pipe_file("d/new", b"new")
+    clock.move(11)
+    source.control.fail("ENOENT", "info", "d/new")
+    assert fs.size("d/new") == 3
+    clock.move(50)
+    assert not fs.exists("d/new")
 
 
 def test_change_that_is_shown(fs, source, clock):
@@ -412,6 +453,24 @@ def test_earlier_listing_does_not_replace_a_later_one(fs, make, source, clock):
     names(fs)
     fs.source.ls = right
     assert names(fs) == [*NAMES, "d/new"]
+
+
+def test_earlier_answer_does_not_replace_a_later_one(fs, make, source, clock):
+    """Of two answers about one name, the one that was asked for later stays, though the other one arrives last."""
+    other = make(listings_expiry_time=60)
+    right = fs.source.look
+
+    def look(path):
+        found = right(path)
+        clock.move(1)
+        source.write("d/a", b"longer")
+        assert other.size("d/a") == 6
+        return found
+
+    fs.source.look = look
+    fs.info("d/a")
+    fs.source.look = right
+    assert fs.size("d/a") == 6
 
 
 @pytest.mark.parametrize("kind", [LISTING, CHANGES])
@@ -552,12 +611,21 @@ def test_many_changes(fs, source, clock, monkeypatch):
     assert names(fs) == sorted(["d/b", "d/e", *(f"d/{number}" for number in range(12))])
     assert source.asked() == 0
     assert max(path.stat().st_size for path in entries(fs, CHANGES)) < 400
+
+
+def test_many_changes_without_a_listing(make, source, clock, monkeypatch):
+    """When many old changes are dropped, what was asked before them does not come back."""
+    monkeypatch.setattr(kept, "_MANY", 2)
+    source.write("d/a", b"a")
+    fs = make(listings_expiry_time=600)
+    assert fs.exists("d/a")
+    clock.move(1)
+    for name in ("d/a", "d/b", "d/e"):
+        fs.listings.removed(name)
+    os.unlink(source.root / "d/a")
     clock.move(61)
-    for number in range(12):
-        fs.listings.removed(f"x/{number}")
-    clock.move(61)
-    fs.listings.removed("x/y")
-    assert not fs.exists("x/1")
+    fs.listings.removed("d/f")
+    assert not fs.exists("d/a")
 
 
 def test_callers_may_change_what_they_get(fs):
