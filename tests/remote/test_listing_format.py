@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("fsspec")
 
 from dogpile_filesystem.remote import listing_format
-from dogpile_filesystem.remote.changes import Change, Changes
+from dogpile_filesystem.remote.changes import Change, Changes, Judge
 
 NOW = datetime.datetime(2026, 7, 1, 12, 30, 15, 250, tzinfo=datetime.timezone.utc)
 ROWS = [

@@ -673,6 +673,25 @@ def test_two_processes(fs, start, source):
     assert source.asked() == 0
 
 
+def test_processes_that_change_one_directory(fs, start):
+    """Of the changes that several processes make in one directory at one time, none is lost."""
+    names(fs)
+    program = """
+    sys.stdin.read(1)
+    for number in range(30):
+        path = f"d/{os.getpid()}-{number}"
+        fs.listings.added(path, {"name": path, "size": 1, "type": "file"})
+    """
+    processes = [start(fs, program) for _ in range(3)]
+    for process in processes:
+        process.stdin.write("x")
+        process.stdin.flush()
+    for process in processes:
+        process.communicate()
+        assert process.returncode == 0
+    assert len(names(fs)) == 3 + 90
+
+
 def test_no_room(make, source):
     """In a cache that has no room for a listing, all is answered by the source."""
     for number in range(300):
