@@ -63,7 +63,7 @@ def test_none():
         ("block_size", 64 << 20, 64 << 20),
         ("block_size", "2 MiB", 2 * MIB),
         ("listings_expiry_time", 0, 0.0),
-        ("listings_expiry_time", "0", 0.0),
+        ("listings_expiry_time", "0.0", 0.0),
         ("listings_expiry_time", None, 0.0),
         ("listings_expiry_time", "60", 60.0),
         ("listings_expiry_time", 0.5, 0.5),
