@@ -11,38 +11,45 @@ from __future__ import annotations
 import difflib
 import errno
 import os
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import fsspec
 from fsspec.callbacks import DEFAULT_CALLBACK, Callback
 
-from dogpile_filesystem.layout import PART, VERSION
+from dogpile_filesystem.layout import CHANGES, LISTING, PART, VERSION
 from dogpile_filesystem.lockfile import Stats
 from dogpile_filesystem.remote import ranges
 from dogpile_filesystem.remote.blocks import Blocks
+from dogpile_filesystem.remote.changes import Judge
 from dogpile_filesystem.remote.file import CachedFile
 from dogpile_filesystem.remote.fill import filler
+from dogpile_filesystem.remote.kept import Kept
+from dogpile_filesystem.remote.listing_entries import Entries
+from dogpile_filesystem.remote.listings import Listings
 from dogpile_filesystem.remote.local import LocalCopies, copy, copy_to_path
 from dogpile_filesystem.remote.namespace import namespace_of
 from dogpile_filesystem.remote.options import OWN, SHARED, Options
-from dogpile_filesystem.remote.passed_on import PassedOnFileSystem
+from dogpile_filesystem.remote.places import Places
 from dogpile_filesystem.remote.raw import RawCachedFile
 from dogpile_filesystem.remote.source import Source
 from dogpile_filesystem.remote.stream import RawStreamedFile
+from dogpile_filesystem.remote.upload import Uploads
 from dogpile_filesystem.remote.versions import Version, Versions
 from dogpile_filesystem.remote.watched import Poller, Watched
-from dogpile_filesystem.remote.written import WrittenFile
+from dogpile_filesystem.remote.writing import WritingFileSystem
+from dogpile_filesystem.sources import lists_all, protocols_of
 from dogpile_filesystem.store import Store
 
 #: Arguments that fsspec passes to every filesystem, or that it takes for itself.
-_FSSPEC = ("fo", "asynchronous", "loop", "use_listings_cache", "listings_expiry_time", "max_paths", "batch_size")
+_FSSPEC = ("fo", "asynchronous", "loop", "use_listings_cache", "max_paths", "batch_size")
 
 
 # ruff: noqa: ARG002 - signatures are fsspec's
 
 
-class CachedFileSystem(PassedOnFileSystem):
+class CachedFileSystem(WritingFileSystem):
     """
     A filesystem whose files are cached in ``base_dir``, in blocks.
 
@@ -69,8 +76,10 @@ class CachedFileSystem(PassedOnFileSystem):
     :param block_size: bytes of a block, or a string: a power of two from 64 KiB to 64 MiB. Default 1 MiB.
     :param check: when to ask the source for a file's version: ``"always"`` when it is opened; a number of seconds: when
      it was last asked longer ago; ``"never"``: once, for sources whose files do not change. Default ``"always"``.
-    :param stale_if_error: whether to serve the last known version while the source fails. Default False: its errors are
-     raised. That a file is missing or denied is always raised.
+    :param listings_expiry_time: seconds for which listings, and what the source says of a file or a directory, are
+     kept, in ``base_dir``, for all processes. Default 0: they are not. ``open`` obeys ``check`` nevertheless.
+    :param stale_if_error: whether to serve the last known version, or listing, while the source fails. Default False:
+     its errors are raised. That a file is missing or denied is always raised.
     :param fill: whether files that were opened are fetched whole, by a thread of this process. Default False.
     :param namespace: readers share blocks if they have the same namespace. Default None: the same source with the same
      options, credentials included. Pass a name if credentials change while the files stay the same.
@@ -116,11 +125,16 @@ class CachedFileSystem(PassedOnFileSystem):
         self.store = _store(self.options)
         self.store.open_if_possible()
         self.source = Source(source, self.store.source_counter)
+        places = Places(
+            self.source, self.options.namespace or namespace_of(source), is_shared=self.options.namespace is not None
+        )
+        kept = _kept(self.store, self.source, places, self.options)
         self.versions = Versions(
             self.store,
             self.source,
-            namespace=self.options.namespace or namespace_of(source),
-            is_shared=self.options.namespace is not None,
+            places,
+            kept,
+            listings_expiry_time=self.options.listings_expiry_time,
             block_size=self.options.block_size,
             check=self.options.check,
             stale_if_error=self.options.stale_if_error,
@@ -129,6 +143,22 @@ class CachedFileSystem(PassedOnFileSystem):
             self.store,
             self.source,
             self.versions,
+            lock_timeout=shared.lock_timeout,
+            cache_size=shared.cache_size,
+        )
+        self.listings = Listings(
+            self.store,
+            self.source,
+            self.versions,
+            kept,
+            expiry=self.options.listings_expiry_time,
+            stale_if_error=self.options.stale_if_error,
+        )
+        self.uploads = Uploads(
+            self.store,
+            self.source,
+            self.versions,
+            self.listings,
             lock_timeout=shared.lock_timeout,
             cache_size=shared.cache_size,
         )
@@ -147,10 +177,6 @@ class CachedFileSystem(PassedOnFileSystem):
         What concerns sources is in ``stats().process.source`` and ``stats().total.source``.
         """
         return self.store.stats()
-
-    def forget(self, path: str) -> None:
-        """Drop a file from the cache: what its version is, and the blocks of that version."""
-        self.versions.forget(self._strip_protocol(path))
 
     def watch(self, poller: Poller, to_path: Callable[[str], str] | None = None) -> None:
         """
@@ -191,11 +217,7 @@ class CachedFileSystem(PassedOnFileSystem):
         **kwargs: Any,
     ) -> Any:
         if mode != "rb":
-            self.versions.forget(path)
-            if block_size is not None:
-                kwargs["block_size"] = block_size
-            file = self.fs.open(path, mode, autocommit=autocommit, **kwargs)
-            return WrittenFile(file, lambda: self._forget([path]))
+            return self._open_written(path, mode, autocommit=autocommit, block_size=block_size, **kwargs)
         return self.open_version(self.versions.opened(path))
 
     def open_version(self, version: Version) -> Any:
@@ -216,10 +238,6 @@ class CachedFileSystem(PassedOnFileSystem):
         if self.options.fill:
             filler.add(self.blocks, version)
         return CachedFile(self, RawCachedFile(self, version))
-
-    def info(self, path: str, **kwargs: Any) -> dict[str, Any]:
-        """What the source says of a file or a directory: what it said last, within the limits of ``check``."""
-        return self.versions.info(self._strip_protocol(path))
 
     def count_opening(self, *, has_hit: bool, has_missed: bool) -> None:
         """Count a file that is closed, by where its bytes came from."""
@@ -338,11 +356,18 @@ def _store(options: Options) -> Store:
         max_entries=shared.max_entries,
         min_free_space=shared.min_free_space,
         access=shared.access,
-        kinds=[PART, VERSION],
+        kinds=[PART, VERSION, LISTING, CHANGES],
         signing_keys=shared.signing_keys,
         high_watermark=options.high_watermark,
         low_watermark=options.low_watermark,
     )
+
+
+def _kept(store: Store, source: Source, places: Places, options: Options) -> Kept:
+    """The store, as the listings of the source are kept in it."""
+    entries = Entries(store, places, options.shared.lock_timeout)
+    judge = Judge(protocols_of(source.fs), time.time)
+    return Kept(entries, judge, parent=source.parent, lists_all=lists_all(source.fs))
 
 
 def _refuse_unknown(arguments: Mapping[str, Any]) -> None:

@@ -10,10 +10,19 @@ import contextlib
 import errno
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from dogpile_filesystem.sources import Identity, honours_ranges, is_rewritten_in_place, source_identity, url_of
+from dogpile_filesystem.remote.beside import is_temporary
+from dogpile_filesystem.sources import (
+    Identity,
+    honours_ranges,
+    identity_of_info,
+    is_rewritten_in_place,
+    protocols_of,
+    source_identity,
+    url_of,
+)
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -23,6 +32,8 @@ if TYPE_CHECKING:
 #: A source whose times are at least as fine as this is asked once more after so many seconds, when a file has just
 #: been changed: then each later change will be seen.
 _WAIT = 0.05
+#: Of their files more is known than their filesystems tell.
+_LOOKED_AT = {"file", "local"}
 #: How often to ask again about a file that is being changed all the time.
 _WAITS = 5
 
@@ -90,6 +101,55 @@ class Source:
         """The URL of a file, without any secret in it."""
         return url_of(self.fs, path).replace("\0", "%00")  # Keys of entries have NULs between their fields.
 
+    def parent(self, path: str) -> str:
+        """The directory of a path; of the root, itself."""
+        fs = self.fs
+        return str(fs._strip_protocol(fs._parent(path)))  # noqa: SLF001 - each has its own idea of a parent
+
+    def ls(self, path: str) -> list[dict[str, Any]]:
+        """
+        Ask what is in a directory, without what is just being uploaded.
+
+        :return: the caller's.
+        :raises Exception: whatever the source raises.
+        """
+        with self.request():
+            self.fs.invalidate_cache(path)
+            return [dict(row) for row in self.fs.ls(path, detail=True) if not is_temporary(row["name"])]
+
+    def info(self, path: str) -> dict[str, Any]:
+        """
+        Ask what there is of a file or a directory, without waiting until its version is settled.
+
+        :raises Exception: whatever the source raises.
+        """
+        with self.request():
+            return source_identity(self.fs, path)[0]
+
+    def identity_in_listing(self, info: Mapping[str, Any]) -> Identity | None:
+        """
+        The identity of a file by what was listed of it.
+
+        :return: None: it tells none that is as good as that of :meth:`look`.
+        """
+        protocols = protocols_of(self.fs)
+        if info.get("type") != "file" or protocols & _LOOKED_AT or info.get("partial") is False:
+            return None
+        return identity_of_info(info, protocols, clock=self._clock)
+
+    def token(self, path: str) -> str | None:
+        """
+        Ask what identifies the version that a file has now; None: nothing does, or there is no file.
+
+        :raises Exception: whatever the source raises.
+        """
+        try:
+            with self.request():
+                identity = source_identity(self.fs, path)[1]
+        except FileNotFoundError:
+            return None
+        return None if identity is None else identity.token
+
     def look(self, path: str) -> Look:
         """
         Ask what a file's version is.
@@ -99,7 +159,7 @@ class Source:
         for _ in range(_WAITS):
             # Before the answer: the file may be changed once more while that is on its way.
             asked_at = self._clock()
-            with self._request():
+            with self.request():
                 info, identity = source_identity(self.fs, path)
             is_settled = identity is not None and identity.is_settled(asked_at)
             if identity is None or is_settled or identity.resolution > _WAIT:
@@ -117,7 +177,7 @@ class Source:
         :raises SourceChanged: the file is shorter by now.
         :raises Exception: whatever the source raises.
         """
-        with self._request():
+        with self.request():
             if self.honours_ranges:
                 data = self.fs.cat_file(path, start=start, end=stop)
             else:
@@ -137,7 +197,7 @@ class Source:
 
         :raises Exception: whatever the source raises.
         """
-        with self._request():
+        with self.request():
             return self.fs.open(path, "rb")
 
     def read_on(self, file: Any, length: int) -> bytes:
@@ -161,7 +221,8 @@ class Source:
         return b"".join(parts)
 
     @contextlib.contextmanager
-    def _request(self) -> Iterator[None]:
+    def request(self) -> Iterator[None]:
+        """Count a request, and its time."""
         began = time.monotonic_ns()
         try:
             yield

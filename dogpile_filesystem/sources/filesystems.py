@@ -18,6 +18,10 @@ from dogpile_filesystem.sources.identity import Identity, identity_of_info, iden
 
 #: A write replaces the whole object, and a reader gets the old one or the new one.
 _REPLACING = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "swift", "http", "https", "github", "git"}
+#: What is in a directory makes it be there, and nothing else does.
+_IMPLY_DIRECTORIES = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oss", "swift", "memory"}
+#: A listing is made of the links in a page.
+_LIST_LINKS = {"http", "https"}
 #: Answers of an HTTP server.
 _MISSING_OR_DENIED = {401, 403, 404, 410}
 #: Of its errors, the lowest, and the number beyond the highest.
@@ -46,7 +50,7 @@ def source_identity(
     :return: the identity is None if the source tells nothing.
     :raises OSError: of the filesystem, as it is: not found, denied, connection broken.
     """
-    if _is_local(fs):
+    if is_local(fs):
         # Not what fsspec tells: its times are floats, and leave out the last 200 ns.
         return _local(fs, path, info)
     if info is None:
@@ -63,6 +67,16 @@ def is_rewritten_in_place(fs: Any) -> bool:
     True for one that is not known.
     """
     return not protocols_of(fs) & _REPLACING
+
+
+def implies_directories(fs: Any) -> bool:
+    """Whether a directory of the filesystem is there because, and only while, something is in it."""
+    return bool(protocols_of(fs) & _IMPLY_DIRECTORIES)
+
+
+def lists_all(fs: Any) -> bool:
+    """Whether a name that a listing of its directory lacks does not exist."""
+    return not protocols_of(fs) & _LIST_LINKS
 
 
 def honours_ranges(fs: Any, info: Mapping[str, Any] | None = None) -> bool:
@@ -120,7 +134,8 @@ def protocols_of(fs: Any) -> set[str]:
     return _names(_unwrapped(fs))
 
 
-def _is_local(fs: Any) -> bool:
+def is_local(fs: Any) -> bool:
+    """Whether a filesystem is fsspec's own one of local files."""
     # A subclass may lead elsewhere.
     return type(fs).__module__ == "fsspec.implementations.local"
 
