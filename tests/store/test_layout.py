@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dogpile_filesystem import layout
-from dogpile_filesystem.layout import FILE, KINDS, PART, UNSENT, VALUE, VERSION, PartKey
+from dogpile_filesystem.layout import CHANGES, FILE, KINDS, LISTING, PART, UNSENT, VALUE, VERSION, PartKey
 
 # Lone surrogates too, as in paths that are not UTF-8.
 TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=()), max_size=20)
@@ -64,7 +64,7 @@ def test_prefix():
 
 def test_kinds():
     """Each kind has a number, a name and a letter of its own, and entries of all kinds may have the same key."""
-    assert list(KINDS) == [VALUE, FILE, PART, VERSION, UNSENT] == [1, 2, 3, 4, 7]
+    assert list(KINDS) == [VALUE, FILE, PART, VERSION, LISTING, CHANGES, UNSENT] == [*range(1, 8)]
     assert [(kind.name, kind.letter, kind.has_content) for kind in KINDS.values()] == [
         ("value", "v", False),
         ("file", "f", True),
