@@ -70,6 +70,8 @@ def test_kinds():
         ("file", "f", True),
         ("block", "b", False),
         ("version", "i", False),
+        ("listing", "l", False),
+        ("changes", "c", False),
         ("unsent", "u", True),
     ]
     names = [layout.entry_name(kind, b"key") for kind in KINDS]
