@@ -12,6 +12,9 @@ Names and numbers on disk: the kinds of entries, what each file is called, and w
         .<unique>-<size>-<entries>.tmp
                                an entry being written; this many bytes and entries are reserved for it
       values.<unique>/         a cleared tree, until its files are removed; see also lockfile/file.py
+      unsent/                  one more shard, of what a source has not got yet: no eviction, expiry or clearing
+        <name>, <name>.<unique>, .<unique>-<size>-<entries>.tmp
+                               as above
 
 The name of an entry says its kind, so that a visit and an eviction need not open an entry that has no content. A visit
 opens the entry of a file, to learn which content belongs to it.
@@ -23,11 +26,14 @@ from hashlib import blake2b
 from typing import NamedTuple
 
 SHARDS = 256
+#: The shard of unsent files, which is no part of ``values``; and the number of shards with it.
+UNSENT_SHARD = SHARDS
+ALL_SHARDS = SHARDS + 1
 #: Files are charged in whole blocks of this many bytes, whatever the filesystem's own: the amount added to the ledger
 #: is then the amount taken off again.
 BLOCK = 4096
 
-LOCK, VALUES, TAG_NAME = "lock", "values", "CACHEDIR.TAG"
+LOCK, VALUES, UNSENT_DIRECTORY, TAG_NAME = "lock", "values", "unsent", "CACHEDIR.TAG"
 #: What CACHEDIR.TAG says: see https://bford.info/cachedir/
 TAG = b"Signature: 8a477f597d28d172789f06886806bc55\n# A cache of dogpile_filesystem. It may be deleted at any time.\n"
 #: A cleared tree is renamed to this and a unique part.
@@ -35,7 +41,7 @@ CLEARED_PREFIX = "values."
 TEMPORARY_SUFFIX = ".tmp"
 
 #: Numbers of the kinds. Plain numbers, because an enum's hash and comparison cost a tenth of a hit.
-VALUE, FILE, PART, VERSION = 1, 2, 3, 4
+VALUE, FILE, PART, VERSION, UNSENT = 1, 2, 3, 4, 7
 
 
 class Kind(NamedTuple):
@@ -62,12 +68,16 @@ KINDS = {
     PART: Kind(PART, "block", "b", has_content=False),
     # What is known of a version of a source's file.
     VERSION: Kind(VERSION, "version", "i", has_content=False),
+    # A file that was written, and is still to be sent to its source.
+    UNSENT: Kind(UNSENT, "unsent", "u", has_content=True),
 }
+#: The kinds whose payload begins with a :class:`.entry.Content`.
+WITH_CONTENT = frozenset(kind.number for kind in KINDS.values() if kind.has_content)
 _BY_LETTER = {kind.letter: kind for kind in KINDS.values()}
 _WITHOUT_CONTENT = frozenset(kind.letter for kind in KINDS.values() if not kind.has_content)
 # Prefix of the key and letter, by number: two look-ups less on each hit than the table above.
 _NAMING = {number: (kind.letter.encode(), kind.letter) for number, kind in KINDS.items()}
-_SHARD_PATHS = tuple(f"{VALUES}/{shard:02x}" for shard in range(SHARDS))
+_SHARD_PATHS = (*(f"{VALUES}/{shard:02x}" for shard in range(SHARDS)), UNSENT_DIRECTORY)
 # Paths that are not UTF-8 have lone surrogates.
 _TEXT = ("utf-8", "surrogatepass")
 #: What precedes the names of a shard's files in their paths below ``base_dir``, by shard.
@@ -163,12 +173,18 @@ def entry_name(kind: int, key: bytes) -> str:
 
 
 def place(kind: int, key: bytes) -> Place:
-    """Where the entry of a key lies."""
+    """Where the entry of a key lies, of any kind but :data:`UNSENT`."""
     # As entry_name, written out: a call less on the way of every value stored.
     prefix, letter = _NAMING[kind]
     name = blake2b(prefix + key, digest_size=_DIGEST_SIZE).hexdigest() + letter
     digits = name[:2]
     return Place(kind, key, name, f"values/{digits}/{name}", _SHARD_NUMBERS[digits])
+
+
+def unsent_place(key: bytes) -> Place:
+    """Where the entry of a key's unsent file lies."""
+    name = entry_name(UNSENT, key)
+    return Place(UNSENT, key, name, f"{UNSENT_DIRECTORY}/{name}", UNSENT_SHARD)
 
 
 def shard_path(shard: int) -> str:

@@ -11,7 +11,7 @@ import click
 
 from dogpile_filesystem.cli import formatting, parameters
 from dogpile_filesystem.cli.cache import open_cache
-from dogpile_filesystem.layout import SHARDS
+from dogpile_filesystem.layout import ALL_SHARDS
 from dogpile_filesystem.lockfile import Usage
 from dogpile_filesystem.maintenance import Cache, Report, check_cache
 
@@ -48,7 +48,7 @@ def check(base_dir: str, repair: bool, as_json: bool) -> None:
 
 
 def _check(cache: Cache, *, repair: bool) -> Report:
-    with formatting.progress("Checking", SHARDS) as on_shard:
+    with formatting.progress("Checking", ALL_SHARDS) as on_shard:
         return check_cache(cache, repair=repair, on_shard=on_shard)
 
 
@@ -65,7 +65,7 @@ def _rows(report: Report) -> list[tuple[str, str, str, str]]:
 
 
 def _usage(usage: Usage) -> str:
-    counted = "" if usage.counted == SHARDS else f" ({usage.counted} of {SHARDS} parts counted)"
+    counted = "" if usage.counted == ALL_SHARDS else f" ({usage.counted} of {ALL_SHARDS} parts counted)"
     return f"{formatting.count(usage.entries, 'entry', 'entries')}, {formatting.size(usage.size)}{counted}"
 
 

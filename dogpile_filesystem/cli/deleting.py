@@ -13,7 +13,7 @@ import click
 from dogpile_filesystem import maintenance
 from dogpile_filesystem.cli import formatting, parameters, sources
 from dogpile_filesystem.cli.cache import open_cache
-from dogpile_filesystem.layout import PART, SHARDS, VERSION
+from dogpile_filesystem.layout import ALL_SHARDS, PART, SHARDS, VERSION
 from dogpile_filesystem.maintenance import Cache, Removed, Select
 
 
@@ -67,7 +67,7 @@ def _remove(cache: Cache, select: Select) -> Removed:
 
 def _shrink(cache: Cache, size: int) -> Removed:
     ledger = cache.make_ledger()
-    with formatting.progress("Counting", SHARDS) as on_shard:
+    with formatting.progress("Counting", ALL_SHARDS) as on_shard:
         # Otherwise entries would be evicted because the ledger is too high, or to make up for files left over.
         cache.recount(ledger, on_shard)
     with formatting.progress("Removing", SHARDS) as on_shard:

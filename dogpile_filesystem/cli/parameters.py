@@ -13,8 +13,8 @@ from click.shell_completion import CompletionItem
 from dogpile_filesystem import layout
 from dogpile_filesystem.arguments import parse_size
 
-#: Kinds of entries, by their names.
-KINDS = {kind.name: kind.number for kind in layout.KINDS.values()}
+#: Kinds of entries that commands look for and remove, by their names. Unsent files have commands of their own.
+KINDS = {kind.name: kind.number for kind in layout.KINDS.values() if kind.number != layout.UNSENT}
 
 #: A thousand years, in seconds.
 _OLDEST = 1000 * 366 * 86400

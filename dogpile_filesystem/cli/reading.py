@@ -14,11 +14,11 @@ import click
 
 from dogpile_filesystem.cli import formatting, parameters, sources
 from dogpile_filesystem.cli.cache import open_cache
-from dogpile_filesystem.layout import VALUE
+from dogpile_filesystem.layout import KINDS, VALUE
 from dogpile_filesystem.maintenance import Cache, Description, SourceFile, SourceFiles, describe, entries, find
 from dogpile_filesystem.store import Damaged, Seen, Shards
 
-_KIND_NAMES = {kind: name for name, kind in parameters.KINDS.items()}
+_KIND_NAMES = {number: kind.name for number, kind in KINDS.items()}
 #: An entry of these kinds is no part of a source's file.
 _KINDS_OF_BACKENDS = ("value", "file")
 #: The number of first bytes of a value that hold dogpile's metadata.

@@ -20,7 +20,7 @@ from rich.text import Text
 
 from dogpile_filesystem.cli import formatting, parameters
 from dogpile_filesystem.cli.cache import open_cache
-from dogpile_filesystem.layout import FILE, KINDS, SHARDS, VALUE
+from dogpile_filesystem.layout import ALL_SHARDS, FILE, KINDS, VALUE
 from dogpile_filesystem.lockfile import NEVER, Counts, Recorded, SourceCounts, Usage, recorded
 from dogpile_filesystem.maintenance import Cache
 
@@ -118,7 +118,7 @@ def _read(cache: Cache) -> _Reading | None:
     ledger = cache.ledger()
     if ledger is not None:
         return _Reading(time.time(), ledger.usage(), recorded(ledger), ledger.stamps())
-    return _Reading(time.time(), Usage(0, 0, SHARDS), Recorded(), (NEVER, NEVER)) if cache.is_new() else None
+    return _Reading(time.time(), Usage(0, 0, ALL_SHARDS), Recorded(), (NEVER, NEVER)) if cache.is_new() else None
 
 
 def _rates(last: _Reading | None, reading: _Reading | None) -> _Rates | None:
@@ -147,7 +147,7 @@ def _as_json(cache: Cache, reading: _Reading) -> dict[str, Any]:
         "time": reading.at,
         "entries": reading.usage.entries,
         "size": reading.usage.size,
-        "is_counted": reading.usage.counted == SHARDS,
+        "is_counted": reading.usage.counted == ALL_SHARDS,
         "cache_size": said.bound.size,
         "max_entries": said.bound.entries,
         "expiration_time": {KINDS[kind].name: said.expiration.get(kind) for kind in _EXPIRING},
@@ -179,7 +179,7 @@ def _view(cache: Cache, reading: _Reading | None, rates: _Rates | None) -> Group
 
 def _content(reading: _Reading) -> Iterator[_Row]:
     usage, bound = reading.usage, reading.recorded.bound
-    incomplete = "" if usage.counted == SHARDS else "too low: still being counted"
+    incomplete = "" if usage.counted == ALL_SHARDS else "too low: still being counted"
     most = "" if bound.entries is None else f"of {bound.entries:,} at most"
     yield "Entries", f"{usage.entries:,}", "", incomplete or most
     of_bound = "" if bound.size is None else f"{usage.size / bound.size:.0%} of {formatting.size(bound.size)}"

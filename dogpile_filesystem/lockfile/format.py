@@ -14,7 +14,8 @@ offset     content
 512        the statistics: see totals.py
 2736       the statistics of sources: likewise
 4096       the record of each of the 256 shards, 8 bytes: blocks of 4096 bytes (u32), entries (u32)
-6144       a byte for each shard: 1, if it has been counted, so that its record can be believed
+6144       the record of the shard of unsent files: likewise
+6152       a byte for each of these 257 shards: 1, if it has been counted, so that its record can be believed
 2**61      a byte for each process that writes, locked as long as it lives
 2**62      the mutexes of the keys, a byte each
 =========  =========================================================================================
@@ -36,7 +37,7 @@ import struct
 from collections.abc import Callable
 from zlib import adler32, crc32
 
-from dogpile_filesystem.layout import SHARDS, VALUES
+from dogpile_filesystem.layout import ALL_SHARDS, SHARDS, VALUES
 from dogpile_filesystem.lockfile.ownership import has_entries, is_tagged
 
 _MAGIC, _VERSION = b"dogpilfs", 1
@@ -56,15 +57,17 @@ MAKE_AT, EVICT_AT, STATISTICS_GUARD_AT, STAMPS_GUARD_AT = 64, 65, 66, 67
 STATISTICS_AT = 512
 RECORDS_AT = 4096
 RECORD = struct.Struct("<II")
-RECORDS = struct.Struct("<" + "II" * SHARDS)
-#: Where the bytes of the blocks, and of the entries, are in the records: the first byte of each, the second, ...
+RECORDS = struct.Struct("<" + "II" * ALL_SHARDS)
+#: Where the record of the unsent files is among them: behind those of ``values``, which can be added up in one go.
+UNSENT_RECORD = RECORD.size * SHARDS
+#: Where the bytes of the blocks, and of the entries, are in the other records: the first byte of each, the second, ...
 BLOCKS, ENTRIES = (
-    tuple(slice(at + byte, RECORDS.size, RECORD.size) for byte in range(4)) for at in (0, RECORD.size // 2)
+    tuple(slice(at + byte, UNSENT_RECORD, RECORD.size) for byte in range(4)) for at in (0, RECORD.size // 2)
 )
 # Of an Adler-32, the half with the sum; and the ones that four of them begin with, each at its place.
 _LOWER, _ONES = 0xFFFF, 0x01010101
 COUNTED_AT = RECORDS_AT + RECORDS.size
-LENGTH = COUNTED_AT + SHARDS
+LENGTH = COUNTED_AT + ALL_SHARDS
 #: The greatest number of blocks that a record can tell: 16 TiB of them.
 MOST = (1 << 32) - 1
 PROCESSES_AT = 1 << 61
@@ -117,7 +120,7 @@ def make(fd: int, path: str, clock: Callable[[], float]) -> None:
     elif is_of_this_start:
         return
     if not is_of_this_start:
-        write(fd, bytes(SHARDS), COUNTED_AT)
+        write(fd, bytes(ALL_SHARDS), COUNTED_AT)
         write(fd, data[RECORDS_AT:COUNTED_AT].ljust(RECORDS.size, b"\0"), RECORDS_AT)
     # The head last: after a crash in between, the next process starts over.
     write(fd, HEAD + bytes(_START_AT - len(HEAD)) + start + stamps, 0)
@@ -196,7 +199,7 @@ def write(fd: int, data: bytes, offset: int) -> None:
 
 def column_sum(data: bytes, columns: tuple[slice, ...]) -> int:
     """
-    The sum of one number of all records.
+    The sum of one number of the records of ``values``.
 
     The lower half of Adler-32 is 1 and the sum of the bytes, modulo 65521. The sum of 256 bytes is at most 65280, so
     that the modulus never matters.

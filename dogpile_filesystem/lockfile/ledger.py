@@ -24,7 +24,7 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-from dogpile_filesystem.layout import BLOCK, SHARDS
+from dogpile_filesystem.layout import ALL_SHARDS, BLOCK, SHARDS
 from dogpile_filesystem.lockfile import format as file_format
 from dogpile_filesystem.lockfile.file import LockFile, keep_foreign, open_lock_file
 from dogpile_filesystem.lockfile.format import (
@@ -42,6 +42,7 @@ from dogpile_filesystem.lockfile.format import (
     STAMPS,
     STAMPS_AT,
     STATISTICS_AT,
+    UNSENT_RECORD,
     column_sum,
     write,
 )
@@ -49,7 +50,7 @@ from dogpile_filesystem.lockfile.ranges import RangeLock
 
 # Seconds that a stamp may lie in the future: more than clocks differ. With one beyond, all values would be misses.
 _FUTURE = 60.0
-_ALL_COUNTED = b"\1" * SHARDS
+_ALL_COUNTED = b"\1" * ALL_SHARDS
 # Of the records, and of what says which shards were counted.
 _LENGTH = file_format.LENGTH - RECORDS_AT
 
@@ -60,7 +61,7 @@ class Usage(NamedTuple):
 
     :ivar size: bytes charged, reservations included.
     :ivar entries: the number of entries, reservations included.
-    :ivar counted: how many of the 256 shards have a record that can be believed.
+    :ivar counted: how many of the 257 shards have a record that can be believed.
     """
 
     size: int
@@ -180,11 +181,11 @@ class Ledger:
         data = os.pread(self._descriptor.fd, _LENGTH, RECORDS_AT)
         # On the way of every value stored, so no more is added up than the bound is about, and without an object for
         # each record: a quarter of the time.
-        return (
-            len(data) == _LENGTH
-            and data.endswith(_ALL_COUNTED)
-            and (bound.size is None or column_sum(data, BLOCKS) * BLOCK <= bound.size)
-            and (bound.entries is None or column_sum(data, ENTRIES) <= bound.entries)
+        if len(data) != _LENGTH or not data.endswith(_ALL_COUNTED):
+            return False
+        blocks, entries = RECORD.unpack_from(data, UNSENT_RECORD)
+        return (bound.size is None or (column_sum(data, BLOCKS) + blocks) * BLOCK <= bound.size) and (
+            bound.entries is None or column_sum(data, ENTRIES) + entries <= bound.entries
         )
 
     def is_complete(self) -> bool:

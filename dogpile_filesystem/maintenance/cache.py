@@ -14,9 +14,10 @@ from collections.abc import Callable, Mapping
 
 from dogpile_filesystem.failures import Failures
 from dogpile_filesystem.layout import (
+    ALL_SHARDS,
     CLEARED_PREFIX,
     LOCK,
-    SHARDS,
+    UNSENT_DIRECTORY,
     VALUES,
 )
 from dogpile_filesystem.lockfile import HEAD, Current, Ledger, has_entries, is_tagged, recorded
@@ -45,7 +46,7 @@ class Cache:
     def is_new(self) -> bool:
         """Whether nothing has been stored in it yet."""
         with contextlib.suppress(FileNotFoundError):
-            return not {LOCK, VALUES} & set(os.listdir(self.base_dir))
+            return not {LOCK, VALUES, UNSENT_DIRECTORY} & set(os.listdir(self.base_dir))
         return False
 
     def ledger(self) -> Ledger | None:
@@ -89,7 +90,7 @@ class Cache:
         :raises OSError: the ledger cannot be locked or written.
         """
         visitor = self.visitor()
-        for shard in range(SHARDS):
+        for shard in range(ALL_SHARDS):
             visitor.visit_patiently(ledger, shard)
             on_shard(shard)
 

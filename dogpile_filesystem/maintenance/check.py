@@ -15,7 +15,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from dogpile_filesystem.layout import SHARDS, charge
+from dogpile_filesystem.layout import ALL_SHARDS, UNSENT_SHARD, charge
 from dogpile_filesystem.lockfile import Ledger, Usage
 from dogpile_filesystem.maintenance.cache import Cache
 from dogpile_filesystem.store import Reader, Shards, State, Store, Visitor
@@ -30,7 +30,7 @@ class Report:
     :ivar size: bytes that they take on the disk, each file in whole blocks of 4096.
     :ivar damaged: the number of entries that do not pass their checks.
     :ivar orphans: the number of files that killed processes left: temporary files, and contents without an entry.
-    :ivar unreadable: the number of entries, and of the directory's 256 shards, that could not be read.
+    :ivar unreadable: the number of entries, and of the directory's 257 shards, that could not be read.
     :ivar ledger: what the ledger says.
     :ivar disk: what the ledger should say.
     """
@@ -46,7 +46,7 @@ class Report:
     @property
     def ok(self) -> bool:
         """Whether nothing has to be repaired. A ledger that is still being counted anew needs no repair."""
-        is_ledger_right = self.ledger == self.disk or self.ledger.counted < SHARDS
+        is_ledger_right = self.ledger == self.disk or self.ledger.counted < ALL_SHARDS
         return is_ledger_right and not (self.damaged or self.orphans or self.unreadable)
 
 
@@ -56,7 +56,7 @@ def check(store: Store, *, repair: bool = False) -> Report:
     and its lock file are made if they are missing.
 
     :param repair: whether to remove damaged entries and the files that killed processes left, and to count the ledger
-     anew.
+     anew. Unsent files are never removed.
     :return: what was found, before the repair.
     :raises OSError: the directory or its ledger cannot be used.
     """
@@ -76,7 +76,7 @@ def check_cache(cache: Cache, *, repair: bool = False, on_shard: Callable[[int],
     """
     ledger = cache.make_ledger() if repair else cache.ledger()
     if ledger is None:
-        return Report(0, 0, 0, 0, 0, Usage(0, 0, SHARDS), Usage(0, 0, SHARDS))
+        return Report(0, 0, 0, 0, 0, Usage(0, 0, ALL_SHARDS), Usage(0, 0, ALL_SHARDS))
     reader = Reader(cache.directory, ())
     return _check(ledger, cache.shards, reader, cache.visitor(), repair=repair, on_shard=on_shard)
 
@@ -91,7 +91,7 @@ def _check(
     on_shard: Callable[[int], object] = lambda _: None,
 ) -> Report:
     found = []
-    for number in range(SHARDS):
+    for number in range(ALL_SHARDS):
         found.append(_check_shard(ledger, shards, number, reader, repair=repair))
         on_shard(number)
     if repair:
@@ -143,7 +143,8 @@ def _check_shard(ledger: Ledger, shards: Shards, number: int, reader: Reader, *,
             with shards.locked(ledger, number, listing) as shard:
                 # An entry that was replaced meanwhile is whole.
                 damaged = [name for name in damaged if reader.state(name, listing.fd) is State.DAMAGED]
-                if repair:
+                # A damaged record of an unsent file may be all that is left of it: a person decides.
+                if repair and number != UNSENT_SHARD:
                     for name in damaged:
                         with contextlib.suppress(OSError):
                             shard.remove(name)

@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from dogpile_filesystem.layout import FILE, SHARDS, place
+from dogpile_filesystem.layout import SHARDS, WITH_CONTENT, place
 from dogpile_filesystem.store import READ_FLAGS, Content, Damaged, Head, Seen, Shards, read_head, see
 
 
@@ -57,7 +57,7 @@ def describe(shards: Shards, seen: Seen, most: int = 0) -> Description:
     """
     with shards.opened(seen.shard) as fd:
         head, data = read_head(seen.name, fd, most)
-        if head.kind != FILE:
+        if head.kind not in WITH_CONTENT:
             return Description(seen, head, None, data[:most])
         content = Content.unpack(data, seen.name)
         return Description(seen, head, content, _read_start(content.name, fd, most) if most else b"")

@@ -6,7 +6,9 @@ May import: lockfile, layout, failures, flusher.
 
 from dogpile_filesystem.store.access import Access, Refused
 from dogpile_filesystem.store.directory import Directory
+from dogpile_filesystem.store.draft import Draft
 from dogpile_filesystem.store.entry import Content, signing_key
+from dogpile_filesystem.store.eviction import NoRoom
 from dogpile_filesystem.store.files import READ_FLAGS
 from dogpile_filesystem.store.header import Damaged, Head
 from dogpile_filesystem.store.listing import Listing, Seen, see
@@ -14,6 +16,7 @@ from dogpile_filesystem.store.pinned import Pinned
 from dogpile_filesystem.store.reading import Reader, State, StoredFile, content_of, read_head
 from dogpile_filesystem.store.shard import Shard, Shards
 from dogpile_filesystem.store.store import Store
+from dogpile_filesystem.store.unsent import UnsentFile, UnsentFiles
 from dogpile_filesystem.store.visit import Visitor
 
 __all__ = [
@@ -22,8 +25,10 @@ __all__ = [
     "Content",
     "Damaged",
     "Directory",
+    "Draft",
     "Head",
     "Listing",
+    "NoRoom",
     "Pinned",
     "Reader",
     "Refused",
@@ -33,6 +38,8 @@ __all__ = [
     "State",
     "Store",
     "StoredFile",
+    "UnsentFile",
+    "UnsentFiles",
     "Visitor",
     "content_of",
     "read_head",

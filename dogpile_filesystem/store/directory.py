@@ -21,7 +21,7 @@ import time
 import weakref
 from collections.abc import Callable
 
-from dogpile_filesystem.layout import LOCK, TAG, TAG_NAME, VALUES, shard_path
+from dogpile_filesystem.layout import LOCK, TAG, TAG_NAME, UNSENT_DIRECTORY, UNSENT_SHARD, VALUES, shard_path
 from dogpile_filesystem.lockfile import (
     TRUST,
     Current,
@@ -215,12 +215,13 @@ class Directory:
         """
         Make sure that a shard is no symbolic link.
 
+        :param shard: two digits, or the directory of unsent files.
         :raises FileNotFoundError: it is missing.
         :raises Refused: it is one.
         """
         if shard in self.checked:
             return
-        for name in (VALUES, f"{VALUES}/{shard}"):
+        for name in (shard,) if shard == UNSENT_DIRECTORY else (VALUES, f"{VALUES}/{shard}"):
             if stat.S_ISLNK(os.stat(name, dir_fd=self.require(), follow_symlinks=False).st_mode):
                 msg = f"a symbolic link inside a cache is not followed: remove {self.base_dir}/{name}"
                 raise Refused(msg)
@@ -234,7 +235,7 @@ class Directory:
         """
         self.distrust()  # A process that deleted them may have deleted the lock file too.
         self.look(make=True)
-        for name in (VALUES, shard_path(shard)):
+        for name in (UNSENT_DIRECTORY,) if shard == UNSENT_SHARD else (VALUES, shard_path(shard)):
             with contextlib.suppress(FileExistsError):
                 self.access.make_directory(name, self.fd)
 

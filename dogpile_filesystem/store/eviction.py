@@ -117,11 +117,11 @@ class Room:
         """
         return ledger.holds(self._high if size else self.bound) and self._is_free(size)
 
-    def make(self, ledger: Ledger, place: Place, size: int) -> None:
+    def make(self, ledger: Ledger, place: Place | None, size: int) -> None:
         """
         Evict what is over the high watermark, down to the low one, and until ``size`` bytes can be written.
 
-        :param place: of the entry that is being written. One that it replaces is evicted last.
+        :param place: of the entry that is being written. One that it replaces is evicted last. None: nothing is.
         :param size: as of :meth:`fits`.
         :raises NoRoom: no room can be made.
         :raises OSError: the ledger cannot be read, written or locked.
@@ -134,7 +134,8 @@ class Room:
             if self.fits(ledger, size):
                 return
         # No reader shall miss the entry that is being replaced until the new one is there.
-        self._recency.note(place.path)
+        if place is not None:
+            self._recency.note(place.path)
         flush_all()
         if self._min_free_space is not None:
             usage = ledger.usage()
@@ -291,6 +292,9 @@ class Evictor:
         while visited < most and (is_small or len(seen) < SAMPLE):
             seen += self._visitor.visit_patiently(ledger, (first + visited) % SHARDS)
             visited += 1
+        if first + visited >= SHARDS:
+            # Once in each turn. What is unsent is never evicted, but a draft of a killed process may take much room.
+            self._visitor.remove_drafts_left_over(ledger)
         ledger.set_next_shard((first + visited) % SHARDS)
         seen.sort(reverse=True)
         self._candidates = seen if everything or visited == SHARDS else seen[len(seen) * 2 // 5 :]

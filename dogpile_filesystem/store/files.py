@@ -163,11 +163,13 @@ def close_quietly(fd: int) -> None:
 
 def open_below(path: str, dir_fd: int) -> int:
     """
-    Open a directory by a path of two names below another one. Neither may be a symbolic link.
+    Open a directory by a path of one or two names below another one. None may be a symbolic link.
 
     :raises OSError: it is missing, no directory, or a symbolic link.
     """
     parent_name, name = os.path.split(path)
+    if not parent_name:
+        return os.open(name, DIRECTORY_FLAGS | os.O_NOFOLLOW, dir_fd=dir_fd)
     parent = os.open(parent_name, DIRECTORY_FLAGS | os.O_NOFOLLOW, dir_fd=dir_fd)
     try:
         return os.open(name, DIRECTORY_FLAGS | os.O_NOFOLLOW, dir_fd=parent)

@@ -19,7 +19,7 @@ import stat
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from dogpile_filesystem.layout import FILE, PART, Place, charge, entry_name, has_no_content
+from dogpile_filesystem.layout import PART, WITH_CONTENT, Place, charge, entry_name, has_no_content
 from dogpile_filesystem.store import entry, part_format
 from dogpile_filesystem.store.directory import Directory
 from dogpile_filesystem.store.entry import Content
@@ -66,7 +66,7 @@ class Reader:
 
     def __init__(self, directory: Directory, signing_keys: Sequence[bytes]) -> None:
         self._directory = directory
-        self._signing_keys = signing_keys
+        self.signing_keys = signing_keys
 
     def open_file(self, place: Place) -> StoredFile:
         """
@@ -78,7 +78,7 @@ class Reader:
         :raises OSError: it cannot be read.
         """
         data = read_file_to_its_end(place.path, self._directory.fd)
-        payload, _ = entry.decode(place.kind, place.key, data, self._signing_keys)
+        payload, _ = entry.decode(place.kind, place.key, data, self.signing_keys)
         return self.open_content(place, payload)
 
     def open_content(self, place: Place, payload: bytes) -> StoredFile:
@@ -123,7 +123,7 @@ class Reader:
             kind, key, payload = self._inspect(prefix + name, dir_fd)
             if entry_name(kind, key) != name:
                 return State.DAMAGED
-            if kind == FILE:
+            if kind in WITH_CONTENT:
                 self._check_content_of(name, payload, dir_fd, prefix)
         except Damaged:
             return State.DAMAGED
@@ -135,9 +135,9 @@ class Reader:
 
     def _inspect(self, path: str, dir_fd: int) -> tuple[int, bytes, bytes]:
         try:
-            return entry.inspect(read_file(path, dir_fd), self._signing_keys)[:3]
+            return entry.inspect(read_file(path, dir_fd), self.signing_keys)[:3]
         except Damaged:  # Perhaps the filesystem handed out less than there is.
-            return entry.inspect(read_file_to_its_end(path, dir_fd), self._signing_keys)[:3]
+            return entry.inspect(read_file_to_its_end(path, dir_fd), self.signing_keys)[:3]
 
     def _check_content_of(self, name: str, payload: bytes, dir_fd: int, prefix: str) -> None:
         content = Content.unpack(payload, name)
@@ -173,7 +173,7 @@ def content_of(name: str, dir_fd: int, prefix: str = "") -> tuple[str, int]:
         return "", 0
     try:
         head, payload = read_head(prefix + name, dir_fd)
-        if head.kind != FILE:
+        if head.kind not in WITH_CONTENT:
             return "", 0
         content = Content.unpack(payload, name).name
         return content, charge(os.stat(prefix + content, dir_fd=dir_fd, follow_symlinks=False).st_size)
@@ -186,6 +186,15 @@ def refers_to(name: str, content: str, dir_fd: int) -> bool:
     try:
         return content_of(name, dir_fd)[0] == content
     except OSError:
+        return True
+
+
+def may_refer_to(name: str, content: str, dir_fd: int) -> bool:
+    """As :func:`refers_to`, but the entry is checked: one that is damaged may refer to any content with its name."""
+    try:
+        _, _, payload, _ = entry.inspect(read_file_to_its_end(name, dir_fd))
+        return Content.unpack(payload, name).name == content
+    except (Damaged, OSError):
         return True
 
 
@@ -204,7 +213,7 @@ def read_head(path: str, dir_fd: int, most: int = 0) -> tuple[Head, bytes]:
         head = Head.unpack(data)
         if head.kind == PART:
             data, head = _read_part_head(fd, data, head)
-        end = head.payload_at + (head.length if head.kind == FILE else min(most, head.length))
+        end = head.payload_at + (head.length if head.kind in WITH_CONTENT else min(most, head.length))
         if end > len(data):
             data = _read_until(fd, end)
             head = head._replace(key=Head.unpack(data).key)  # Perhaps there was not all of it.

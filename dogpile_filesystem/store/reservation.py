@@ -28,7 +28,7 @@ from dogpile_filesystem.layout import SHARD_PREFIXES, Place, content_name, tempo
 from dogpile_filesystem.lockfile import Ledger, presence
 from dogpile_filesystem.store.files import close_quietly, unlink_quietly, write_all
 from dogpile_filesystem.store.header import Piece
-from dogpile_filesystem.store.shard import Shard, Shards
+from dogpile_filesystem.store.shard import Entry, Shard, Shards
 
 
 class Reservation:
@@ -113,6 +113,60 @@ class Reservation:
         self._fd = -1
         os.close(fd)  # It may fail: then the entry is not known to be written.
         self.is_written = True
+
+    def write_durably(self, pieces: Sequence[Piece], stamp: int) -> None:
+        """As :meth:`write`, and sync the file. After an error it may be tried again."""
+        if self._fd < 0:
+            self._fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=self._shards.directory.fd)
+        os.ftruncate(self._fd, 0)
+        os.lseek(self._fd, 0, os.SEEK_SET)
+        write_all(self._fd, pieces)
+        os.utime(self._fd, ns=(stamp, stamp))
+        os.fsync(self._fd)
+        fd, self._fd = self._fd, -1
+        os.close(fd)
+        self.is_written = True
+
+    def follow(self, ledger: Ledger) -> None:
+        """
+        Go on with another ledger, since the lock file was deleted and made anew.
+
+        :raises OSError: its file cannot be locked.
+        """
+        presence.show(ledger.file)
+        self._ledger = ledger
+
+    def resize(self, shard: Shard, size: int) -> None:
+        """
+        Reserve more bytes, or fewer.
+
+        :param size: bytes charged from now on.
+        :raises OSError: nothing can be written.
+        """
+        more = size - self._size
+        # Counted in the ledger before the name says so, and taken off it after the name does not say so any more.
+        if more > 0:
+            shard.reserve(more, 0)
+        renamed = temporary_name(self._unique, size, self._entries)
+        try:
+            shard.rename(self._name, renamed)
+        except OSError:
+            if more > 0:
+                shard.give_back(more, 0)
+            raise
+        self._name, self._size = renamed, size
+        if more < 0:
+            shard.give_back(-more, 0)
+
+    def publish_beside(self, shard: Shard) -> Entry:
+        """
+        Put the entry in its place. The content of the entry that it replaces stays: see :meth:`.Shard.replace`.
+
+        :raises OSError: it cannot be renamed: the directory was deleted.
+        """
+        found = shard.replace(self._name, self._place.name)
+        self._let_go()
+        return found
 
     def close(self) -> None:
         """Close the temporary file, whether or not it is complete. Never fails."""

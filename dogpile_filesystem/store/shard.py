@@ -25,7 +25,7 @@ import os
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from dogpile_filesystem.layout import CLEARED_PREFIX, SHARD_PREFIXES, charge, has_no_content, shard_path
+from dogpile_filesystem.layout import CLEARED_PREFIX, SHARD_PREFIXES, UNSENT_SHARD, charge, has_no_content, shard_path
 from dogpile_filesystem.lockfile import Ledger
 from dogpile_filesystem.store.directory import Directory
 from dogpile_filesystem.store.files import DIRECTORY_FLAGS, close_quietly, open_below, remove_tree, unlink_quietly
@@ -53,7 +53,7 @@ class Shard:
     A shard, locked for the time of a ``with`` block.
 
     :param ledger: it has the record and the lock.
-    :param number: 0 to 255.
+    :param number: 0 to 255; 256: that of unsent files.
     :param base_fd: the cache directory, opened.
     :param clock: seconds since the epoch.
     :param listing: the listing whose open directory is to be used; None: names are resolved below ``base_fd``.
@@ -156,8 +156,27 @@ class Shard:
         self._size += size
         self._entries += is_new
         if content:
-            self._remove_content(Entry(size, *content))
+            self.remove_content(Entry(size, *content))
         return True
+
+    def replace(self, temporary: str, name: str) -> Entry:
+        """
+        Rename a temporary file to an entry's name. The content of the entry that it replaces stays, for the caller to
+        :meth:`remove_content`.
+
+        :return: the entry that was replaced; of 0 bytes, if there was none.
+        :raises OSError: it cannot be renamed: the directory was deleted.
+        """
+        try:
+            found = self.find(name)
+        except FileNotFoundError:
+            found = None
+        self.rename(temporary, name)
+        if found is None:
+            return Entry(0)
+        self._size += found.size
+        self._entries += 1
+        return found
 
     def rename(self, old: str, new: str) -> None:
         """
@@ -179,10 +198,19 @@ class Shard:
         """
         if found is None:
             found = self.find(name)
+        self.remove_entry(name, found)
+        return found.size + self.remove_content(found)
+
+    def remove_entry(self, name: str, found: Entry) -> None:
+        """
+        Remove an entry, but not its content.
+
+        :param found: what :meth:`find` says of it.
+        :raises OSError: it cannot be removed, or there is none.
+        """
         os.unlink(self._prefix + name, dir_fd=self._fd)
         self._size += found.size
         self._entries += 1
-        return found.size + self._remove_content(found)
 
     def remove_unused(self, seen: Seen) -> int | None:
         """
@@ -200,7 +228,8 @@ class Shard:
         except OSError:  # It is gone already; or it cannot be removed, and others are evicted in its place.
             return None
 
-    def _remove_content(self, found: Entry) -> int:
+    def remove_content(self, found: Entry) -> int:
+        """Remove the content of an entry that is gone; the bytes that were freed. Never fails."""
         # Where it cannot be removed, it stays in the record until a visit can remove it.
         if found.content and unlink_quietly(self._prefix + found.content, self._fd):
             self._size += found.content_size
@@ -251,7 +280,8 @@ class Shard:
         """
         listing = self.list()
         # After the shard was listed, as in a visit: the record that is written then does not charge what was cleared.
-        remove_cleared(f"{self.number:02x}", self._base_fd)
+        if self.number != UNSENT_SHARD:
+            remove_cleared(f"{self.number:02x}", self._base_fd)
         size = sum(charge(found.st_size) for found in listing.entries.values())
         found = self.survey(listing)
         contents = sum(content_size for _, content_size in found.contents.values())
@@ -265,12 +295,24 @@ class Shard:
         :param entries: the number of entries that stay.
         :raises OSError: the record cannot be written.
         """
+        is_safe = self.number != UNSENT_SHARD or not survey.left_over or self._is_synced()
         for name, left_size in survey.left_over.items():
-            if not unlink_quietly(self._prefix + name, self._fd):
+            if not is_safe or not unlink_quietly(self._prefix + name, self._fd):
                 size += left_size
         self._size = self._entries = 0
         self._record = None
         self._ledger.set(self.number, size + survey.reserved_size, entries + survey.reserved_entries)
+
+    def _is_synced(self) -> bool:
+        """
+        Sync the directory: an unsent file was perhaps replaced a moment ago, by a process that was killed. After a
+        power cut the old entry must not be back, without the content that is now removed.
+        """
+        try:
+            os.fsync(self._fd)
+        except OSError:
+            return False
+        return True
 
 
 def remove_cleared(shard: str, base_fd: int) -> None:

@@ -25,11 +25,12 @@ from typing import BinaryIO
 from dogpile_filesystem.failures import NO_ROOM, TOO_LARGE, Failures
 from dogpile_filesystem.flusher import flusher
 from dogpile_filesystem.layout import (
+    ALL_SHARDS,
     CLEARED_PREFIX,
     FILE,
     KINDS,
     PART,
-    SHARDS,
+    UNSENT,
     VALUE,
     VALUES,
     Place,
@@ -51,6 +52,7 @@ from dogpile_filesystem.lockfile import (
 from dogpile_filesystem.store import entry
 from dogpile_filesystem.store.access import Access, Refused
 from dogpile_filesystem.store.directory import Directory
+from dogpile_filesystem.store.draft import Means
 from dogpile_filesystem.store.eviction import Evictor, NoRoom, Room, Watermarks
 from dogpile_filesystem.store.files import read_file, read_file_to_its_end
 from dogpile_filesystem.store.header import Damaged, Piece
@@ -61,6 +63,7 @@ from dogpile_filesystem.store.reading import Reader, StoredFile
 from dogpile_filesystem.store.recency import Recency, flush_all
 from dogpile_filesystem.store.removal import Remover
 from dogpile_filesystem.store.shard import Shards
+from dogpile_filesystem.store.unsent import UnsentFiles
 from dogpile_filesystem.store.visit import Visitor
 from dogpile_filesystem.store.writing import FULL, Incoming, TooLarge, Writer
 
@@ -86,6 +89,7 @@ class Store:
     :param low_watermark: fraction of ``cache_size``, above 0, up to ``high_watermark``: eviction goes on until it is
      reached, unless what is stored is larger by itself.
     :param clock: seconds since the epoch.
+    :ivar unsent: what was written, and a source is still to get.
     :ivar source_counter: what those who cache the files of a source here count.
     :raises ValueError: the watermarks are not in this order.
     """
@@ -130,6 +134,8 @@ class Store:
         self.reader = Reader(self.directory, self.signing_keys)
         self.remover = Remover(self.directory, self.shards, self.visitor, self.reader, self._recency, self.failures)
         self._stale = self.remover.stale
+        means = Means(self.shards, self._room, self.visitor, self._signing_key, self._recency.stamp)
+        self.unsent = UnsentFiles(means, self.reader, self.failures, self.mutex)
         self._parts = Parts(self.directory, self.remover, self._recency, self.signing_keys, self._expiration_ns, clock)
         flusher.add(self, self._recency, self._statistics)
 
@@ -298,8 +304,9 @@ class Store:
         :return: whether it is kept. If not, nothing is left under the key.
         :raises ValueError: entries of this kind are stored by another method.
         """
-        if kind in (FILE, PART):
-            msg = f"{KINDS[kind].name}: use put_file for a file, and put_part for a block"
+        if kind in (FILE, PART, UNSENT):
+            how = "use put_file for a file, put_part for a block, and unsent.draft for a file to be sent"
+            msg = f"{KINDS[kind].name}: {how}"
             raise ValueError(msg)
         pieces = [payload] if isinstance(payload, bytes) else payload
         return self._put(Incoming.of_value(kind, key, pieces, self._recency.stamp(), self._signing_key))
@@ -457,7 +464,7 @@ class Store:
             entries=usage.entries,
             size=usage.size,
             is_available=is_available,
-            is_counted=usage.counted == SHARDS,
+            is_counted=usage.counted == ALL_SHARDS,
             cache_size=self._bound.size,
             max_entries=self._bound.entries,
         )

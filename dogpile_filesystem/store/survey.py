@@ -8,12 +8,13 @@ Under the shard's lock, a content has its entry or its temporary file. Any other
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from typing import NamedTuple
 
-from dogpile_filesystem.layout import charge, parse_content, parse_temporary
+from dogpile_filesystem.layout import TEMPORARY_SUFFIX, UNSENT_SHARD, charge, parse_content, parse_temporary
 from dogpile_filesystem.lockfile import LockFile, presence
 from dogpile_filesystem.store.listing import Listing
-from dogpile_filesystem.store.reading import refers_to
+from dogpile_filesystem.store.reading import may_refer_to, refers_to
 
 #: Seconds after which a temporary file that is not named as this version names them is treated as rubbish.
 STALE = 3600.0
@@ -58,16 +59,40 @@ def survey(listing: Listing, file: LockFile, now: float) -> Survey:
             unfinished.add(unique_part)
             size += reserved_size
             entries += reserved_entries
-    contents = {}
+    contents: dict[str, tuple[str, int]] = {}
     for name, found in listing.contents.items():
         owner, unique_part = parse_content(name)
         if unique_part in unfinished:  # Part of a reservation.
             continue
-        if owner in listing.entries and refers_to(owner, name, listing.fd):
-            contents[owner] = name, charge(found.st_size)
+        refers = may_refer_to if listing.shard == UNSENT_SHARD else refers_to
+        if owner in listing.entries and refers(owner, name, listing.fd):
+            # A damaged entry of an unsent file keeps every content that may be its own.
+            _, others = contents.get(owner, ("", 0))
+            contents[owner] = name, others + charge(found.st_size)
         else:
             left_over[name] = charge(found.st_size)
     return Survey(size, entries, contents, left_over)
+
+
+def seems_left_over(names: Collection[str], file: LockFile) -> bool:
+    """
+    Whether a shard in which each entry has a content may have files that belong to nothing. Opens none of them.
+
+    :param names: of its files.
+    """
+    unfinished = set()
+    entries = contents = 0
+    for name in names:
+        if "." not in name:
+            entries += 1
+        elif name.endswith(TEMPORARY_SUFFIX):
+            unique_part, _, _ = parse_temporary(name) or ("", 0, 0)
+            if not unique_part or presence.is_left_over(unique_part, file):
+                return True
+            unfinished.add(unique_part)
+    for name in names:
+        contents += "." in name and not name.endswith(TEMPORARY_SUFFIX) and parse_content(name)[1] not in unfinished
+    return contents > entries
 
 
 def _is_left_over(unique_part: str, found: os.stat_result, file: LockFile, now: float) -> bool:

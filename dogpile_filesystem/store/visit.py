@@ -22,11 +22,11 @@ import os
 from collections.abc import Callable, Mapping
 
 from dogpile_filesystem.failures import Failures
-from dogpile_filesystem.layout import SHARDS, kind_of
+from dogpile_filesystem.layout import ALL_SHARDS, SHARDS, UNSENT_SHARD, kind_of
 from dogpile_filesystem.lockfile import Ledger
 from dogpile_filesystem.store.listing import Listing, Seen
 from dogpile_filesystem.store.shard import Shard, Shards, remove_cleared
-from dogpile_filesystem.store.survey import Survey
+from dogpile_filesystem.store.survey import Survey, seems_left_over
 
 #: Number of entries after which a writer that counts a lost ledger again stops, and leaves the rest to the next writer.
 COUNTED_AT_ONCE = 1000
@@ -67,7 +67,8 @@ class Visitor:
                 ledger.believe(number)  # To wait for it to be counted would stop everything.
                 return []
             # After the tree was opened: anything cleared from now on has been listed, and is charged.
-            self._remove_cleared(f"{number:02x}")
+            if number != UNSENT_SHARD:
+                self._remove_cleared(f"{number:02x}")
             survey = shard.survey(listing)
             found = self._remove_expired(shard, listing, survey)
             shard.settle(survey, sum(seen.size for seen in found), len(found))
@@ -87,9 +88,23 @@ class Visitor:
 
         :raises OSError: as :meth:`visit`.
         """
-        for number in range(SHARDS):
+        for number in range(ALL_SHARDS):
             self.visit_patiently(ledger, number)
         self._remove_cleared("")
+
+    def remove_drafts_left_over(self, ledger: Ledger) -> None:
+        """
+        Visit the shard of unsent files, if something in it seems to be left over. Only its names are listed for that.
+
+        :raises OSError: the ledger cannot be written or locked.
+        """
+        try:
+            with self._shards.opened(UNSENT_SHARD) as fd:
+                names = os.listdir(fd)
+        except OSError:  # Mostly there is none.
+            return
+        if seems_left_over(names, ledger.file):
+            self.visit_patiently(ledger, UNSENT_SHARD)
 
     def count(self, ledger: Ledger) -> bool:
         """
@@ -99,7 +114,7 @@ class Visitor:
         :raises OSError: as :meth:`visit`.
         """
         seen = 0
-        for number in range(SHARDS):
+        for number in range(ALL_SHARDS):
             if not ledger.record(number).counted:
                 if seen >= COUNTED_AT_ONCE:
                     return False

@@ -33,10 +33,10 @@ from dogpile_filesystem.store.shard import Shards
 _SMALL = 1 << 16
 #: Seconds that a writer pauses at most before it tries again, since there was no room beside what others are writing;
 #: None: the last try.
-_PAUSES = (0.005, 0.02, 0.1, None)
+PAUSES = (0.005, 0.02, 0.1, None)
 #: Error numbers of the first entry of its shard, and of a directory that was deleted, perhaps with the ledger. EBADF:
 #: another thread has noticed that, and let go of the directory; or the program became a daemon.
-_MISSING = (errno.ENOENT, errno.EBADF)
+MISSING = (errno.ENOENT, errno.EBADF)
 #: Error numbers of a full disk, and of a full quota.
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -114,7 +114,7 @@ class Writer:
         if most is not None and size > most:
             raise TooLarge
         is_missing = was_full = False
-        for pause in _PAUSES:
+        for pause in PAUSES:
             try:
                 if is_missing:
                     self._directory.make(incoming.place.shard)
@@ -126,7 +126,7 @@ class Writer:
                     raise
                 time.sleep(random.uniform(0, pause))  # noqa: S311 - spreads writers, keeps no secret
             except OSError as error:
-                is_missing = error.errno in _MISSING
+                is_missing = error.errno in MISSING
                 if is_missing and pause is not None:
                     continue
                 if pause is None or was_full or error.errno not in FULL:

@@ -12,7 +12,7 @@ import ondisk
 import pytest
 from commands import PATIENCE, difference, path_of, read_until
 
-from dogpile_filesystem.layout import BLOCK, SHARDS, VALUE, PartKey
+from dogpile_filesystem.layout import ALL_SHARDS, BLOCK, VALUE, PartKey
 from dogpile_filesystem.lockfile.ledger import Usage
 
 
@@ -139,7 +139,7 @@ def test_clear(filled, base_dir, run):
     """All entries are removed, and the cache can be used at once."""
     assert run("clear", "--dry-run").stdout == "Would remove 2 entries, 16 KiB.\n"
     assert run("clear", "--yes").stdout == "Removed 2 entries, 16 KiB.\n"
-    assert ondisk.usage_on_disk(base_dir) == Usage(0, 0, SHARDS)
+    assert ondisk.usage_on_disk(base_dir) == Usage(0, 0, ALL_SHARDS)
     assert filled.put(b"a", b"value")
     assert difference(base_dir) == []
 

@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Iterator
 
-from dogpile_filesystem.layout import BLOCK, place
+from dogpile_filesystem.layout import ALL_SHARDS, BLOCK, place
 from dogpile_filesystem.lockfile import Usage
 from dogpile_filesystem.store import Store
 
@@ -34,7 +34,7 @@ def usage_on_disk(base_dir: str) -> Usage:
     for path in files(base_dir):
         size += -(-os.path.getsize(path) // BLOCK) * BLOCK
         entries += "." not in os.path.relpath(path, base_dir)
-    return Usage(size, entries, 256)
+    return Usage(size, entries, ALL_SHARDS)
 
 
 def left_over(base_dir: str) -> list[str]:
@@ -42,7 +42,7 @@ def left_over(base_dir: str) -> list[str]:
     Returns files that should be gone when no process writes: temporary files, contents without entry, cleared trees.
     """
     paths = set(files(base_dir))
-    trash = [name for name in os.listdir(base_dir) if name not in ("lock", "CACHEDIR.TAG", "values")]
+    trash = [name for name in os.listdir(base_dir) if name not in ("lock", "CACHEDIR.TAG", "values", "unsent")]
     belonging = set()
     for path in paths:
         if "." not in os.path.relpath(path, base_dir):

@@ -10,7 +10,7 @@ import zlib
 
 import pytest
 
-from dogpile_filesystem.layout import BLOCK, SHARDS, charge
+from dogpile_filesystem.layout import ALL_SHARDS, BLOCK, SHARDS, UNSENT_SHARD, charge
 from dogpile_filesystem.lockfile import format as format_module
 from dogpile_filesystem.lockfile.format import key_offset
 from dogpile_filesystem.lockfile.ledger import Bound, Ledger, Usage
@@ -20,7 +20,7 @@ from dogpile_filesystem.lockfile.presence import is_alive
 @pytest.fixture
 def ledger(tmp_path):
     ledger = Ledger.open(str(tmp_path / "lock"))
-    for shard in range(SHARDS):
+    for shard in range(ALL_SHARDS):
         ledger.set(shard, 0, 0)
     return ledger
 
@@ -37,13 +37,14 @@ def test_sums(ledger):
         with ledger.shard(shard):
             ledger.add(shard, shard * BLOCK, 2 * shard)
             ledger.add(shard, -BLOCK, -1)
-    assert ledger.usage() == Usage((32_640 - 255) * BLOCK, 2 * 32_640 - 255, SHARDS)
+    assert ledger.usage() == Usage((32_640 - 255) * BLOCK, 2 * 32_640 - 255, ALL_SHARDS)
 
 
-def test_bounds(ledger):
-    """A bound holds up to and including its own number, of bytes and of entries."""
-    with ledger.shard(7):
-        ledger.add(7, 3 * BLOCK, 3)
+@pytest.mark.parametrize("shard", [7, UNSENT_SHARD])
+def test_bounds(ledger, shard):
+    """A bound holds up to and including its own number, of bytes and of entries, in whichever shard they are."""
+    with ledger.shard(shard):
+        ledger.add(shard, 3 * BLOCK, 3)
     for size, entries, holds in [
         (3 * BLOCK, None, True),
         (3 * BLOCK - 1, None, False),
@@ -59,12 +60,12 @@ def test_bounds(ledger):
 @pytest.mark.parametrize("value", [0xFF, 0x100, 0xFFFF, 0x10000, 0x89ABCDEF, 0xFFFFFFFF])
 def test_bounds_of_large_records(ledger, value):
     """A bound is compared with the exact sum, whatever the records say: up to the most that each of them can."""
-    for shard in range(SHARDS):
+    for shard in range(ALL_SHARDS):
         with ledger.shard(shard):
             ledger.add(shard, value * BLOCK, value - shard % 2)
     # Every second record has one entry less: 128 in all.
-    size, entries = SHARDS * value * BLOCK, SHARDS * value - 128
-    assert ledger.usage() == Usage(size, entries, SHARDS)
+    size, entries = ALL_SHARDS * value * BLOCK, ALL_SHARDS * value - 128
+    assert ledger.usage() == Usage(size, entries, ALL_SHARDS)
     assert ledger.holds(Bound(size, entries))
     assert not ledger.holds(Bound(size - 1, None))
     assert not ledger.holds(Bound(None, entries - 1))
@@ -74,7 +75,7 @@ def test_never_below_zero(ledger):
     """Subtracting from a record that is too low stops at zero instead of wrapping around."""
     with ledger.shard(0):
         ledger.add(0, -BLOCK, -1)
-    assert ledger.usage() == Usage(0, 0, SHARDS)
+    assert ledger.usage() == Usage(0, 0, ALL_SHARDS)
 
 
 def test_turns(ledger):
@@ -135,7 +136,7 @@ def test_another_file(tmp_path):
 def test_machine_started_again(ledger, monkeypatch):
     """After the machine restarts no record is trusted, since a power cut may have lost the last additions."""
     path = ledger.file.path
-    assert Ledger.open(path).usage().counted == SHARDS
+    assert Ledger.open(path).usage().counted == ALL_SHARDS
     monkeypatch.setattr(format_module, "start_of_machine", lambda: 12345)
     with ledger.shard(3):
         ledger.add(3, BLOCK, 1)

@@ -498,7 +498,7 @@ def test_ledger_for_reading(make_store, base_dir, tmp_path):
     with open(f"{base_dir}/lock", "rb") as file:
         before = file.read()
     ledger = Ledger.open(f"{base_dir}/lock", make=False)
-    assert ledger.usage() == (4096, 1, 256)
+    assert ledger.usage() == (4096, 1, 257)
     assert recorded(ledger).total.stores == 1
     with open(f"{base_dir}/lock", "rb") as file:
         assert file.read() == before

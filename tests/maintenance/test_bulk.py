@@ -12,7 +12,7 @@ import pytest
 from listed import found, keys, path_of
 
 from dogpile_filesystem import layout
-from dogpile_filesystem.layout import BLOCK, FILE, SHARDS, VALUE
+from dogpile_filesystem.layout import ALL_SHARDS, BLOCK, FILE, SHARDS, VALUE
 from dogpile_filesystem.lockfile.ledger import Usage
 from dogpile_filesystem.maintenance import bulk, inventory
 from dogpile_filesystem.maintenance.bulk import Removed
@@ -99,7 +99,7 @@ def test_gone_meanwhile(store, ledger, fill, shards):
         return name == layout.entry_name(VALUE, b"a")
 
     assert bulk.remove_entries(ledger, shards, select) == Removed()
-    assert ledger.usage() == Usage(BLOCK, 1, SHARDS)
+    assert ledger.usage() == Usage(BLOCK, 1, ALL_SHARDS)
 
 
 def test_remove_entry(store, ledger, fill, shards, base_dir):
@@ -141,7 +141,7 @@ def test_content_that_cannot_be_removed(store, ledger, shards, monkeypatch):
 
     monkeypatch.setattr(os, "unlink", refuse)
     assert bulk.remove_entry(ledger, shards, FILE, b"a") == Removed(1, BLOCK)
-    assert ledger.usage() == Usage(3 * BLOCK, 0, SHARDS)
+    assert ledger.usage() == Usage(3 * BLOCK, 0, ALL_SHARDS)
 
 
 def test_shard_that_cannot_be_locked(store, ledger, fill, shards, spawn, base_dir, monkeypatch):

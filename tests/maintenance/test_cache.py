@@ -9,7 +9,7 @@ import os
 import ondisk
 import pytest
 
-from dogpile_filesystem.layout import BLOCK, SHARDS, VALUE
+from dogpile_filesystem.layout import ALL_SHARDS, BLOCK, VALUE
 from dogpile_filesystem.lockfile.ledger import Usage
 from dogpile_filesystem.maintenance import Cache, is_cache
 
@@ -62,7 +62,7 @@ def test_recount(cache, fill, ledger, base_dir):
         ledger.add(7, 9 * BLOCK, 3)
     shards = []
     cache.recount(ledger, shards.append)
-    assert shards == list(range(SHARDS))
+    assert shards == list(range(ALL_SHARDS))
     assert ondisk.difference(ledger.usage(), base_dir) == []
 
 
@@ -70,7 +70,7 @@ def test_clear(cache, fill, ledger, base_dir):
     """Clearing removes all entries, and says so."""
     fill(b"a", b"b")
     assert cache.clear()
-    assert ledger.usage() == ondisk.usage_on_disk(base_dir) == Usage(0, 0, SHARDS)
+    assert ledger.usage() == ondisk.usage_on_disk(base_dir) == Usage(0, 0, ALL_SHARDS)
 
 
 def test_clear_that_fails(cache, fill, monkeypatch):

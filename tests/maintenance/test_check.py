@@ -11,7 +11,7 @@ import shutil
 import pytest
 
 from dogpile_filesystem import layout
-from dogpile_filesystem.layout import BLOCK, FILE, VALUE
+from dogpile_filesystem.layout import ALL_SHARDS, BLOCK, FILE, VALUE
 from dogpile_filesystem.lockfile.ledger import Usage
 from dogpile_filesystem.lockfile.ranges import RangeLock
 from dogpile_filesystem.maintenance import Cache, check, check_cache
@@ -29,7 +29,7 @@ def store(make_store):
     return store
 
 
-WHOLE = Usage(6 * BLOCK, 4, 256)
+WHOLE = Usage(6 * BLOCK, 4, ALL_SHARDS)
 
 
 def path_of(base_dir, kind, key):
@@ -99,7 +99,7 @@ def test_left_over(store, base_dir, usage_on_disk, spawn):
     assert report.ledger.size > report.disk.size == 3 * BLOCK
     check(store, repair=True)
     assert check(store).ok
-    assert store.usage() == usage_on_disk() == Usage(3 * BLOCK, 3, 256)
+    assert store.usage() == usage_on_disk() == Usage(3 * BLOCK, 3, ALL_SHARDS)
 
 
 def test_what_is_being_written_is_not_left_over(store, monkeypatch, usage_on_disk):
@@ -112,7 +112,7 @@ def test_what_is_being_written_is_not_left_over(store, monkeypatch, usage_on_dis
     assert store.put_file(b"new", io.BytesIO(bytes(3 * BLOCK)))
     (report,) = reports
     assert report.ok
-    assert report.disk == Usage(WHOLE.size + 4 * BLOCK, 5, 256)
+    assert report.disk == Usage(WHOLE.size + 4 * BLOCK, 5, ALL_SHARDS)
     assert store.usage() == usage_on_disk()
 
 
@@ -123,7 +123,7 @@ def test_ledger_that_drifted(store, usage_on_disk):
         ledger.add(7, 100 * BLOCK, 50)
     report = check(store)
     assert not report.ok
-    assert report.ledger == Usage(106 * BLOCK, 54, 256)
+    assert report.ledger == Usage(106 * BLOCK, 54, ALL_SHARDS)
     assert report.disk == WHOLE
     check(store, repair=True)
     assert store.usage() == usage_on_disk() == WHOLE
@@ -177,7 +177,7 @@ def test_shards_are_told(store, base_dir):
     told: list[int] = []
     store.open()
     report = check_cache(Cache(base_dir), on_shard=told.append)
-    assert told == list(range(256))
+    assert told == list(range(ALL_SHARDS))
     assert report == check(store)
 
 
