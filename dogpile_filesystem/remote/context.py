@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from dogpile_filesystem.remote.blocks import Blocks
 from dogpile_filesystem.remote.options import Options
 from dogpile_filesystem.remote.source import Source
+from dogpile_filesystem.remote.upload import Uploads
 from dogpile_filesystem.remote.versions import Version, Versions
 from dogpile_filesystem.store import Store
 
@@ -23,6 +24,7 @@ class Context(Protocol):
     source: Source
     versions: Versions
     blocks: Blocks
+    uploads: Uploads
     options: Options
 
     def open_version(self, version: Version) -> Any:

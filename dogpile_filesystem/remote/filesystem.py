@@ -30,6 +30,7 @@ from dogpile_filesystem.remote.passed_on import PassedOnFileSystem
 from dogpile_filesystem.remote.raw import RawCachedFile
 from dogpile_filesystem.remote.source import Source
 from dogpile_filesystem.remote.stream import RawStreamedFile
+from dogpile_filesystem.remote.upload import Uploads
 from dogpile_filesystem.remote.versions import Version, Versions
 from dogpile_filesystem.remote.watched import Poller, Watched
 from dogpile_filesystem.remote.written import WrittenFile
@@ -126,6 +127,13 @@ class CachedFileSystem(PassedOnFileSystem):
             stale_if_error=self.options.stale_if_error,
         )
         self.blocks = Blocks(
+            self.store,
+            self.source,
+            self.versions,
+            lock_timeout=shared.lock_timeout,
+            cache_size=shared.cache_size,
+        )
+        self.uploads = Uploads(
             self.store,
             self.source,
             self.versions,

@@ -17,10 +17,11 @@ import tempfile
 import threading
 import uuid
 import weakref
-from typing import Any, BinaryIO, Protocol
+from typing import Any, Protocol
 
 from fsspec.callbacks import Callback
 
+from dogpile_filesystem.remote.beside import create_like
 from dogpile_filesystem.remote.context import Context
 from dogpile_filesystem.remote.file import CachedFile
 from dogpile_filesystem.remote.versions import Version
@@ -60,7 +61,7 @@ def copy_to_path(file: Any, path: str, callback: Callback) -> None:
     target, unfinished = None, f"{os.path.dirname(path)}/.{uuid.uuid4().hex}.part"
     if replaced is None or stat.S_ISREG(replaced.st_mode):  # A pipe, say, has nothing that could be replaced.
         try:
-            target = _create(unfinished, replaced)
+            target = create_like(unfinished, replaced)
         except PermissionError:
             if replaced is None:
                 raise
@@ -76,17 +77,6 @@ def copy_to_path(file: Any, path: str, callback: Callback) -> None:
         with contextlib.suppress(OSError):
             os.unlink(unfinished)
         raise
-
-
-def _create(path: str, like: os.stat_result | None) -> BinaryIO:
-    """Make a file: nobody who must not read the one that it is to replace can open it, at any time."""
-    if like is None:
-        return open(path, "xb")
-    mode = stat.S_IMODE(like.st_mode)
-    target = open(path, "xb", opener=lambda name, flags: os.open(name, flags, mode))  # noqa: SIM115 - the caller does
-    with contextlib.suppress(OSError):  # As near as the filesystem lets it come.
-        os.fchmod(target.fileno(), mode)
-    return target
 
 
 class LocalCopy(Protocol):

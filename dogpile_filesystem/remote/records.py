@@ -47,17 +47,26 @@ def unpack(payload: bytes, path: str) -> Mapping[str, Any] | None:
     """
     try:
         record = json.loads(payload, object_hook=_from_plain)
+        before = record["before"] if "before" in record else None
         is_whole = (
-            isinstance(record["identity"], str)
-            and isinstance(record["size"], int)
-            and isinstance(record["block_size"], int)
-            and record["block_size"] > 0
+            _tells_version(record)
+            and (before is None or _tells_version(before))
             and isinstance(record["checked"], float)
             and isinstance(record["info"], dict)
         )
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
     return {**record, "info": {"name": path, **record["info"]}} if is_whole else None
+
+
+def _tells_version(record: Mapping[str, Any]) -> bool:
+    """Whether a record, or what it says of the version before, has what the keys of blocks are made of."""
+    return (
+        isinstance(record["identity"], str)
+        and isinstance(record["size"], int)
+        and isinstance(record["block_size"], int)
+        and record["block_size"] > 0
+    )
 
 
 def _from_plain(value: dict[str, Any]) -> Any:

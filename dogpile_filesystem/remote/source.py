@@ -99,7 +99,7 @@ class Source:
         for _ in range(_WAITS):
             # Before the answer: the file may be changed once more while that is on its way.
             asked_at = self._clock()
-            with self._request():
+            with self.request():
                 info, identity = source_identity(self.fs, path)
             is_settled = identity is not None and identity.is_settled(asked_at)
             if identity is None or is_settled or identity.resolution > _WAIT:
@@ -117,7 +117,7 @@ class Source:
         :raises SourceChanged: the file is shorter by now.
         :raises Exception: whatever the source raises.
         """
-        with self._request():
+        with self.request():
             if self.honours_ranges:
                 data = self.fs.cat_file(path, start=start, end=stop)
             else:
@@ -137,7 +137,7 @@ class Source:
 
         :raises Exception: whatever the source raises.
         """
-        with self._request():
+        with self.request():
             return self.fs.open(path, "rb")
 
     def read_on(self, file: Any, length: int) -> bytes:
@@ -161,7 +161,8 @@ class Source:
         return b"".join(parts)
 
     @contextlib.contextmanager
-    def _request(self) -> Iterator[None]:
+    def request(self) -> Iterator[None]:
+        """Count a request, and its time."""
         began = time.monotonic_ns()
         try:
             yield

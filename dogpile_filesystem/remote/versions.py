@@ -204,6 +204,30 @@ class Versions:
             self._store.remove(version_key(*place), VERSION)
             self._remove_blocks(place, record)
 
+    def key(self, path: str) -> bytes:
+        """The key of what is known of a file."""
+        return version_key(*self._place(path))
+
+    def written(self, path: str) -> Version:
+        """
+        The version of a file that was just put to the source. The next opening gets it without a further look.
+
+        The blocks of the version before stay for those who have it open, until the file is written once more. Then, or
+        when nobody has used them for long, they go.
+
+        :raises Exception: whatever the source raises.
+        """
+        self._looks.pop(path, None)
+        place = self._place(path)
+        record = self._record(path, place)
+        before = None
+        if record is not None:
+            self._store.remove(version_key(*place), VERSION)
+            if record.get("before"):
+                self._remove_blocks(place, record["before"])
+            before = {name: record[name] for name in ("identity", "size", "block_size")}
+        return self._ask(path, place, None, is_free=True, before=before)
+
     def _recent(self, path: str) -> _Look | None:
         look = self._looks.get(path)
         return look if look is not None and self._monotonic() - look.at < _FRESH else None
@@ -235,7 +259,15 @@ class Versions:
             self._store.failures.report(STALE, what, place.url, error)
             return self._recorded(path, place, record)
 
-    def _ask(self, path: str, place: _Place, record: Mapping[str, Any] | None, *, is_free: bool) -> Version:
+    def _ask(
+        self,
+        path: str,
+        place: _Place,
+        record: Mapping[str, Any] | None,
+        *,
+        is_free: bool,
+        before: Mapping[str, Any] | None = None,
+    ) -> Version:
         asked_at, began = self._clock(), self._monotonic()
         info, identity, is_kept = self._look(path)
         size = info.get("size")
@@ -246,7 +278,7 @@ class Versions:
         key = PartKey(*place, token, size if isinstance(size, int) else -1, self._block_size, 0)
         version = Version.of(path, key, info, is_kept=is_kept)
         if info.get("type") == "file":
-            self._record_look(version, place, record, asked_at)
+            self._record_look(version, place, record, asked_at, before)
         self._looks[path] = _Look(version, began, is_free)
         while len(self._looks) > _REMEMBERED:
             self._looks.popitem(last=False)
@@ -268,7 +300,14 @@ class Versions:
         payload = self._store.get(version_key(*place), VERSION)
         return None if payload is None else records.unpack(payload, path)
 
-    def _record_look(self, version: Version, place: _Place, record: Mapping[str, Any] | None, asked_at: float) -> None:
+    def _record_look(
+        self,
+        version: Version,
+        place: _Place,
+        record: Mapping[str, Any] | None,
+        asked_at: float,
+        before: Mapping[str, Any] | None,
+    ) -> None:
         if not version.identity:  # Nothing says that it is another version than the recorded one.
             return
         if record is not None and not self._check and _is_of(record, version):  # No reader asks when it was looked at.
@@ -277,17 +316,23 @@ class Versions:
         if record is not None:
             if asked_at < record["checked"] < asked_at + _FUTURE:  # Another process asked later, and was faster.
                 return
-            if not _is_of(record, version):
+            if _is_of(record, version):
+                before = before or record.get("before")
+            else:
                 self._store.source_counter.open_outdated += 1
                 self._remove_blocks(place, record)
                 if not version.is_kept:
                     self._store.remove(version_key(*place), VERSION)
         if version.is_kept:
             record = {"identity": version.identity, "size": version.size, "info": version.info, "checked": asked_at}
+            if before is not None and not _is_of(before, version):
+                record["before"] = before
             payload = records.pack(record | {"block_size": self._block_size}, version.path)
             self._store.put(version_key(*place), payload, VERSION)
 
     def _remove_blocks(self, place: _Place, record: Mapping[str, Any]) -> None:
+        if record.get("before"):
+            self._remove_blocks(place, record["before"])
         block_size, size = record["block_size"], record["size"]
         key = PartKey(*place, record["identity"], size, block_size, 0)
         count = min(-(-size // block_size), _MOST) if size >= 0 else _MOST

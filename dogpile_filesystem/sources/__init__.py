@@ -8,6 +8,7 @@ May import: nothing.
 from dogpile_filesystem.sources.addresses import url_of, without_secrets
 from dogpile_filesystem.sources.filesystems import (
     honours_ranges,
+    is_local,
     is_rewritten_in_place,
     protocols_of,
     says_missing,
@@ -21,6 +22,7 @@ __all__ = [
     "identity_of_info",
     "identity_of_numbers",
     "identity_of_stat",
+    "is_local",
     "is_rewritten_in_place",
     "protocols_of",
     "says_missing",

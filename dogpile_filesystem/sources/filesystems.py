@@ -46,7 +46,7 @@ def source_identity(
     :return: the identity is None if the source tells nothing.
     :raises OSError: of the filesystem, as it is: not found, denied, connection broken.
     """
-    if _is_local(fs):
+    if is_local(fs):
         # Not what fsspec tells: its times are floats, and leave out the last 200 ns.
         return _local(fs, path, info)
     if info is None:
@@ -120,7 +120,8 @@ def protocols_of(fs: Any) -> set[str]:
     return _names(_unwrapped(fs))
 
 
-def _is_local(fs: Any) -> bool:
+def is_local(fs: Any) -> bool:
+    """Whether a filesystem is fsspec's own one of local files."""
     # A subclass may lead elsewhere.
     return type(fs).__module__ == "fsspec.implementations.local"
 
