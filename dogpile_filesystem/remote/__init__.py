@@ -1,6 +1,6 @@
 """
 Files of slow storage, as an fsspec filesystem: what is read from a source is kept in blocks in a cache directory. Needs
-fsspec and platformdirs: ``pip install dogpile_filesystem[fsspec]``.
+fsspec, platformdirs and tenacity: ``pip install dogpile_filesystem[fsspec]``.
 
 May import: arguments, store, sources, lockfile, layout, failures, flusher.
 """
@@ -8,6 +8,7 @@ May import: arguments, store, sources, lockfile, layout, failures, flusher.
 try:
     import fsspec as _fsspec  # noqa: F401 - it is there
     import platformdirs as _platformdirs  # noqa: F401 - likewise
+    import tenacity as _tenacity  # noqa: F401 - likewise
 except ImportError as error:
     msg = "dogpile_filesystem.remote needs more packages: pip install 'dogpile_filesystem[fsspec]'"
     raise ImportError(msg) from error

@@ -11,6 +11,7 @@ from dogpile_filesystem.sources.filesystems import (
     is_local,
     is_rewritten_in_place,
     protocols_of,
+    says_full,
     says_missing,
     source_identity,
 )
@@ -25,6 +26,7 @@ __all__ = [
     "is_local",
     "is_rewritten_in_place",
     "protocols_of",
+    "says_full",
     "says_missing",
     "source_identity",
     "url_of",
