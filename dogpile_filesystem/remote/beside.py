@@ -75,7 +75,7 @@ def replace(fs: Any, path: str, put: Callable[..., None], token: str, *, is_new:
     """
     if not is_rewritten_in_place(fs) or not _renames(fs):
         if is_new and not _takes_mode(put):
-            _refuse_existing(fs, path)
+            refuse_existing(fs, path)
             is_new = False
         put(path, mode="create") if is_new else put(path)
         return
@@ -83,7 +83,7 @@ def replace(fs: Any, path: str, put: Callable[..., None], token: str, *, is_new:
     with _removed_on_error(lambda: fs.rm_file(temporary)):
         put(temporary)
         if is_new:
-            _refuse_existing(fs, path)
+            refuse_existing(fs, path)
         fs.mv(temporary, path)
 
 
@@ -92,7 +92,13 @@ def _takes_mode(put: Callable[..., None]) -> bool:
     return "mode" in inspect.signature(put).parameters
 
 
-def _refuse_existing(fs: Any, path: str) -> None:
+def refuse_existing(fs: Any, path: str) -> None:
+    """
+    Make sure that a source does not have a file.
+
+    :raises FileExistsError: it has.
+    :raises Exception: whatever the source raises.
+    """
     fs.invalidate_cache(fs._parent(path))  # noqa: SLF001 - each filesystem has its own idea of a parent
     if fs.exists(path):
         raise exists(path)

@@ -26,14 +26,13 @@ from dogpile_filesystem.remote.fill import filler
 from dogpile_filesystem.remote.local import LocalCopies, copy, copy_to_path
 from dogpile_filesystem.remote.namespace import namespace_of
 from dogpile_filesystem.remote.options import OWN, SHARED, Options
-from dogpile_filesystem.remote.passed_on import PassedOnFileSystem
 from dogpile_filesystem.remote.raw import RawCachedFile
 from dogpile_filesystem.remote.source import Source
 from dogpile_filesystem.remote.stream import RawStreamedFile
 from dogpile_filesystem.remote.upload import Uploads
 from dogpile_filesystem.remote.versions import Version, Versions
 from dogpile_filesystem.remote.watched import Poller, Watched
-from dogpile_filesystem.remote.written import WrittenFile
+from dogpile_filesystem.remote.writing import WritingFileSystem
 from dogpile_filesystem.store import Store
 
 #: Arguments that fsspec passes to every filesystem, or that it takes for itself.
@@ -43,7 +42,7 @@ _FSSPEC = ("fo", "asynchronous", "loop", "use_listings_cache", "listings_expiry_
 # ruff: noqa: ARG002 - signatures are fsspec's
 
 
-class CachedFileSystem(PassedOnFileSystem):
+class CachedFileSystem(WritingFileSystem):
     """
     A filesystem whose files are cached in ``base_dir``, in blocks.
 
@@ -199,11 +198,7 @@ class CachedFileSystem(PassedOnFileSystem):
         **kwargs: Any,
     ) -> Any:
         if mode != "rb":
-            self.versions.forget(path)
-            if block_size is not None:
-                kwargs["block_size"] = block_size
-            file = self.fs.open(path, mode, autocommit=autocommit, **kwargs)
-            return WrittenFile(file, lambda: self._forget([path]))
+            return self._open_written(path, mode, autocommit=autocommit, block_size=block_size, **kwargs)
         return self.open_version(self.versions.opened(path))
 
     def open_version(self, version: Version) -> Any:

@@ -10,11 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 import fsspec
-from fsspec.callbacks import DEFAULT_CALLBACK, Callback
 from fsspec.implementations.chained import ChainedFileSystem
 from fsspec.utils import stringify_path
-
-from dogpile_filesystem.remote.written import PassedOnTransaction
 
 
 class _OfObject:
@@ -39,8 +36,6 @@ class PassedOnFileSystem(ChainedFileSystem):
     """
     What :class:`.CachedFileSystem` leaves to its source.
     """
-
-    transaction_type = PassedOnTransaction
 
     @property
     @abc.abstractmethod
@@ -160,21 +155,6 @@ class PassedOnFileSystem(ChainedFileSystem):
                 targets += self.expand_path(path2, recursive=True)
             self._forget([*sources, *targets])
 
-    def cp_file(self, path1: str, path2: str, **kwargs: Any) -> None:
-        """As the source's."""
-        target = self._strip_protocol(path2)
-        self._changing(self.fs.cp_file, self._strip_protocol(path1), target, changed=target, **kwargs)
-
-    def put_file(self, lpath: str, rpath: str, callback: Callback = DEFAULT_CALLBACK, **kwargs: Any) -> None:
-        """As the source's."""
-        target = self._strip_protocol(rpath)
-        self._changing(self.fs.put_file, lpath, target, changed=target, callback=callback, **kwargs)
-
-    def pipe_file(self, path: str, value: bytes, **kwargs: Any) -> None:
-        """As the source's."""
-        target = self._strip_protocol(path)
-        self._changing(self.fs.pipe_file, target, value, changed=target, **kwargs)
-
     def touch(self, path: str, *args: Any, **kwargs: Any) -> None:
         """As the source's."""
         target = self._strip_protocol(path)
@@ -190,14 +170,6 @@ class PassedOnFileSystem(ChainedFileSystem):
     def _forget(self, paths: list[str]) -> None:
         for path in paths:
             self.forget(path)
-        if self._intrans:
-            self.transaction.paths.extend(paths)
-
-    def start_transaction(self) -> PassedOnTransaction:
-        """Begin a transaction: see fsspec."""
-        transaction: PassedOnTransaction = super().start_transaction()
-        transaction.start()
-        return transaction
 
 
 def without_prefix(path: Any) -> Any:

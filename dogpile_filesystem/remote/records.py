@@ -47,10 +47,9 @@ def unpack(payload: bytes, path: str) -> Mapping[str, Any] | None:
     """
     try:
         record = json.loads(payload, object_hook=_from_plain)
-        before = record["before"] if "before" in record else None
         is_whole = (
             _tells_version(record)
-            and (before is None or _tells_version(before))
+            and ("before" not in record or _tells_version(record["before"]))
             and isinstance(record["checked"], float)
             and isinstance(record["info"], dict)
         )

@@ -21,13 +21,19 @@ import functools
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from fsspec.callbacks import DEFAULT_CALLBACK, Callback
 
-from dogpile_filesystem.layout import VERSION
-from dogpile_filesystem.remote.beside import is_temporary, replace, replace_local, token_of, unique_token
+from dogpile_filesystem.remote.beside import (
+    is_temporary,
+    refuse_existing,
+    replace,
+    replace_local,
+    token_of,
+    unique_token,
+)
 from dogpile_filesystem.remote.source import Source, SourceChanged
 from dogpile_filesystem.remote.versions import Version, Versions
 from dogpile_filesystem.sources import is_local, protocols_of
@@ -70,7 +76,7 @@ class Uploads:
 
         :return: whether it was obtained, before ``lock_timeout`` was over. The caller goes on all the same.
         """
-        mutex = self._store.mutex(VERSION, self._versions.key(path), self._lock_timeout)
+        mutex = self._store.unsent.mutex(self._versions.key(path), self._lock_timeout)
         try:
             yield mutex.acquire()
         finally:
@@ -117,10 +123,12 @@ class Uploads:
         """As :meth:`put`, by a caller that is in :meth:`holding`, which told ``is_held``."""
         if base is not None and not self._versions.is_current(base):
             raise SourceChanged(path)
-        token = token_of(self._store.directory.base_dir, path) if is_held else unique_token()
+        token = self._token(path, is_held=is_held)
         before = os.stat(local_path)
         try:
-            made = self._replace(local_path, path, token, mode, {"callback": callback, **options})
+            made = self._replace(
+                local_path, path, token, mode, self._source.fs.put_file, {"callback": callback, **options}
+            )
             version = self._versions.written(path)
             _refuse_other_size(version, before.st_size)
         except BaseException:
@@ -133,17 +141,42 @@ class Uploads:
                 self._versions.forget(path)
         return version
 
+    def refuse_existing(self, path: str) -> None:
+        """
+        Make sure that the source does not have a file.
+
+        :raises FileExistsError: it has.
+        :raises Exception: whatever the source raises.
+        """
+        with self._source.request():
+            refuse_existing(self._source.fs, path)
+
+    def copy(self, path1: str, path2: str, **options: Any) -> None:
+        """
+        Have the source copy a file, or make a directory like another one.
+
+        :raises Exception: whatever the source raises.
+        """
+        fs = self._source.fs
+        if fs.isdir(path1):
+            fs.cp_file(path1, path2, **options)
+            return
+        with self.holding(path2) as is_held:
+            self._replace(path1, path2, self._token(path2, is_held=is_held), "overwrite", fs.cp_file, options)
+
+    def _token(self, path: str, *, is_held: bool) -> str:
+        return token_of(self._store.directory.base_dir, path) if is_held else unique_token()
+
     def _replace(
-        self, local_path: str, path: str, token: str, mode: str, options: dict[str, Any]
+        self, content: str, path: str, token: str, mode: str, put: Callable[..., None], options: dict[str, Any]
     ) -> os.stat_result | None:
         fs, is_new = self._source.fs, mode == "create"
         with self._source.request():
             if is_local(fs):
                 if getattr(fs, "auto_mkdir", False):
                     fs.makedirs(fs._parent(path), exist_ok=True)  # noqa: SLF001 - each filesystem has its own idea of it
-                return replace_local(local_path, path, token, is_new=is_new)
-            put = functools.partial(fs.put_file, local_path, **options)
-            replace(fs, path, put, token, is_new=is_new)
+                return replace_local(content, path, token, is_new=is_new)
+            replace(fs, path, functools.partial(put, content, **options), token, is_new=is_new)
             return None
 
     def _keep(self, version: Version, local_path: str, made: os.stat_result | None) -> None:

@@ -1,31 +1,299 @@
 """
-What is being written straight to the source: a file, and a transaction of several.
+A file that is being written: it grows in a local file, and is put to the source when it is closed or committed.
+
+States: *open*, until :meth:`WrittenFile.close`; *closed*, with its content in the local file, if it is not committed
+yet; *done*: committed or discarded, and the local file is gone. With ``autocommit``, closing commits.
+
+The local file is a draft in the cache. Where the cache has no room for it, or cannot be used, it is moved to the
+system's directory for temporary files, in the middle of a write if need be.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import errno
+import io
+import os
+import shutil
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from fsspec.transaction import Transaction
+from fsspec.callbacks import DEFAULT_CALLBACK
+
+from dogpile_filesystem.failures import NO_ROOM
+from dogpile_filesystem.remote.context import Context
+from dogpile_filesystem.remote.local import TemporaryCopy, copy
+from dogpile_filesystem.remote.versions import Version
+from dogpile_filesystem.store import Draft, NoRoom, Store
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
+#: Bytes that are collected before they are written.
+_BUFFER = 256 << 10
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
-class WrittenFile:
+class RawWrittenFile(io.FileIO):
     """
-    The source's own file, with something to do when it is closed, committed or discarded.
+    The local file, for which room is reserved before it grows.
 
-    :param file: of the source's filesystem, opened for writing.
+    :param key: of what is known of the source's file.
+    :param name: the path of the source's file.
+    :raises OSError: no local file can be made.
+    """
+
+    def __init__(self, store: Store, key: bytes, name: str, *, appends: bool) -> None:
+        self._store = store
+        self._pid = os.getpid()
+        self._appends = appends
+        self._local: Draft | TemporaryCopy = _draft(store, key) or TemporaryCopy()
+        try:
+            super().__init__(self._local.path, "ab" if appends else "wb")
+        except BaseException:
+            self.release()
+            raise
+        self.name = name
+
+    @property
+    def local_path(self) -> str:
+        """Where the content lies."""
+        return self._local.path
+
+    def refuse_child(self) -> None:
+        """
+        Make sure that this is the process that opened the file.
+
+        :raises OSError: EPERM: it is a forked child of that.
+        """
+        if self._pid != os.getpid():
+            msg = "a forked child cannot write to the file of its parent: open it in the child"
+            raise OSError(errno.EPERM, msg, self.name)
+
+    def fileno(self) -> int:
+        """
+        Nobody gets the descriptor, since what is written to it directly is not reserved.
+
+        :raises io.UnsupportedOperation: always.
+        """
+        msg = "fileno: write with the methods of the file"
+        raise io.UnsupportedOperation(msg)
+
+    def write(self, data: ReadableBuffer) -> int:
+        self.refuse_child()
+        view = memoryview(data).cast("B")
+        start = os.fstat(super().fileno()).st_size if self._appends else self.tell()
+        self._reserve(start + len(view))
+        try:
+            return super().write(view)
+        except OSError as error:
+            if error.errno not in _NO_SPACE or not isinstance(self._local, Draft):
+                raise
+        self._move_out(self._local)
+        return super().write(view)
+
+    def truncate(self, size: int | None = None) -> int:
+        self.refuse_child()
+        self._reserve(self.tell() if size is None else size)
+        return super().truncate(size)
+
+    def _reserve(self, size: int) -> None:
+        draft = self._local
+        if not isinstance(draft, Draft):
+            return
+        try:
+            draft.reserve(size)
+        except NoRoom:
+            _report_no_room(self._store)
+        except OSError as error:
+            self._store.failures.report_error(error, "a file is not written in the cache")
+        else:
+            return
+        self._move_out(draft)
+
+    def _move_out(self, draft: Draft) -> None:
+        """Go on outside of the cache."""
+        copied = TemporaryCopy()
+        try:
+            shutil.copyfile(draft.path, copied.path)
+            fd = os.open(copied.path, os.O_WRONLY | (os.O_APPEND if self._appends else 0))
+            try:
+                os.lseek(fd, self.tell(), os.SEEK_SET)
+                os.dup2(fd, super().fileno(), inheritable=False)
+            finally:
+                os.close(fd)
+        except BaseException:
+            copied.release()
+            raise
+        self._local = copied
+        draft.discard()
+
+    def release(self) -> None:
+        """Remove the local file. Never fails."""
+        if self._pid != os.getpid():
+            return
+        if isinstance(self._local, Draft):
+            self._local.discard()
+        else:
+            self._local.release()
+
+
+def _draft(store: Store, key: bytes) -> Draft | None:
+    try:
+        return store.unsent.draft(key)
+    except NoRoom:
+        _report_no_room(store)
+    except OSError as error:
+        store.failures.report_error(error, "a file is not written in the cache")
+    return None
+
+
+def _report_no_room(store: Store) -> None:
+    store.failures.report(NO_ROOM, "a file that is written has no room in the cache: raise cache_size")
+
+
+class WrittenFile(io.BufferedWriter):
+    """
+    A file of a slow source, opened for writing. The source has it when :meth:`close` returns; or that raises, and
+    nothing is cached.
+
+    As files of fsspec do, it is also sent, as far as it was written, when the ``with`` block is left by an exception,
+    or when it is collected without having been closed. To have all of it or nothing, use a transaction, or
+    ``autocommit=False``.
+
+    Concurrency. Threads may share one, as they may share a file of :func:`open`. A forked child cannot write to it, and
+    sends nothing. It cannot be pickled. Of files of one path that are written at once, the one closed last stays.
+
+    Crash. What a killed process was writing is lost; the source has what it had before.
+
+    :param path: as the source's filesystem takes it.
+    :param mode: ``"wb"``, ``"ab"`` or ``"xb"``.
+    :param autocommit: whether closing sends it.
+    :param options: for the source's ``put_file``.
+    :raises FileExistsError: with ``"xb"``: the source has the file.
+    :raises Exception: whatever the source raises.
+
+    :ivar fs: the filesystem that opened it.
+    :ivar path: as the source's filesystem takes it.
+    """
+
+    raw: RawWrittenFile
+
+    def __init__(self, fs: Context, path: str, mode: str, options: Mapping[str, Any], *, autocommit: bool) -> None:
+        self.fs = fs
+        self.path = path
+        self.autocommit = autocommit
+        self._mode = mode
+        self._options = options
+        self._is_done = False
+        base = self._base()
+        # The source is told that the file must be new.
+        self._is_new = mode == "xb" or (mode == "ab" and base is None)
+        self._version = base
+        super().__init__(RawWrittenFile(fs.store, fs.versions.key(path), path, appends=mode == "ab"), _BUFFER)
+        if base is not None:
+            try:
+                with fs.open_version(base) as file:
+                    copy(file, self, DEFAULT_CALLBACK)
+                    # It may have read a newer one.
+                    self._version = getattr(getattr(file, "raw", None), "version", base)
+            except BaseException:
+                self.discard()
+                raise
+
+    def _base(self) -> Version | None:
+        """The version that is appended to; None: none is."""
+        if self._mode == "xb":
+            self.fs.uploads.refuse_existing(self.path)
+        if self._mode != "ab":
+            return None
+        try:
+            return self.fs.versions.opened(self.path)
+        except FileNotFoundError:
+            return None
+
+    @property
+    def mode(self) -> str:
+        """As it was opened."""
+        return self._mode
+
+    @property
+    def full_name(self) -> str:
+        """Its URL."""
+        return self.fs.unstrip_protocol(self.path)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether it was committed, or thrown away."""
+        return self._is_done
+
+    def close(self) -> None:
+        """
+        Close the file, and send it, unless it is still to be committed.
+
+        :raises Exception: whatever the source raises; or an OSError: the local disk cannot take what is left to write.
+        """
+        if self.closed:
+            return
+        self._close_local()
+        if self.autocommit:
+            self.commit()
+
+    def _close_local(self) -> None:
+        try:
+            super().close()
+        except BaseException:
+            self.discard()
+            raise
+
+    def commit(self) -> None:
+        """
+        Send the file. Once it was committed or discarded, there is nothing left to do.
+
+        :raises Exception: whatever the source raises.
+        """
+        if self._is_done:
+            return
+        if not self.closed:
+            self._close_local()
+        self.raw.refuse_child()
+        self._is_done = True
+        mode = "create" if self._is_new else "overwrite"
+        try:
+            self.fs.uploads.put(self.raw.local_path, self.path, mode=mode, base=self._version, **self._options)
+        finally:
+            self.raw.release()
+
+    def discard(self) -> None:
+        """Throw the file away: the source never gets it. Does nothing when it was committed."""
+        self._is_done = True
+        try:
+            super().close()
+        except OSError:
+            pass  # It has no room for what is thrown away.
+        finally:
+            self.raw.release()
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        msg = f"cannot pickle {self.path!r}, open for writing: close it, and open it where it is to be written on"
+        raise TypeError(msg)
+
+
+class DirectFile:
+    """
+    The source's own file, opened for reading and writing, with something to do when it is closed.
+
+    :param file: of the source's filesystem.
     :param when_done: drops what the cache knows of it.
     """
 
-    def __init__(self, file: Any, when_done: Callable[[], None]) -> None:
+    def __init__(self, file: Any, when_done: Any) -> None:
         self._file = file
         self._when_done = when_done
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._file, name)
 
-    def __enter__(self) -> WrittenFile:  # noqa: PYI034 - Self came with Python 3.11
+    def __enter__(self) -> DirectFile:  # noqa: PYI034 - Self came with Python 3.11
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -40,46 +308,3 @@ class WrittenFile:
             self._file.close()
         finally:
             self._when_done()
-
-    def commit(self) -> None:
-        """Make a file visible that was written in a transaction."""
-        try:
-            self._file.commit()
-        finally:
-            self._when_done()
-
-    def discard(self) -> None:
-        """Throw away a file that was written in a transaction."""
-        try:
-            self._file.discard()
-        finally:
-            self._when_done()
-
-
-class PassedOnTransaction(Transaction):
-    """
-    A transaction of the source, with all that the source does in it.
-
-    :ivar paths: of what is written in it, to be dropped from the cache once more when it is over.
-    """
-
-    def __init__(self, fs: Any, **kwargs: Any) -> None:
-        super().__init__(fs, **kwargs)
-        self.paths: list[str] = []
-
-    def start(self) -> None:
-        """Begin it, here and at the source."""
-        super().start()
-        self.fs.fs.start_transaction()
-
-    def complete(self, commit: bool = True) -> None:
-        """End it: have the source make everything visible that was written in it, or throw it away."""
-        fs = self.fs
-        # They are those of the source, which does with them what is to be done.
-        self.files.clear()
-        try:
-            fs.fs.transaction.complete(commit)
-        finally:
-            super().complete(commit)
-            for path in self.paths:
-                fs.forget(path)

@@ -29,7 +29,7 @@ cached = pytest.importorskip("cached")
 from fsspec.callbacks import NoOpCallback  # noqa: E402 - after those that may be missing
 
 from dogpile_filesystem.layout import PART  # noqa: E402 - likewise
-from dogpile_filesystem.remote import local  # noqa: E402 - likewise
+from dogpile_filesystem.remote import beside  # noqa: E402 - likewise
 
 BLOCK = cached.BLOCK_SIZE
 #: Ten blocks and a part of one.
@@ -362,7 +362,7 @@ def test_get_where_no_file_can_be_made(make, source, tmp_path, monkeypatch):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), file)
         return opened(file, mode, *args, **kwargs)
 
-    monkeypatch.setattr(local, "open", refuse, raising=False)
+    monkeypatch.setattr(beside, "open", refuse, raising=False)
     fs.get_file("a", tmp_path / "target")
     assert (tmp_path / "target").read_bytes() == CONTENT
     with pytest.raises(PermissionError):
