@@ -16,5 +16,7 @@ except ImportError as error:
 from dogpile_filesystem.remote.file import CachedFile
 from dogpile_filesystem.remote.filesystem import CachedFileSystem
 from dogpile_filesystem.remote.source import SourceChanged
+from dogpile_filesystem.remote.unsent import Conflict, UploadError
+from dogpile_filesystem.remote.writing_back import Unsent
 
-__all__ = ["CachedFile", "CachedFileSystem", "SourceChanged"]
+__all__ = ["CachedFile", "CachedFileSystem", "Conflict", "SourceChanged", "Unsent", "UploadError"]

@@ -8,6 +8,7 @@ filesystem is dropped from the cache.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import errno
 import os
@@ -27,14 +28,17 @@ from dogpile_filesystem.remote.local import LocalCopies, copy, copy_to_path
 from dogpile_filesystem.remote.namespace import namespace_of
 from dogpile_filesystem.remote.options import OWN, SHARED, Options
 from dogpile_filesystem.remote.raw import RawCachedFile
-from dogpile_filesystem.remote.source import Source
+from dogpile_filesystem.remote.source import Source, SourceChanged
 from dogpile_filesystem.remote.stream import RawStreamedFile
+from dogpile_filesystem.remote.unsent_reader import open_unsent
 from dogpile_filesystem.remote.upload import Uploads
 from dogpile_filesystem.remote.versions import Version, Versions
 from dogpile_filesystem.remote.watched import Poller, Watched
-from dogpile_filesystem.remote.writing import WritingFileSystem
+from dogpile_filesystem.remote.writing_back import BackFileSystem
 from dogpile_filesystem.store import Store
 
+#: How often to open a file anew because it is written all the time.
+_CHANGES = 20
 #: Arguments that fsspec passes to every filesystem, or that it takes for itself.
 _FSSPEC = ("fo", "asynchronous", "loop", "use_listings_cache", "listings_expiry_time", "max_paths", "batch_size")
 
@@ -42,7 +46,7 @@ _FSSPEC = ("fo", "asynchronous", "loop", "use_listings_cache", "listings_expiry_
 # ruff: noqa: ARG002 - signatures are fsspec's
 
 
-class CachedFileSystem(WritingFileSystem):
+class CachedFileSystem(BackFileSystem):
     """
     A filesystem whose files are cached in ``base_dir``, in blocks.
 
@@ -74,6 +78,12 @@ class CachedFileSystem(WritingFileSystem):
     :param fill: whether files that were opened are fetched whole, by a thread of this process. Default False.
     :param namespace: readers share blocks if they have the same namespace. Default None: the same source with the same
      options, credentials included. Pass a name if credentials change while the files stay the same.
+    :param write: ``"through"``: what is written is at the source when its ``close()`` returns. ``"back"``: it is safe
+     on the local disk then, and sent to the source later. Default ``"through"``.
+    :param write_after: seconds after which a file that is written back is sent. Default 5.
+    :param max_uploads: how many of them this process sends at once. Default 4. 0: only :meth:`flush` sends.
+    :param on_conflict: when somebody else has changed a file at the source that was written back here: ``"overwrite"``
+     it, and say so in the log; or ``"error"``: keep ours unsent, until :meth:`flush` is told. Default ``"overwrite"``.
     :param high_watermark: the part of ``cache_size``, more than 0, beyond which entries are evicted. Default 1.0.
     :param low_watermark: the part of ``cache_size`` down to which they are evicted then. Default: ``high_watermark``.
     :param signing_key: bytes or a string, or a list of them: as the backends of dogpile.cache take it. Default None.
@@ -140,6 +150,7 @@ class CachedFileSystem(WritingFileSystem):
             cache_size=shared.cache_size,
         )
         self._copies = LocalCopies(self)
+        self._begin_writing_back(self.options.namespace or namespace_of(source))
         self._watched = Watched(self)
 
     @property
@@ -199,7 +210,10 @@ class CachedFileSystem(WritingFileSystem):
     ) -> Any:
         if mode != "rb":
             return self._open_written(path, mode, autocommit=autocommit, block_size=block_size, **kwargs)
-        return self.open_version(self.versions.opened(path))
+        for _ in range(_CHANGES):
+            with contextlib.suppress(SourceChanged):  # An unsent file was sent or replaced in this moment.
+                return self.open_version(self.versions.opened(path))
+        raise SourceChanged(path)
 
     def open_version(self, version: Version) -> Any:
         """
@@ -211,6 +225,8 @@ class CachedFileSystem(WritingFileSystem):
         """
         if version.info.get("type") == "directory":
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), version.path)
+        if version.is_unsent:
+            return CachedFile(self, open_unsent(self, version))
         if not version.identity or version.info.get("type") == "other":  # Such as a pipe.
             return self.source.open(version.path)
         # A web server may say that it answers no ranges.
@@ -219,10 +235,6 @@ class CachedFileSystem(WritingFileSystem):
         if self.options.fill:
             filler.add(self.blocks, version)
         return CachedFile(self, RawCachedFile(self, version))
-
-    def info(self, path: str, **kwargs: Any) -> dict[str, Any]:
-        """What the source says of a file or a directory: what it said last, within the limits of ``check``."""
-        return self.versions.info(self._strip_protocol(path))
 
     def count_opening(self, *, has_hit: bool, has_missed: bool) -> None:
         """Count a file that is closed, by where its bytes came from."""

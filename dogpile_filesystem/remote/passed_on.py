@@ -13,6 +13,8 @@ import fsspec
 from fsspec.implementations.chained import ChainedFileSystem
 from fsspec.utils import stringify_path
 
+from dogpile_filesystem.remote.versions import Versions
+
 
 class _OfObject:
     """
@@ -36,6 +38,8 @@ class PassedOnFileSystem(ChainedFileSystem):
     """
     What :class:`.CachedFileSystem` leaves to its source.
     """
+
+    versions: Versions
 
     @property
     @abc.abstractmethod
@@ -69,6 +73,10 @@ class PassedOnFileSystem(ChainedFileSystem):
     def ls(self, path: str, detail: bool = True, **kwargs: Any) -> list[Any]:
         """As the source's."""
         return list(self.fs.ls(self._strip_protocol(path), detail=detail, **kwargs))
+
+    def info(self, path: str, **_: Any) -> dict[str, Any]:
+        """What the source says of a file or a directory: what it said last, within the limits of ``check``."""
+        return self.versions.info(self._strip_protocol(path))
 
     def exists(self, path: str, **kwargs: Any) -> bool:
         """As the source's."""

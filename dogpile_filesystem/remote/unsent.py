@@ -96,9 +96,7 @@ class Record:
         tries, error = (0, "") if self.is_lasting else (self.tries, self.error)
         if tries:
             next_try = self.next_try
-        return dataclasses.replace(
-            record, next_try=next_try, base=self.base, sent=self.sent, tries=tries, error=error
-        )
+        return dataclasses.replace(record, next_try=next_try, base=self.base, sent=self.sent, tries=tries, error=error)
 
     def knows(self, identity: str) -> bool:
         """Whether a version of the source is the one that this file was to replace, or of our own making."""
@@ -127,6 +125,19 @@ class Conflict(OSError):
     def __init__(self, path: str) -> None:
         what = "the source's file was changed by somebody else since it was written here: remove one of the two"
         super().__init__(errno.EEXIST, what, path)
+
+
+class UploadError(OSError):
+    """
+    Files that could not be sent. They stay unsent.
+
+    :ivar failed: why, by path.
+    """
+
+    def __init__(self, failed: Mapping[str, Exception]) -> None:
+        said = "; ".join(f"{path}: {error!r}" for path, error in failed.items())
+        super().__init__(errno.EIO, f"{len(failed)} files are not sent: {said}")
+        self.failed = dict(failed)
 
 
 def unpack(metadata: bytes) -> Record | None:

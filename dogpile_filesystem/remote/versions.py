@@ -94,6 +94,11 @@ class Version(NamedTuple):
         return self.prefix + b"%d" % number
 
     @property
+    def is_unsent(self) -> bool:
+        """Whether it was written here, and the source did not have it yet."""
+        return self.identity.startswith(unsent.IDENTITY)
+
+    @property
     def blocks(self) -> int:
         """The number of its blocks; 0 if its size is unknown."""
         return -(-max(self.size, 0) // self.block_size)

@@ -1,0 +1,172 @@
+"""
+What is unsent, laid over what the source says: readers of the cache see what was written and removed here, and that the
+source does not know yet.
+
+Concurrency. What is unsent is looked up first. So a file that is sent in this moment is not missing in a listing.
+
+Limits. While something of the source is unsent, directories are walked one by one, as fsspec does it.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+from typing import Any
+
+from fsspec.spec import AbstractFileSystem
+
+from dogpile_filesystem.remote import unsent
+from dogpile_filesystem.remote.passed_on import without_prefix
+from dogpile_filesystem.remote.unsent import Record
+from dogpile_filesystem.remote.uploader import Uploader
+from dogpile_filesystem.remote.versions import Version
+from dogpile_filesystem.remote.writing import WritingFileSystem
+from dogpile_filesystem.store import UnsentFile
+
+Pending = tuple[UnsentFile, Record]
+
+
+def below(path: str, directory: str) -> str | None:
+    """The path of a file within a directory; empty: it is the directory itself; None: it lies elsewhere."""
+    directory = directory.rstrip("/")
+    if path.rstrip("/") == directory:
+        return ""
+    if directory and not path.startswith(f"{directory}/"):
+        return None
+    return path[len(directory) :].lstrip("/")
+
+
+def merged(directory: str, rows: Sequence[dict[str, Any]] | None, pending: Sequence[Pending]) -> list[dict[str, Any]]:
+    """
+    What is in a directory.
+
+    :param rows: what the source says; None: that it has no such directory.
+    :param pending: what is unsent in the directory, and below it.
+    :raises FileNotFoundError: there is no such directory.
+    """
+    by_name = {row["name"].rstrip("/"): row for row in rows or ()}
+    is_there = rows is not None
+    # Names that the source's filesystem gives may have a slash at their beginning, or none.
+    slash = directory[: len(directory) - len(directory.lstrip("/"))]
+    for file, record in pending:
+        inner = below(record.path, directory)
+        if inner is None:
+            continue
+        first, is_deeper, _ = inner.partition("/")
+        name = f"{directory.rstrip('/')}/{first}" if directory.strip("/") else f"{slash}{first}"
+        if not inner:  # The listing of a file.
+            name = record.path
+        is_there |= not record.removed
+        if is_deeper:
+            if not record.removed:
+                by_name.setdefault(name, {"name": name, "size": 0, "type": "directory"})
+        elif record.removed:
+            by_name.pop(name, None)
+            is_there &= bool(inner)
+        else:
+            by_name[name] = unsent.info_of(name, record, file.size)
+    if not is_there:
+        raise FileNotFoundError(directory)
+    return [by_name[name] for name in sorted(by_name)]
+
+
+class OverlaidFileSystem(WritingFileSystem):
+    """
+    What :class:`.CachedFileSystem` says of files and directories.
+    """
+
+    uploader: Uploader
+
+    def _pending(self, path: str = "") -> list[Pending]:
+        """
+        What is unsent at a path and below it, the oldest first.
+
+        :raises OSError: it cannot be listed.
+        """
+        files = self.uploader.files()
+        return [each for each in files if not path.strip("/") or below(each[1].path, path) is not None]
+
+    def _unsent_version(self, path: str) -> Version | None:
+        version = self.versions.unsent(self._strip_protocol(path))
+        return version if isinstance(version, Version) else None
+
+    def ls(self, path: str, detail: bool = True, **kwargs: Any) -> list[Any]:
+        """What is in a directory; of a file, itself."""
+        target = self._strip_protocol(path)
+        pending = self._pending(target)
+        if not pending:
+            return super().ls(path, detail=detail, **kwargs)
+        try:
+            rows = super().ls(path, detail=True, **kwargs)
+        except FileNotFoundError:
+            rows = None
+        found = merged(target, rows, pending)
+        return found if detail else [row["name"] for row in found]
+
+    def info(self, path: str, **kwargs: Any) -> dict[str, Any]:
+        """What the source says of a file or a directory, and what was written and removed here."""
+        target = self._strip_protocol(path)
+        version = self._unsent_version(target)
+        if version is not None:
+            return dict(version.info)
+        pending = self._pending(target)
+        try:
+            return dict(super().info(path, **kwargs))
+        except FileNotFoundError:
+            if all(record.removed for _, record in pending):
+                raise
+            return {"name": target, "size": 0, "type": "directory"}
+
+    def exists(self, path: str, **kwargs: Any) -> bool:
+        """Whether there is a file or a directory."""
+        return bool(self._either("exists", path, **kwargs))
+
+    def lexists(self, path: str, **kwargs: Any) -> bool:
+        """As :meth:`exists`; and a link that leads nowhere, where the source tells."""
+        return bool(self._either("lexists", path, **kwargs))
+
+    def find(self, path: str, *args: Any, **kwargs: Any) -> Any:
+        """All files below a directory."""
+        return self._either("find", path, *args, **kwargs)
+
+    def walk(self, path: str, *args: Any, **kwargs: Any) -> Any:
+        """The directories below one, each with what is in it."""
+        return self._either("walk", path, *args, **kwargs)
+
+    def glob(self, path: str, *args: Any, **kwargs: Any) -> Any:
+        """The paths that match a pattern."""
+        return self._either("glob", path, *args, **kwargs)
+
+    def du(self, path: str, *args: Any, **kwargs: Any) -> Any:
+        """The bytes of the files below a directory."""
+        return self._either("du", path, *args, **kwargs)
+
+    def _either(self, name: str, path: str, *args: Any, **kwargs: Any) -> Any:
+        """Call a method of the source; while something is unsent, that of fsspec, which uses what is overlaid."""
+        if self._pending():
+            return getattr(AbstractFileSystem, name)(self, without_prefix(path), *args, **kwargs)
+        return getattr(super(), name)(path, *args, **kwargs)
+
+    def ukey(self, path: str) -> Any:
+        """As the source's. Of an unsent file, what tells it from others."""
+        version = self._unsent_version(path)
+        return super().ukey(path) if version is None else version.identity
+
+    def checksum(self, path: str) -> Any:
+        """As the source's. Of an unsent file, what tells it from others."""
+        version = self._unsent_version(path)
+        return super().checksum(path) if version is None else version.identity
+
+    def created(self, path: str) -> Any:
+        """As the source's. Of an unsent file, when it was written."""
+        version = self._unsent_version(path)
+        return super().created(path) if version is None else _time(version)
+
+    def modified(self, path: str) -> Any:
+        """As the source's. Of an unsent file, when it was written."""
+        version = self._unsent_version(path)
+        return super().modified(path) if version is None else _time(version)
+
+
+def _time(version: Version) -> datetime.datetime:
+    return datetime.datetime.fromtimestamp(version.info["mtime"], tz=datetime.timezone.utc)
