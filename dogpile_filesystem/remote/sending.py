@@ -12,6 +12,7 @@ that is compared byte by byte, before it is called a conflict.
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import errno
 import os
@@ -54,6 +55,18 @@ class Outcome(NamedTuple):
 
     end: End
     error: Exception | None = None
+
+
+class _PutFailed(Exception):
+    """A put failed, and may have left something. The cause tells why."""
+
+    def __init__(self, record: Record) -> None:
+        super().__init__()
+        self.record = record
+
+    @property
+    def error(self) -> Exception:
+        return self.__cause__ if isinstance(self.__cause__, Exception) else self
 
 
 class Sender:
@@ -116,6 +129,8 @@ class Sender:
             if self._store.unsent.remove(file.key, file.token):
                 return Outcome(End.SENT)
             self._tell_successor(file.key, identity)
+        except _PutFailed as failed:
+            return self._fail(file, failed.record, failed.error)
         except FileNotFoundError as error:
             # The content is gone: the file was written anew, or removed.
             now = self._store.unsent.find(file.key)
@@ -132,12 +147,22 @@ class Sender:
             before = self._identity(record.path)
             if not record.knows(before) and not self._has(record.path, content, file.size):
                 self._meet_conflict(record, overwrites=overwrites)
-            version = self._put_with_parents(f"/dev/fd/{content.fileno()}", record.path)
+            try:
+                version = self._put_with_parents(f"/dev/fd/{content.fileno()}", record.path)
+            except Exception as error:
+                raise _PutFailed(record.sent_as(self._left(record.path, before))) from error
             # A source whose identity is that of the content tells nothing of the second of two equal ones.
             if version.identity in ("", before) and not self._has(record.path, content, file.size):
                 self._versions.forget(record.path)
                 raise OSError(errno.EIO, "the source accepted the file, and has another content", record.path)
         return version.identity
+
+    def _left(self, path: str, before: str) -> str:
+        """The identity of what a put has left that failed, such as a part; empty: nothing, as far as is known."""
+        with contextlib.suppress(Exception):
+            identity = self._identity(path)
+            return "" if identity == before else identity
+        return ""
 
     def _put_with_parents(self, local_path: str, path: str) -> Version:
         try:
@@ -157,6 +182,7 @@ class Sender:
             pass
         finally:
             self._versions.forget(record.path)
+        self._uploads.remove_part(record.path)
         if self._is_file(record.path):
             raise OSError(errno.EIO, "the source removed the file, and still has it", record.path)
 
