@@ -115,7 +115,11 @@ class Sender:
             record = None if file is None else unsent.unpack(file.metadata)
             if file is None or record is None:
                 return Outcome(End.NOTHING)
-            return self._send(file, record, overwrites=overwrites)
+            outcome = self._send(file, record, overwrites=overwrites)
+            if outcome.end is not End.SENT:
+                # What the source said of an older content is not for those who open the newer one when it is sent.
+                self._versions.look_again(record.path)
+            return outcome
         finally:
             mutex.release()
 

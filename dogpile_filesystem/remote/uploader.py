@@ -83,7 +83,9 @@ class Uploader:
         found = []
         for file in self._store.unsent.all():
             record = unsent.unpack(file.metadata)
-            if record is not None and record.namespace == self._namespace:
+            if record is None:  # Of a later release, perhaps.
+                self._sender.failures.report(UNSENT, "an unsent file is kept, but its record cannot be read: %r", file.key)
+            elif record.namespace == self._namespace:
                 found.append((file, record))
         return found
 

@@ -239,6 +239,10 @@ class Versions:
         key = PartKey(*place, unsent.IDENTITY + found.token, found.size, self._block_size, 0)
         return Version.of(path, key, unsent.info_of(path, record, found.size), is_kept=False)
 
+    def look_again(self, path: str) -> None:
+        """Ask the source at the next opening: what it said a moment ago may be older than what is unsent."""
+        self._looks.pop(path, None)
+
     def known_identity(self, path: str) -> str | None:
         """The identity of the version that the source was last known to have; None: nothing is known. Asks nobody."""
         record = self._record(path, self._place(path))

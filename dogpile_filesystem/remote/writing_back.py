@@ -137,6 +137,7 @@ class BackFileSystem(OverlaidFileSystem):
     def _accept(self, path: str, draft: Draft) -> None:
         metadata = self._record(path, self.options.write_after).pack()
         self.patience.wait_for_room(self.store, path, lambda: draft.accept(metadata))
+        self.versions.look_again(path)
         self.uploader.start()
 
     def _accept_removal(self, path: str) -> None:
@@ -144,6 +145,7 @@ class BackFileSystem(OverlaidFileSystem):
         metadata = self._record(path, 0.0, removed=True).pack()
         key = self.versions.key(path)
         self.patience.wait_for_room(self.store, path, lambda: self.store.unsent.accept(key, metadata))
+        self.versions.look_again(path)
         self.uploader.start()
 
     def _record(self, path: str, wait: float, *, removed: bool = False) -> Record:

@@ -113,7 +113,8 @@ class Worker:
         now = self.journal.state.get(path)
         choice = self.rng.random()
         if choice < 0.15:
-            assert self.read(path) == now
+            found = self.read(path)
+            assert found == now, f"found {found} at {path}, and not {now}"
         elif now is None or choice < 0.6:
             new = self.number * 10**9 + self.journal.count
             self.change([{path: new}], lambda: self.fs.pipe_file(path, content(new)))
