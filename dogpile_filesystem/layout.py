@@ -41,7 +41,7 @@ CLEARED_PREFIX = "values."
 TEMPORARY_SUFFIX = ".tmp"
 
 #: Numbers of the kinds. Plain numbers, because an enum's hash and comparison cost a tenth of a hit.
-VALUE, FILE, PART, VERSION, UNSENT = 1, 2, 3, 4, 7
+VALUE, FILE, PART, VERSION, LISTING, CHANGES, UNSENT = 1, 2, 3, 4, 5, 6, 7
 
 
 class Kind(NamedTuple):
@@ -68,6 +68,10 @@ KINDS = {
     PART: Kind(PART, "block", "b", has_content=False),
     # What is known of a version of a source's file.
     VERSION: Kind(VERSION, "version", "i", has_content=False),
+    # What a source said of a directory's children, or of one name.
+    LISTING: Kind(LISTING, "listing", "l", has_content=False),
+    # What was changed in a source's directory through the cache.
+    CHANGES: Kind(CHANGES, "changes", "c", has_content=False),
     # A file that was written, and is still to be sent to its source.
     UNSENT: Kind(UNSENT, "unsent", "u", has_content=True),
 }
@@ -132,6 +136,17 @@ def version_key(url: str, namespace: str) -> bytes:
     :raises ValueError: as :meth:`PartKey.pack`.
     """
     return _pack(url, namespace)
+
+
+def listing_key(url: str, namespace: str, generation: str, part: str = "") -> bytes:
+    """
+    The key of what is known of a source's directory or of one name.
+
+    :param generation: of the listings of the namespace: with another one, all of them are others.
+    :param part: what of it; empty: its children.
+    :raises ValueError: as :meth:`PartKey.pack`.
+    """
+    return _pack(url, namespace, generation, part)
 
 
 def unpack_version_key(key: bytes) -> tuple[str, str] | None:

@@ -13,7 +13,7 @@ import click
 from dogpile_filesystem import maintenance
 from dogpile_filesystem.cli import formatting, parameters, sources
 from dogpile_filesystem.cli.cache import open_cache
-from dogpile_filesystem.layout import ALL_SHARDS, PART, SHARDS, VERSION
+from dogpile_filesystem.layout import ALL_SHARDS, CHANGES, LISTING, PART, SHARDS, VERSION
 from dogpile_filesystem.maintenance import Cache, Removed, Select
 
 
@@ -123,7 +123,7 @@ def _remove_keys(cache: Cache, keys: Iterable[str], kinds: list[int], *, dry_run
 def _remove_prefix(cache: Cache, prefix: str, kinds: list[int], *, dry_run: bool) -> Removed:
     keys = maintenance.with_prefix(formatting.key_bytes(prefix), kinds)
     # The same bytes, unless the name of a file is not UTF-8.
-    urls = maintenance.with_prefix(formatting.url_bytes(prefix), set(kinds) & {PART, VERSION})
+    urls = maintenance.with_prefix(formatting.url_bytes(prefix), set(kinds) & {PART, VERSION, LISTING, CHANGES})
     return _remove_selected(cache, maintenance.any_of(keys, urls), dry_run=dry_run)
 
 

@@ -12,21 +12,27 @@ import contextlib
 import difflib
 import errno
 import os
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import fsspec
 from fsspec.callbacks import DEFAULT_CALLBACK, Callback
 
-from dogpile_filesystem.layout import PART, VERSION
+from dogpile_filesystem.layout import CHANGES, LISTING, PART, VERSION
 from dogpile_filesystem.lockfile import Stats
 from dogpile_filesystem.remote import ranges
 from dogpile_filesystem.remote.blocks import Blocks
+from dogpile_filesystem.remote.changes import Judge
 from dogpile_filesystem.remote.file import CachedFile
 from dogpile_filesystem.remote.fill import filler
+from dogpile_filesystem.remote.kept import Kept
+from dogpile_filesystem.remote.listing_entries import Entries
+from dogpile_filesystem.remote.listings import Listings
 from dogpile_filesystem.remote.local import LocalCopies, copy, copy_to_path
 from dogpile_filesystem.remote.namespace import namespace_of
 from dogpile_filesystem.remote.options import OWN, SHARED, Options
+from dogpile_filesystem.remote.places import Places
 from dogpile_filesystem.remote.raw import RawCachedFile
 from dogpile_filesystem.remote.source import Source, SourceChanged
 from dogpile_filesystem.remote.stream import RawStreamedFile
@@ -35,12 +41,13 @@ from dogpile_filesystem.remote.upload import Uploads
 from dogpile_filesystem.remote.versions import Version, Versions
 from dogpile_filesystem.remote.watched import Poller, Watched
 from dogpile_filesystem.remote.writing_back import BackFileSystem
+from dogpile_filesystem.sources import lists_all, protocols_of
 from dogpile_filesystem.store import Store
 
 #: How often to open a file anew because it is written all the time.
 _CHANGES = 20
 #: Arguments that fsspec passes to every filesystem, or that it takes for itself.
-_FSSPEC = ("fo", "asynchronous", "loop", "use_listings_cache", "listings_expiry_time", "max_paths", "batch_size")
+_FSSPEC = ("fo", "asynchronous", "loop", "use_listings_cache", "max_paths", "batch_size")
 
 
 # ruff: noqa: ARG002 - signatures are fsspec's
@@ -73,8 +80,10 @@ class CachedFileSystem(BackFileSystem):
     :param block_size: bytes of a block, or a string: a power of two from 64 KiB to 64 MiB. Default 1 MiB.
     :param check: when to ask the source for a file's version: ``"always"`` when it is opened; a number of seconds: when
      it was last asked longer ago; ``"never"``: once, for sources whose files do not change. Default ``"always"``.
-    :param stale_if_error: whether to serve the last known version while the source fails. Default False: its errors are
-     raised. That a file is missing or denied is always raised.
+    :param listings_expiry_time: seconds for which listings, and what the source says of a file or a directory, are
+     kept, in ``base_dir``, for all processes. Default 0: they are not. ``open`` obeys ``check`` nevertheless.
+    :param stale_if_error: whether to serve the last known version, or listing, while the source fails. Default False:
+     its errors are raised. That a file is missing or denied is always raised.
     :param fill: whether files that were opened are fetched whole, by a thread of this process. Default False.
     :param namespace: readers share blocks if they have the same namespace. Default None: the same source with the same
      options, credentials included. Pass a name if credentials change while the files stay the same.
@@ -126,11 +135,16 @@ class CachedFileSystem(BackFileSystem):
         self.store = _store(self.options)
         self.store.open_if_possible()
         self.source = Source(source, self.store.source_counter)
+        places = Places(
+            self.source, self.options.namespace or namespace_of(source), is_shared=self.options.namespace is not None
+        )
+        kept = _kept(self.store, self.source, places, self.options)
         self.versions = Versions(
             self.store,
             self.source,
-            namespace=self.options.namespace or namespace_of(source),
-            is_shared=self.options.namespace is not None,
+            places,
+            kept,
+            listings_expiry_time=self.options.listings_expiry_time,
             block_size=self.options.block_size,
             check=self.options.check,
             stale_if_error=self.options.stale_if_error,
@@ -142,10 +156,19 @@ class CachedFileSystem(BackFileSystem):
             lock_timeout=shared.lock_timeout,
             cache_size=shared.cache_size,
         )
+        self.listings = Listings(
+            self.store,
+            self.source,
+            self.versions,
+            kept,
+            expiry=self.options.listings_expiry_time,
+            stale_if_error=self.options.stale_if_error,
+        )
         self.uploads = Uploads(
             self.store,
             self.source,
             self.versions,
+            self.listings,
             lock_timeout=shared.lock_timeout,
             cache_size=shared.cache_size,
         )
@@ -165,10 +188,6 @@ class CachedFileSystem(BackFileSystem):
         What concerns sources is in ``stats().process.source`` and ``stats().total.source``.
         """
         return self.store.stats()
-
-    def forget(self, path: str) -> None:
-        """Drop a file from the cache: what its version is, and the blocks of that version."""
-        self.versions.forget(self._strip_protocol(path))
 
     def watch(self, poller: Poller, to_path: Callable[[str], str] | None = None) -> None:
         """
@@ -353,11 +372,18 @@ def _store(options: Options) -> Store:
         max_entries=shared.max_entries,
         min_free_space=shared.min_free_space,
         access=shared.access,
-        kinds=[PART, VERSION],
+        kinds=[PART, VERSION, LISTING, CHANGES],
         signing_keys=shared.signing_keys,
         high_watermark=options.high_watermark,
         low_watermark=options.low_watermark,
     )
+
+
+def _kept(store: Store, source: Source, places: Places, options: Options) -> Kept:
+    """The store, as the listings of the source are kept in it."""
+    entries = Entries(store, places, options.shared.lock_timeout)
+    judge = Judge(protocols_of(source.fs), time.time)
+    return Kept(entries, judge, parent=source.parent, lists_all=lists_all(source.fs))
 
 
 def _refuse_unknown(arguments: Mapping[str, Any]) -> None:

@@ -27,17 +27,9 @@ SHARED = (
 )
 #: The arguments of this filesystem alone.
 OWN = (
-    "block_size",
-    "check",
-    "stale_if_error",
-    "fill",
-    "namespace",
-    "high_watermark",
-    "low_watermark",
-    "write",
-    "write_after",
-    "max_uploads",
-    "on_conflict",
+    *("block_size", "check", "listings_expiry_time", "stale_if_error", "fill", "namespace"),
+    *("high_watermark", "low_watermark"),
+    *("write", "write_after", "max_uploads", "on_conflict"),
 )
 
 _CACHE_SIZE = 10 << 30
@@ -56,6 +48,7 @@ class Options:
     :ivar block_size: bytes of a block, a power of two.
     :ivar check: seconds for which a version that was looked up is taken for the current one; 0: it is looked up at each
      opening; infinity: it is looked up once.
+    :ivar listings_expiry_time: seconds for which listings and what is known of single names are kept; 0: they are not.
     :ivar stale_if_error: whether the last known version is served while the source fails.
     :ivar fill: whether files that were opened are fetched whole.
     :ivar namespace: what readers have to have in common to share blocks; None: the source's class and options.
@@ -70,6 +63,7 @@ class Options:
     shared: Arguments
     block_size: int
     check: float
+    listings_expiry_time: float
     stale_if_error: bool
     fill: bool
     namespace: str | None
@@ -110,6 +104,7 @@ class Options:
             shared=Arguments.parse(shared),
             block_size=_block_size(given.get("block_size", _BLOCK_SIZE)),
             check=_check(given.get("check", "always")),
+            listings_expiry_time=_listings(given.get("listings_expiry_time", 0)),
             stale_if_error=parse_boolean("stale_if_error", given.get("stale_if_error", False)),
             fill=parse_boolean("fill", given.get("fill", False)),
             namespace=namespace,
@@ -148,6 +143,17 @@ def _check(value: object) -> float:
         msg = f"check={value!r} is not accepted: pass 'always', 'never', or a number of seconds more than 0"
         raise ValueError(msg) from error
     return math.inf if seconds is None else seconds
+
+
+def _listings(value: object) -> float:
+    try:
+        if not isinstance(value, bool) and isinstance(value, str | int | float) and float(value) == 0:
+            return 0.0
+        seconds = parse_seconds("listings_expiry_time", value)
+    except ValueError as error:
+        msg = f"listings_expiry_time={value!r} is not accepted: pass a number of seconds, or 0 to keep no listings"
+        raise ValueError(msg) from error
+    return seconds or 0.0
 
 
 def _fraction(name: str, value: object) -> float:

@@ -90,28 +90,37 @@ class OverlaidFileSystem(WritingFileSystem):
         version = self.versions.unsent(self._strip_protocol(path))
         return version if isinstance(version, Version) else None
 
-    def ls(self, path: str, detail: bool = True, **kwargs: Any) -> list[Any]:
-        """What is in a directory; of a file, itself."""
+    def ls(self, path: str, detail: bool = True, refresh: bool = False, **kwargs: Any) -> list[Any]:
+        """
+        What is in a directory; of a file, itself.
+
+        :param refresh: whether to ask the source, whatever is kept.
+        :param kwargs: options of the source, with which nothing is kept.
+        """
         target = self._strip_protocol(path)
         pending = self._pending(target)
         if not pending:
-            return super().ls(path, detail=detail, **kwargs)
+            return super().ls(path, detail=detail, refresh=refresh, **kwargs)
         try:
-            rows = super().ls(path, detail=True, **kwargs)
+            rows = super().ls(path, detail=True, refresh=refresh, **kwargs)
         except FileNotFoundError:
             rows = None
         found = merged(target, rows, pending)
         return found if detail else [row["name"] for row in found]
 
-    def info(self, path: str, **kwargs: Any) -> dict[str, Any]:
-        """What the source says of a file or a directory, and what was written and removed here."""
+    def info(self, path: str, refresh: bool = False, **kwargs: Any) -> dict[str, Any]:
+        """
+        What the source says of a file or a directory, and what was written and removed here.
+
+        :param refresh: whether to ask the source, whatever is kept.
+        """
         target = self._strip_protocol(path)
         version = self._unsent_version(target)
         if version is not None:
             return dict(version.info)
         pending = self._pending(target)
         try:
-            return dict(super().info(path, **kwargs))
+            return dict(super().info(path, refresh=refresh, **kwargs))
         except FileNotFoundError:
             if all(record.removed for _, record in pending):
                 raise

@@ -13,8 +13,8 @@ from typing import Any
 
 from dogpile_filesystem.sources import without_secrets
 
-# Stands for what JSON cannot say.
-_UNSPEAKABLE = object()
+#: Stands for what JSON cannot say.
+UNSPEAKABLE = object()
 
 
 def pack(record: Mapping[str, Any], path: str) -> bytes:
@@ -24,19 +24,20 @@ def pack(record: Mapping[str, Any], path: str) -> bytes:
     :param path: of the file.
     """
     info = {name: value for name, value in record["info"].items() if name != "name" or value != path}
-    return json.dumps({**record, "info": _plain(info)}).encode()
+    return json.dumps({**record, "info": plain(info)}).encode()
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A value as JSON can say it, without secrets; :data:`UNSPEAKABLE`: it cannot."""
     if isinstance(value, datetime.datetime):
         return {"datetime": value.isoformat()}
     if isinstance(value, Mapping):
-        return {str(key): plain for key, each in value.items() if (plain := _plain(each)) is not _UNSPEAKABLE}
+        return {str(key): said for key, each in value.items() if (said := plain(each)) is not UNSPEAKABLE}
     if isinstance(value, list | tuple):
-        return [plain for each in value if (plain := _plain(each)) is not _UNSPEAKABLE]
+        return [said for each in value if (said := plain(each)) is not UNSPEAKABLE]
     if isinstance(value, str):
         return without_secrets(value) if "://" in value else value
-    return value if value is None or isinstance(value, int | float | bool) else _UNSPEAKABLE
+    return value if value is None or isinstance(value, int | float | bool) else UNSPEAKABLE
 
 
 def unpack(payload: bytes, path: str) -> Mapping[str, Any] | None:
@@ -46,7 +47,7 @@ def unpack(payload: bytes, path: str) -> Mapping[str, Any] | None:
     :param path: of the file, as the reader has it.
     """
     try:
-        record = json.loads(payload, object_hook=_from_plain)
+        record = json.loads(payload, object_hook=from_plain)
         is_whole = (
             _tells_version(record)
             and ("before" not in record or _tells_version(record["before"]))
@@ -68,7 +69,7 @@ def _tells_version(record: Mapping[str, Any]) -> bool:
     )
 
 
-def _from_plain(value: dict[str, Any]) -> Any:
+def from_plain(value: dict[str, Any]) -> Any:
     if value.keys() == {"datetime"}:
         return datetime.datetime.fromisoformat(value["datetime"])
     return value

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 from dogpile_filesystem.failures import Failures
 from dogpile_filesystem.remote import unsent
+from dogpile_filesystem.remote.listings import Listings
 from dogpile_filesystem.remote.source import Source
 from dogpile_filesystem.remote.unsent import Conflict, Record
 from dogpile_filesystem.remote.upload import Uploads
@@ -83,6 +84,7 @@ class Sender:
         source: Source,
         versions: Versions,
         uploads: Uploads,
+        listings: Listings,
         *,
         overwrites: bool,
         clock: Callable[[], float],
@@ -91,6 +93,7 @@ class Sender:
         self._source = source
         self._versions = versions
         self._uploads = uploads
+        self._listings = listings
         self._overwrites = overwrites
         self.clock = clock
 
@@ -186,9 +189,11 @@ class Sender:
             pass
         finally:
             self._versions.forget(record.path)
+            self._listings.forget(record.path)
         self._uploads.remove_part(record.path)
         if self._is_file(record.path):
             raise OSError(errno.EIO, "the source removed the file, and still has it", record.path)
+        self._listings.removed(record.path)
 
     def _meet_conflict(self, record: Record, *, overwrites: bool) -> None:
         if not overwrites:

@@ -10,10 +10,19 @@ import contextlib
 import errno
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from dogpile_filesystem.sources import Identity, honours_ranges, is_rewritten_in_place, source_identity, url_of
+from dogpile_filesystem.remote.beside import is_temporary
+from dogpile_filesystem.sources import (
+    Identity,
+    honours_ranges,
+    identity_of_info,
+    is_rewritten_in_place,
+    protocols_of,
+    source_identity,
+    url_of,
+)
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -23,6 +32,8 @@ if TYPE_CHECKING:
 #: A source whose times are at least as fine as this is asked once more after so many seconds, when a file has just
 #: been changed: then each later change will be seen.
 _WAIT = 0.05
+#: Of their files more is known than their filesystems tell.
+_LOOKED_AT = {"file", "local"}
 #: How often to ask again about a file that is being changed all the time.
 _WAITS = 5
 
@@ -89,6 +100,55 @@ class Source:
     def url(self, path: str) -> str:
         """The URL of a file, without any secret in it."""
         return url_of(self.fs, path).replace("\0", "%00")  # Keys of entries have NULs between their fields.
+
+    def parent(self, path: str) -> str:
+        """The directory of a path; of the root, itself."""
+        fs = self.fs
+        return str(fs._strip_protocol(fs._parent(path)))  # noqa: SLF001 - each has its own idea of a parent
+
+    def ls(self, path: str) -> list[dict[str, Any]]:
+        """
+        Ask what is in a directory, without what is just being uploaded.
+
+        :return: the caller's.
+        :raises Exception: whatever the source raises.
+        """
+        with self.request():
+            self.fs.invalidate_cache(path)
+            return [dict(row) for row in self.fs.ls(path, detail=True) if not is_temporary(row["name"])]
+
+    def info(self, path: str) -> dict[str, Any]:
+        """
+        Ask what there is of a file or a directory, without waiting until its version is settled.
+
+        :raises Exception: whatever the source raises.
+        """
+        with self.request():
+            return source_identity(self.fs, path)[0]
+
+    def identity_in_listing(self, info: Mapping[str, Any]) -> Identity | None:
+        """
+        The identity of a file by what was listed of it.
+
+        :return: None: it tells none that is as good as that of :meth:`look`.
+        """
+        protocols = protocols_of(self.fs)
+        if info.get("type") != "file" or protocols & _LOOKED_AT or info.get("partial") is False:
+            return None
+        return identity_of_info(info, protocols, clock=self._clock)
+
+    def token(self, path: str) -> str | None:
+        """
+        Ask what identifies the version that a file has now; None: nothing does, or there is no file.
+
+        :raises Exception: whatever the source raises.
+        """
+        try:
+            with self.request():
+                identity = source_identity(self.fs, path)[1]
+        except FileNotFoundError:
+            return None
+        return None if identity is None else identity.token
 
     def look(self, path: str) -> Look:
         """

@@ -5,8 +5,8 @@ Concurrency. Uploads of one path exclude each other, over all processes: each ho
 a part of a file, on sources that can rename (see beside.py). Who has the version before open goes on with it, as far as
 that is in the cache.
 
-Crash. What a killed upload left beside the file is overwritten by the next one. Nothing is recorded before the source
-has the file.
+Crash. What a killed upload left beside the file is overwritten by the next one. While a file is put, there is no record
+of its version, unless a reader looks meanwhile: with ``check="never"``, a kill just then has the old version served on.
 
 Limits. A change of the same length, made by somebody else between our put and our look, is noticed where the source
 tells an MD5 of the content, and for local files. Other sources show no difference.
@@ -35,6 +35,7 @@ from dogpile_filesystem.remote.beside import (
     token_of,
     unique_token,
 )
+from dogpile_filesystem.remote.listings import Listings
 from dogpile_filesystem.remote.source import Source, SourceChanged
 from dogpile_filesystem.remote.versions import Version, Versions
 from dogpile_filesystem.sources import is_local, is_rewritten_in_place, protocols_of
@@ -44,6 +45,8 @@ __all__ = ["Uploads", "is_temporary"]
 
 #: Their etag of 32 hexadecimal digits is the MD5 of the content, unless it is encrypted.
 _MD5_ETAGS = {"s3", "s3a", "swift", "oss"}
+#: Bytes that are read at a time.
+_PIECE = 1 << 20
 
 
 class Uploads:
@@ -60,6 +63,7 @@ class Uploads:
         store: Store,
         source: Source,
         versions: Versions,
+        listings: Listings,
         *,
         lock_timeout: float | None,
         cache_size: int | None,
@@ -67,6 +71,7 @@ class Uploads:
         self._store = store
         self._source = source
         self._versions = versions
+        self._listings = listings
         self._lock_timeout = lock_timeout
         self._cache_size = cache_size
 
@@ -124,23 +129,46 @@ class Uploads:
         """As :meth:`put`, by a caller that is in :meth:`holding`, which told ``is_held``."""
         if base is not None and not self._versions.is_current(base):
             raise SourceChanged(path)
-        token = self._token(path, is_held=is_held)
         before = os.stat(local_path)
+        replaced = None if self._tells_content() else self._source.token(path)
+        arguments = {"callback": callback, **options}
+        record = self._versions.writing(path)
         try:
-            made = self._replace(
-                local_path, path, token, mode, self._source.fs.put_file, {"callback": callback, **options}
-            )
-            version = self._versions.written(path)
+            token = self._token(path, is_held=is_held)
+            made = self._replace(local_path, path, token, mode, self._source.fs.put_file, arguments)
+            version = self._versions.written(path, record)
             _refuse_other_size(version, before.st_size)
+            is_another = replaced is None or replaced != version.identity
+            if not is_another:
+                self._compare(version, local_path)
         except BaseException:
             # It may have been changed all the same.
-            self._versions.forget(path)
+            self._versions.not_written(path, record)
+            self._listings.forget(path)
             raise
-        if _is_unchanged(local_path, before):
+        self._listings.added(path, version.info)
+        # What is kept of the same version may be another content that got the same time.
+        if is_another and _is_unchanged(local_path, before):
             self._keep(version, local_path, made)
             if not _is_unchanged(local_path, before):  # So nobody knows what was kept.
                 self._versions.forget(path)
         return version
+
+    def _tells_content(self) -> bool:
+        """Whether a put that was lost is noticed without a look at what was there before."""
+        return is_local(self._source.fs) or bool(protocols_of(self._source.fs) & _MD5_ETAGS)
+
+    def _compare(self, version: Version, local_path: str) -> None:
+        """
+        Compare a file with what the source has: it says that this is the version before, or is one like that.
+
+        :raises OSError: EIO: it is another content.
+        """
+        with self._source.open(version.path) as file, open(local_path, "rb") as sent:
+            while data := sent.read(_PIECE):
+                if self._source.read_on(file, len(data)) != data:
+                    msg = "the source accepted what was sent, and has what it had before: write the file again"
+                    raise OSError(errno.EIO, msg, version.path)
 
     def refuse_existing(self, path: str) -> None:
         """
@@ -246,6 +274,6 @@ def _told_md5(info: Mapping[str, Any], protocols: set[str]) -> str | None:
 
 def _md5(file: Any) -> str:
     digest = hashlib.md5(usedforsecurity=False)
-    while data := file.read(1 << 20):
+    while data := file.read(_PIECE):
         digest.update(data)
     return digest.hexdigest()

@@ -84,7 +84,9 @@ class Uploader:
         for file in self._store.unsent.all():
             record = unsent.unpack(file.metadata)
             if record is None:  # Of a later release, perhaps.
-                self._sender.failures.report(UNSENT, "an unsent file is kept, but its record cannot be read: %r", file.key)
+                self._sender.failures.report(
+                    UNSENT, "an unsent file is kept, but its record cannot be read: %r", file.key
+                )
             elif record.namespace == self._namespace:
                 found.append((file, record))
         return found

@@ -20,11 +20,12 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from hashlib import blake2b
 from typing import Any, NamedTuple
 
 from dogpile_filesystem.layout import PART, VERSION, PartKey, version_key
 from dogpile_filesystem.remote import records, unsent
+from dogpile_filesystem.remote.kept import Kept
+from dogpile_filesystem.remote.places import Place, Places
 from dogpile_filesystem.remote.source import Look, Source
 from dogpile_filesystem.sources import says_missing
 from dogpile_filesystem.store import Store
@@ -110,20 +111,13 @@ class _Look(NamedTuple):
     is_free: bool
 
 
-class _Place(NamedTuple):
-    """Where what is known of a file stands: the fields of a record's key."""
-
-    url: str
-    namespace: str
-
-
 class Versions:
     """
     The versions of the files of a source.
 
-    :param namespace: what all files of the source have in common.
-    :param is_shared: whether files belong together whose paths differ only in what their URL leaves out, such as a
-     signature.
+    :param places: of the source's files.
+    :param kept: the listings that the cache has.
+    :param listings_expiry_time: seconds for which these are good; 0: they are not asked.
     :param check: seconds for which a record is taken for the current version; 0: never; infinity: for ever.
     :param stale_if_error: whether the version of the record is served while the source fails.
     :param clock: seconds since the epoch.
@@ -134,9 +128,10 @@ class Versions:
         self,
         store: Store,
         source: Source,
+        places: Places,
+        kept: Kept,
         *,
-        namespace: str,
-        is_shared: bool,
+        listings_expiry_time: float,
         block_size: int,
         check: float,
         stale_if_error: bool,
@@ -145,8 +140,10 @@ class Versions:
     ) -> None:
         self._store = store
         self._source = source
-        self._namespace = namespace
-        self._is_shared = is_shared
+        self._place = places.of
+        self._kept = kept
+        # How long ago a version may have been listed that an opening takes.
+        self._listed = min(check, listings_expiry_time)
         self._block_size = block_size
         self._check = check
         self._stale_if_error = stale_if_error
@@ -185,6 +182,25 @@ class Versions:
         version = look.version if look is not None else self._current(path, is_free=True)
         return dict(version.info)
 
+    def asked(self, path: str) -> dict[str, Any]:
+        """
+        What the source says now of a file or a directory. The next opening takes it over.
+
+        :raises Exception: whatever the source raises.
+        """
+        place = self._place(path)
+        try:
+            return dict(self._ask(path, place, self._record(path, place), is_free=True).info)
+        except Exception as error:
+            if says_missing(error):
+                self._looks.pop(path, None)
+            raise
+
+    def last_known(self, path: str) -> dict[str, Any] | None:
+        """What the source said of a file when its version was last looked up; None: it was not."""
+        record = self._record(path, self._place(path))
+        return None if record is None else dict(record["info"])
+
     def renewed(self, version: Version) -> Version:
         """
         The version that the source has now, because the one that was opened is gone.
@@ -195,7 +211,7 @@ class Versions:
         if unsent_version is not None:
             return unsent_version
         self._looks.pop(version.path, None)
-        place = _Place(version.url, version.namespace)
+        place = Place(version.url, version.namespace)
         return self._ask(version.path, place, self._record(version.path, place), is_free=False)
 
     def is_current(self, version: Version) -> bool:
@@ -252,44 +268,56 @@ class Versions:
         """The key of what is known of a file."""
         return version_key(*self._place(path))
 
-    def written(self, path: str) -> Version:
+    def writing(self, path: str) -> Mapping[str, Any] | None:
+        """
+        Before a file is put to the source: have everybody ask the source what its version is. So a kill between the put
+        and its record leaves no record of the version before.
+
+        :return: this record, for what is called afterwards; None: there is none.
+        """
+        self._looks.pop(path, None)
+        place = self._place(path)
+        record = self._record(path, place)
+        if record is not None:
+            self._store.remove(version_key(*place), VERSION)
+        return record
+
+    def written(self, path: str, replaced: Mapping[str, Any] | None) -> Version:
         """
         The version of a file that was just put to the source. The next opening gets it without a further look.
 
         The blocks of the version before stay for those who have it open, until the file is written once more. Then, or
         when nobody has used them for long, they go.
 
+        :param replaced: what :meth:`writing` returned.
         :raises Exception: whatever the source raises.
         """
-        self._looks.pop(path, None)
-        place = self._place(path)
-        record = self._record(path, place)
+        record = self.writing(path) or replaced
         before = None
         if record is not None:
-            self._store.remove(version_key(*place), VERSION)
             if record.get("before"):
-                self._remove_blocks(place, record["before"])
+                self._remove_blocks(self._place(path), record["before"])
             before = {name: record[name] for name in ("identity", "size", "block_size")}
-        return self._ask(path, place, None, is_free=True, before=before)
+        return self._ask(path, self._place(path), None, is_free=True, before=before)
+
+    def not_written(self, path: str, replaced: Mapping[str, Any] | None) -> None:
+        """Drop what is known of a file: nobody knows what the source has, because a put failed."""
+        self.forget(path)
+        if replaced is not None:
+            self._remove_blocks(self._place(path), replaced)
 
     def _recent(self, path: str) -> _Look | None:
         look = self._looks.get(path)
         return look if look is not None and self._monotonic() - look.at < _FRESH else None
-
-    def _place(self, path: str) -> _Place:
-        url = self._source.url(path)
-        # Of most sources the path is the end of the URL. Where something was left out of that, two paths may have one
-        # URL. A signature, say: what one user may read is not another one's, unless they have a namespace in common.
-        if url.endswith(path) or (self._is_shared and "\0" not in path):
-            return _Place(url, self._namespace)
-        said = f"{self._namespace} {path}".encode("utf-8", "surrogatepass")
-        return _Place(url, blake2b(said, digest_size=16).hexdigest())
 
     def _current(self, path: str, *, is_free: bool) -> Version:
         place = self._place(path)
         record = self._record(path, place)
         if record is not None and -_FUTURE < self._clock() - record["checked"] < self._check:
             return self._recorded(path, place, record)
+        version = self._of_listing(path, place, record) if self._listed else None
+        if version is not None:
+            return version
         try:
             return self._ask(path, place, record, is_free=is_free)
         except Exception as error:
@@ -303,10 +331,32 @@ class Versions:
             self._store.failures.report(STALE, what, place.url, error)
             return self._recorded(path, place, record)
 
+    def _of_listing(self, path: str, place: Place, record: Mapping[str, Any] | None) -> Version | None:
+        """
+        The version by what is kept of listings; None: the source has to be asked.
+
+        :raises FileNotFoundError: there is no such file.
+        """
+        answer = self._kept.answer(path, self._listed)
+        if answer is None:
+            return None
+        if answer.info is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+        identity = self._source.identity_in_listing(answer.info)
+        size = answer.info.get("size")
+        if identity is None or not identity.is_settled(answer.asked_at) or not isinstance(size, int):
+            return None
+        # Sources may tell other things of a file in a listing than of the file itself.
+        if record is not None and record["identity"].partition(":")[0] != identity.token.partition(":")[0]:
+            return None
+        version = Version.of(path, PartKey(*place, identity.token, size, self._block_size, 0), answer.info)
+        self._record_look(version, place, record, answer.asked_at)
+        return version
+
     def _ask(
         self,
         path: str,
-        place: _Place,
+        place: Place,
         record: Mapping[str, Any] | None,
         *,
         is_free: bool,
@@ -336,21 +386,21 @@ class Versions:
             return look._replace(identity=None)
         return look
 
-    def _recorded(self, path: str, place: _Place, record: Mapping[str, Any]) -> Version:
+    def _recorded(self, path: str, place: Place, record: Mapping[str, Any]) -> Version:
         key = PartKey(*place, record["identity"], record["size"], self._block_size, 0)
         return Version.of(path, key, record["info"])
 
-    def _record(self, path: str, place: _Place) -> Mapping[str, Any] | None:
+    def _record(self, path: str, place: Place) -> Mapping[str, Any] | None:
         payload = self._store.get(version_key(*place), VERSION)
         return None if payload is None else records.unpack(payload, path)
 
     def _record_look(
         self,
         version: Version,
-        place: _Place,
+        place: Place,
         record: Mapping[str, Any] | None,
         asked_at: float,
-        before: Mapping[str, Any] | None,
+        before: Mapping[str, Any] | None = None,
     ) -> None:
         if not version.identity:  # Nothing says that it is another version than the recorded one.
             return
@@ -374,7 +424,7 @@ class Versions:
             payload = records.pack(record | {"block_size": self._block_size}, version.path)
             self._store.put(version_key(*place), payload, VERSION)
 
-    def _remove_blocks(self, place: _Place, record: Mapping[str, Any]) -> None:
+    def _remove_blocks(self, place: Place, record: Mapping[str, Any]) -> None:
         if record.get("before"):
             self._remove_blocks(place, record["before"])
         block_size, size = record["block_size"], record["size"]

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 import fsspec
 
+from dogpile_filesystem.remote.listings import Listings
 from dogpile_filesystem.remote.versions import Versions
 
 
@@ -35,6 +36,7 @@ class Poller(Protocol):
 
 class _Context(Protocol):
     versions: Versions
+    listings: Listings
 
     @property
     def fs(self) -> fsspec.AbstractFileSystem: ...
@@ -105,6 +107,7 @@ class Watched:
             source.invalidate_cache(directory)
         for path, identity in changed.items():
             self._fs.versions.forget(path, identity)
+            self._fs.listings.forget(path)
 
 
 def _refuse_another_source(url: str, fs: fsspec.AbstractFileSystem) -> None:

@@ -75,8 +75,8 @@ class WritingFileSystem(PassedOnFileSystem):
             if mode in _MODES:
                 raise
             raise _unsupported(path, mode, "") from None
-        self._forget([path])
-        return DirectFile(file, lambda: self._forget([path]))
+        self._changed(unknown=[path])
+        return DirectFile(file, lambda: self._changed(written=[path]))
 
     def put_file(self, lpath: str, rpath: str, callback: Callback = DEFAULT_CALLBACK, **kwargs: Any) -> None:
         """
@@ -90,7 +90,8 @@ class WritingFileSystem(PassedOnFileSystem):
         """
         target = self._strip_protocol(rpath)
         if os.path.isdir(lpath):
-            self._changing(self.fs.put_file, lpath, target, changed=target, callback=callback, **kwargs)
+            with self._changing(made=[target]):
+                self.fs.put_file(lpath, target, callback=callback, **kwargs)
         elif self._intrans:
             mode = "xb" if kwargs.pop("mode", "overwrite") == "create" else "wb"
             with open(lpath, "rb") as source, self._whole(target, mode, kwargs) as file:
@@ -125,7 +126,8 @@ class WritingFileSystem(PassedOnFileSystem):
     def cp_file(self, path1: str, path2: str, **kwargs: Any) -> None:
         """Copy a file at the source. No reader meets a part of the copy."""
         target = self._strip_protocol(path2)
-        self._changing(self.uploads.copy, self._strip_protocol(path1), target, changed=target, **kwargs)
+        with self._changing(written=[target]):
+            self.uploads.copy(self._strip_protocol(path1), target, **kwargs)
 
 
 def _unsupported(path: str, mode: str, where: str) -> ValueError:

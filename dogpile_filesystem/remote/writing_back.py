@@ -73,6 +73,7 @@ class BackFileSystem(OverlaidFileSystem):
             self.source,
             self.versions,
             self.uploads,
+            self.listings,
             overwrites=self.options.on_conflict == "overwrite",
             clock=time.time,
         )

@@ -46,6 +46,9 @@ class RawWrittenFile(io.FileIO):
         self._store = store
         self._pid = os.getpid()
         self._appends = appends
+        #: Whether its user has closed it. Before that, the garbage collector may want to close it, and what is in the
+        #: buffer would be lost: it finalizes what belongs to one cycle in any order.
+        self.may_close = False
         self._local: Draft | TemporaryCopy = _draft(store, key) or TemporaryCopy()
         try:
             super().__init__(self._local.path, "ab" if appends else "wb")
@@ -90,6 +93,13 @@ class RawWrittenFile(io.FileIO):
                 raise
         self._move_out(self._local)
         return super().write(view)
+
+    def close(self) -> None:
+        if self.may_close:
+            super().close()
+
+    def _dealloc_warn(self, source: object) -> None:
+        """A compressed file leaves it to the collector to close the file below it: that is nothing to be warned of."""
 
     def truncate(self, size: int | None = None) -> int:
         self.refuse_child()
@@ -239,6 +249,7 @@ class WrittenFile(io.BufferedWriter):
             self.commit()
 
     def _close_local(self) -> None:
+        self.raw.may_close = True
         try:
             super().close()
         except BaseException:
@@ -265,7 +276,7 @@ class WrittenFile(io.BufferedWriter):
 
     def discard(self) -> None:
         """Throw the file away: the source never gets it. Does nothing when it was committed."""
-        self._is_done = True
+        self._is_done = self.raw.may_close = True
         try:
             super().close()
         except OSError:

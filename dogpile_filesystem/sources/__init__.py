@@ -8,8 +8,10 @@ May import: nothing.
 from dogpile_filesystem.sources.addresses import url_of, without_secrets
 from dogpile_filesystem.sources.filesystems import (
     honours_ranges,
+    implies_directories,
     is_local,
     is_rewritten_in_place,
+    lists_all,
     protocols_of,
     says_full,
     says_missing,
@@ -23,8 +25,10 @@ __all__ = [
     "identity_of_info",
     "identity_of_numbers",
     "identity_of_stat",
+    "implies_directories",
     "is_local",
     "is_rewritten_in_place",
+    "lists_all",
     "protocols_of",
     "says_full",
     "says_missing",

@@ -18,6 +18,10 @@ from dogpile_filesystem.sources.identity import Identity, identity_of_info, iden
 
 #: A write replaces the whole object, and a reader gets the old one or the new one.
 _REPLACING = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "swift", "http", "https", "github", "git"}
+#: What is in a directory makes it be there, and nothing else does.
+_IMPLY_DIRECTORIES = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oss", "swift", "memory"}
+#: A listing is made of the links in a page.
+_LIST_LINKS = {"http", "https"}
 #: Answers of an HTTP server.
 _MISSING_OR_DENIED = {401, 403, 404, 410}
 #: Of its errors, the lowest, and the number beyond the highest.
@@ -66,6 +70,16 @@ def is_rewritten_in_place(fs: Any) -> bool:
     True for one that is not known.
     """
     return not protocols_of(fs) & _REPLACING
+
+
+def implies_directories(fs: Any) -> bool:
+    """Whether a directory of the filesystem is there because, and only while, something is in it."""
+    return bool(protocols_of(fs) & _IMPLY_DIRECTORIES)
+
+
+def lists_all(fs: Any) -> bool:
+    """Whether a name that a listing of its directory lacks does not exist."""
+    return not protocols_of(fs) & _LIST_LINKS
 
 
 def honours_ranges(fs: Any, info: Mapping[str, Any] | None = None) -> bool:

@@ -11,9 +11,9 @@ A reader with signing keys accepts only entries signed with one of them. A reade
 too, since the checksum covers them. A signature covers neither the directory nor the order of writes: an old entry that
 is put back under its key is accepted until it expires.
 
-The payload of an entry of kind 2 is a :class:`Content`: a header (u64 length, u64 position, u16 length of the name, u8
-1 if the content has no holes, else 0), the name of the file with the content, and the caller's metadata. For the
-payload of kind 3 see part_format.py. Other payloads are the caller's.
+The payload of an entry of kind 2 or 7 is a :class:`Content`: a header (u64 length, u64 position, u16 length of the
+name, u8 1 if the content has no holes, else 0), the name of the file with the content, and the caller's metadata. For
+the payload of kind 3 see part_format.py. Other payloads are the caller's.
 """
 
 from __future__ import annotations

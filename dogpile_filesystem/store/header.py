@@ -9,7 +9,8 @@ offset  type  content
 0       4s    magic ``\x89DFS``
 4       u32   CRC-32 (zlib) of everything after it; in a part, up to the end of its table
 8       u8    format version
-9       u8    kind: 1 a value, 2 a file whose content is in another file, 3 a part, 4 a version
+9       u8    kind: 1 a value, 2 a file whose content is in another file, 3 a part, 4 a version,
+                7 an unsent file, whose content is in another file
 10      u16   1 if it is signed, else 0
 12      u32   length of the key in bytes
 16      u64   length of the payload in bytes

@@ -135,7 +135,9 @@ class Store:
         self.remover = Remover(self.directory, self.shards, self.visitor, self.reader, self._recency, self.failures)
         self._stale = self.remover.stale
         means = Means(self.shards, self._room, self.visitor, self._signing_key, self._recency.stamp)
-        self.unsent = UnsentFiles(means, self.reader, self.failures, self.mutex)
+        # No method of this object, which would refer to itself then, and outlive its last user.
+        self._make_mutex = functools.partial(_make_mutex, self.directory, self.failures, self._statistics)
+        self.unsent = UnsentFiles(means, self.reader, self.failures, self._make_mutex)
         self._parts = Parts(self.directory, self.remover, self._recency, self.signing_keys, self._expiration_ns, clock)
         flusher.add(self, self._recency, self._statistics)
 
@@ -476,8 +478,16 @@ class Store:
 
     def mutex(self, kind: int, key: bytes, lock_timeout: float | None = None) -> KeyMutex:
         """The creation mutex of a key."""
-        directory = self.directory
-        offset = key_offset(entry_name(kind, key))
-        return KeyMutex(
-            directory.lock_path, directory.open_lock_file, offset, lock_timeout, self.failures, self._statistics
-        )
+        return self._make_mutex(kind, key, lock_timeout)
+
+
+def _make_mutex(
+    directory: Directory,
+    failures: Failures,
+    statistics: Statistics,
+    kind: int,
+    key: bytes,
+    lock_timeout: float | None,
+) -> KeyMutex:
+    offset = key_offset(entry_name(kind, key))
+    return KeyMutex(directory.lock_path, directory.open_lock_file, offset, lock_timeout, failures, statistics)

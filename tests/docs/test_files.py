@@ -84,6 +84,12 @@ def test_statistics(recipe):
     assert recipe("Statistics").complaints() == ""
 
 
+def test_writing(recipe, tmp_path):
+    """What the example writes is at the source, and nothing else, and is read from the cache."""
+    assert recipe("Writing").complaints() == ""
+    assert sorted(os.listdir(tmp_path / "tmp/myapp")) == ["a.txt", "b.txt", "written.bin"]
+
+
 def test_path(recipe):
     """Another program reads a local copy, and the copy is gone when it is released."""
     section = recipe("Programs that need a path")

@@ -35,6 +35,7 @@ def make(base_dir, source, clock):
             target_protocol="slow", target_options=target.options, **arguments, skip_instance_cache=True
         )
         fs.versions._clock = fs.versions._monotonic = fs.source._clock = clock
+        fs.listings._clock = fs.listings._kept._judge.clock = clock
         fs.source._sleep = clock.move
         made.append(fs)
         return fs

@@ -1,5 +1,6 @@
 """
-fsspec's own suites for filesystems, with this one over local files and over memory.
+fsspec's own suites for filesystems, with this one over local files and over memory, with and without listings
+that are kept.
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ from fsspec.tests import abstract  # noqa: E402 - after those that may be missin
 
 
 class OverLocal(abstract.AbstractFixtures):
-    @pytest.fixture
-    def fs(self, base_dir):
+    @pytest.fixture(params=[0, 60], ids=["", "listings"])
+    def fs(self, base_dir, request):
         fs = fsspec.filesystem(
             "dogpile",
             target_protocol="file",
             target_options={"auto_mkdir": True},
             base_dir=base_dir,
+            listings_expiry_time=request.param,
             skip_instance_cache=True,
         )
         yield fs
@@ -32,13 +34,19 @@ class OverLocal(abstract.AbstractFixtures):
 
 
 class OverMemory(abstract.AbstractFixtures):
-    @pytest.fixture
-    def fs(self, base_dir):
+    @pytest.fixture(params=[0, 60], ids=["", "listings"])
+    def fs(self, base_dir, request):
         memory = fsspec.filesystem("memory")
         memory.store.clear()
         memory.pseudo_dirs.clear()
         memory.pseudo_dirs.append("")
-        yield fsspec.filesystem("dogpile", target_protocol="memory", base_dir=base_dir, skip_instance_cache=True)
+        yield fsspec.filesystem(
+            "dogpile",
+            target_protocol="memory",
+            base_dir=base_dir,
+            listings_expiry_time=request.param,
+            skip_instance_cache=True,
+        )
         memory.store.clear()
         memory.pseudo_dirs.clear()
         memory.pseudo_dirs.append("")

@@ -52,7 +52,7 @@ def test_a_tenth_goes(make_store, clock, usage_on_disk):
     store = make_store(cache_size=100 * BLOCK)
     put_all(store, clock, names(range(101)))
     assert kept(store, names(range(101))) == names(range(10, 101))
-    assert store.usage() == usage_on_disk() == Usage(91 * BLOCK, 91, 256)
+    assert store.usage() == usage_on_disk() == Usage(91 * BLOCK, 91, 257)
 
 
 def test_64_go_at_most(make_store, clock):
@@ -71,7 +71,7 @@ def test_as_many_go_as_are_needed(make_store, clock, usage_on_disk):
     clock.move(1)
     assert store.put(b"large", bytes(8 * BLOCK - 100))
     assert kept(store, names(range(20))) == names(range(8, 20))
-    assert store.usage() == usage_on_disk() == Usage(20 * BLOCK, 13, 256)
+    assert store.usage() == usage_on_disk() == Usage(20 * BLOCK, 13, 257)
 
 
 def test_value_that_takes_most_of_the_cache(make_store, clock, usage_on_disk):
@@ -102,7 +102,7 @@ def test_max_entries(make_store, clock, usage_on_disk):
     assert kept(store, names(range(3))) == names(range(3))
     put_all(store, clock, [b"3"])
     assert kept(store, names(range(4))) == [b"0", b"1", b"3"]
-    assert store.usage() == usage_on_disk() == Usage(3 * BLOCK, 3, 256)
+    assert store.usage() == usage_on_disk() == Usage(3 * BLOCK, 3, 257)
 
 
 def test_entry_being_replaced_goes_last(make_store, clock, monkeypatch):
@@ -149,7 +149,7 @@ def test_only_entry_replaced(make_store, clock, usage_on_disk):
         clock.move(1)
         assert store.put(b"k", value)
         assert store.get(b"k") == value
-    assert store.usage() == usage_on_disk() == Usage(BLOCK, 1, 256)
+    assert store.usage() == usage_on_disk() == Usage(BLOCK, 1, 257)
 
 
 def test_used_since_it_was_seen(make_store, clock):
@@ -194,7 +194,7 @@ def test_files_go_with_their_content(make_store, clock, files, tmp_path, usage_o
         with open(path, "rb") as file:
             assert store.put_file(b"%d" % number, file)
     assert len(files()) == 6
-    assert store.usage() == usage_on_disk() == Usage(12 * BLOCK, 3, 256)
+    assert store.usage() == usage_on_disk() == Usage(12 * BLOCK, 3, 257)
 
 
 def test_entries_that_cannot_be_removed(make_store, clock, monkeypatch):
@@ -222,7 +222,7 @@ def test_nothing_can_be_removed(make_store, clock, monkeypatch, usage_on_disk):
         patch.setattr(Shard, "remove_unused", lambda *_: None)
         assert not store.put(b"3", b"")
     assert store.failures.counts == {"no room": 1}
-    assert store.usage() == usage_on_disk() == Usage(3 * BLOCK, 3, 256)
+    assert store.usage() == usage_on_disk() == Usage(3 * BLOCK, 3, 257)
 
 
 def test_prune(make_store, clock, usage_on_disk):
@@ -233,7 +233,7 @@ def test_prune(make_store, clock, usage_on_disk):
     # The entries are 15 to 1 seconds old: 0 to 4 are older and expired, and the 5 oldest of the other 15 are over the
     # bound.
     assert kept(store, names(range(20))) == names(range(10, 20))
-    assert store.usage() == usage_on_disk() == Usage(10 * BLOCK, 10, 256)
+    assert store.usage() == usage_on_disk() == Usage(10 * BLOCK, 10, 257)
 
 
 # Watermarks
@@ -246,7 +246,7 @@ def test_watermarks(make_store, clock, usage_on_disk):
     assert store.usage().entries == 80
     put_all(store, clock, [b"80"])
     assert kept(store, names(range(81))) == names(range(31, 81))
-    assert store.usage() == usage_on_disk() == Usage(50 * BLOCK, 50, 256)
+    assert store.usage() == usage_on_disk() == Usage(50 * BLOCK, 50, 257)
 
 
 def test_low_watermark_alone(make_store, clock):
@@ -282,7 +282,7 @@ def test_value_above_the_low_watermark(make_store, clock, usage_on_disk):
         put_all(store, clock, names(range(others)))
         clock.move(1)
         assert store.put(b"large", bytes(40 * BLOCK - 100))
-        assert store.usage() == usage_on_disk() == Usage((40 + left) * BLOCK, left + 1, 256)
+        assert store.usage() == usage_on_disk() == Usage((40 + left) * BLOCK, left + 1, 257)
     put_all(store, clock, [b"next"])
     assert store.usage().size <= 25 * BLOCK
 
@@ -293,7 +293,7 @@ def test_value_above_the_high_watermark(make_store, clock):
     put_all(store, clock, names(range(5)))
     clock.move(1)
     assert store.put(b"large", bytes(9 * BLOCK - 100))
-    assert store.usage() == Usage(10 * BLOCK, 2, 256)
+    assert store.usage() == Usage(10 * BLOCK, 2, 257)
     assert not store.put(b"larger", bytes(11 * BLOCK))
 
 
@@ -312,7 +312,7 @@ def test_watermark_that_cannot_be_reached(make_store, clock, monkeypatch, usage_
     monkeypatch.setattr(Reservation, "write", others_first)
     assert store.put_part(b"part", bytes(4 * BLOCK - 100))
     assert other.get(b"other") is not None
-    assert store.usage() == usage_on_disk() == Usage(6 * BLOCK, 2, 256)
+    assert store.usage() == usage_on_disk() == Usage(6 * BLOCK, 2, 257)
     assert store.failures.counts == other.failures.counts == {}
 
 

@@ -36,7 +36,7 @@ def test_interrupted_when_published(make_store, monkeypatch):
         store.put_file(b"a", io.BytesIO(b"new"))
     with store.get_file(b"a").file as file:
         assert file.read() == b"new"
-    assert store.usage() == (2 * BLOCK, 1, 256)
+    assert store.usage() == (2 * BLOCK, 1, 257)
 
 
 def test_interrupted_when_reserved(make_store, files, monkeypatch):
@@ -48,7 +48,7 @@ def test_interrupted_when_reserved(make_store, files, monkeypatch):
         store.put(b"a", b"new")
     assert presence.unfinished == set()
     assert len(files()) == 1
-    assert store.usage() == (BLOCK, 1, 256)
+    assert store.usage() == (BLOCK, 1, 257)
 
 
 def test_interrupted_when_moved(make_store, tmp_path, monkeypatch):

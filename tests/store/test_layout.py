@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dogpile_filesystem import layout
-from dogpile_filesystem.layout import FILE, KINDS, PART, VALUE, VERSION, PartKey
+from dogpile_filesystem.layout import FILE, KINDS, PART, UNSENT, VALUE, VERSION, PartKey
 
 # Lone surrogates too, as in paths that are not UTF-8.
 TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=()), max_size=20)
@@ -64,15 +64,16 @@ def test_prefix():
 
 def test_kinds():
     """Each kind has a number, a name and a letter of its own, and entries of all kinds may have the same key."""
-    assert list(KINDS) == [VALUE, FILE, PART, VERSION] == [1, 2, 3, 4]
+    assert list(KINDS) == [VALUE, FILE, PART, VERSION, UNSENT] == [1, 2, 3, 4, 7]
     assert [(kind.name, kind.letter, kind.has_content) for kind in KINDS.values()] == [
         ("value", "v", False),
         ("file", "f", True),
         ("block", "b", False),
         ("version", "i", False),
+        ("unsent", "u", True),
     ]
     names = [layout.entry_name(kind, b"key") for kind in KINDS]
-    assert len({name[:-1] for name in names}) == 4
+    assert len({name[:-1] for name in names}) == len(KINDS)
     assert [layout.kind_of(name) for name in names] == list(KINDS.values())
     assert all(map(layout.is_entry_name, names))
 

@@ -34,11 +34,11 @@ def test_values(make_store, usage_on_disk):
     assert make_store().get(b"a") == b"value of a"
     assert store.put(b"a", b"another")
     assert store.get(b"a") == b"another"
-    assert store.usage() == usage_on_disk() == Usage(2 * BLOCK, 2, 256)
+    assert store.usage() == usage_on_disk() == Usage(2 * BLOCK, 2, 257)
     assert store.remove(b"a")
     assert not store.remove(b"a")
     assert store.get(b"a") is None
-    assert store.usage() == usage_on_disk() == Usage(BLOCK, 1, 256)
+    assert store.usage() == usage_on_disk() == Usage(BLOCK, 1, 257)
 
 
 @pytest.mark.parametrize("length", [0, 1, 4096, 65_400, 65_536, 65_537, 1_000_000])
@@ -97,7 +97,7 @@ def test_damaged_entry(make_store, files, usage_on_disk, damage):
     assert not os.path.exists(path)
     assert store.failures.counts == {"damaged": 1}
     assert store.get(b"b") == b"value of b"
-    assert store.usage() == usage_on_disk() == Usage(BLOCK, 1, 256)
+    assert store.usage() == usage_on_disk() == Usage(BLOCK, 1, 257)
 
 
 def test_replaced_while_found_damaged(make_store, monkeypatch):
@@ -140,7 +140,7 @@ def test_too_large(make_store, usage_on_disk):
     assert store.get(b"a") is None
     assert store.get(b"b") is not None
     assert store.put(b"c", bytes(4 * BLOCK - 100))
-    assert store.usage() == usage_on_disk() == Usage(4 * BLOCK, 1, 256)
+    assert store.usage() == usage_on_disk() == Usage(4 * BLOCK, 1, 257)
 
 
 @pytest.mark.parametrize("what", ["", "values", "values/{shard}", "lock"])
@@ -166,7 +166,7 @@ def test_ledger_lost_with_many_entries(make_store, base_dir, usage_on_disk):
     os.remove(f"{base_dir}/lock")
     store = make_store(cache_size=1100 * BLOCK)
     assert not store.put(b"new", b"")
-    assert store.usage().counted < 256
+    assert store.usage().counted < 257
     assert store.put(b"new", b"")
     assert store.usage() == usage_on_disk()
     assert store.usage().size <= 1100 * BLOCK
@@ -184,11 +184,11 @@ def test_leftovers(make_store, base_dir, clock, usage_on_disk):
         os.utime(f"{directory}/{name}", (clock(), clock()))
     store.prune()
     assert sorted(os.listdir(directory)) == [".foreign.tmp", digest]
-    assert store.usage() == Usage(2 * BLOCK, 1, 256)
+    assert store.usage() == Usage(2 * BLOCK, 1, 257)
     clock.move(3601)
     store.prune()
     assert os.listdir(directory) == [digest]
-    assert store.usage() == usage_on_disk() == Usage(BLOCK, 1, 256)
+    assert store.usage() == usage_on_disk() == Usage(BLOCK, 1, 257)
 
 
 def test_clear(make_store, base_dir, usage_on_disk):
@@ -198,9 +198,9 @@ def test_clear(make_store, base_dir, usage_on_disk):
     os.mkdir(f"{base_dir}/values.killed")
     store.clear()
     assert store.get(b"a") is None
-    assert store.usage() == usage_on_disk() == Usage(0, 0, 256)
+    assert store.usage() == usage_on_disk() == Usage(0, 0, 257)
     put_all(store, b"a")
-    assert store.usage() == usage_on_disk() == Usage(BLOCK, 1, 256)
+    assert store.usage() == usage_on_disk() == Usage(BLOCK, 1, 257)
     assert sorted(os.listdir(base_dir)) == ["CACHEDIR.TAG", "lock", "values"]
 
 
@@ -257,7 +257,7 @@ def test_trash_of_a_killed_clear(make_store, base_dir):
     os.rename(f"{base_dir}/values", f"{base_dir}/values.killed")
     store.prune()
     assert sorted(os.listdir(base_dir)) == ["CACHEDIR.TAG", "lock"]
-    assert store.usage() == Usage(0, 0, 256)
+    assert store.usage() == Usage(0, 0, 257)
 
 
 def test_writes_that_fall_short(make_store, monkeypatch):
@@ -282,8 +282,8 @@ def test_symbolic_link_that_comes_to_lead_elsewhere(make_store, base_dir, tmp_pa
     os.symlink(tmp_path / "elsewhere", link)
     assert linked.usage() == Usage(0, 0, 0)
     put_all(linked, b"c")
-    assert linked.usage() == Usage(BLOCK, 1, 256)
-    assert make_store().usage() == usage_on_disk() == Usage(2 * BLOCK, 2, 256)
+    assert linked.usage() == Usage(BLOCK, 1, 257)
+    assert make_store().usage() == usage_on_disk() == Usage(2 * BLOCK, 2, 257)
 
 
 # Files
@@ -308,12 +308,12 @@ def test_files(make_store, files, usage_on_disk):
     hit = store.get_file(b"a")
     assert hit.metadata == b"metadata"
     assert read(hit) == b"tent"
-    assert store.usage() == usage_on_disk() == Usage(2 * BLOCK, 1, 256)
+    assert store.usage() == usage_on_disk() == Usage(2 * BLOCK, 1, 257)
     assert store.put_file(b"a", file_with(bytes(BLOCK + 1)))
-    assert store.usage() == usage_on_disk() == Usage(3 * BLOCK, 1, 256)
+    assert store.usage() == usage_on_disk() == Usage(3 * BLOCK, 1, 257)
     assert store.remove(b"a", FILE)
     assert files() == {}
-    assert store.usage() == usage_on_disk() == Usage(0, 0, 256)
+    assert store.usage() == usage_on_disk() == Usage(0, 0, 257)
 
 
 def test_files_and_values_do_not_meet(make_store):
@@ -338,7 +338,7 @@ def test_damaged_content(make_store, files, usage_on_disk, damage):
     assert store.get_file(b"a") is None
     assert files() == {}
     store.prune()
-    assert store.usage() == usage_on_disk() == Usage(0, 0, 256)
+    assert store.usage() == usage_on_disk() == Usage(0, 0, 257)
 
 
 @pytest.mark.parametrize("change", ["replace", "remove", "evict", "clear"])
@@ -398,7 +398,7 @@ def test_moved_file_that_cannot_be_kept(make_store, tmp_path, monkeypatch, usage
         assert not store.put_file(b"a", file, movable=True)
     assert path.read_bytes() == b"content"
     assert path.stat().st_mode & 0o777 == 0o644
-    assert store.usage() == usage_on_disk() == Usage(0, 0, 256)
+    assert store.usage() == usage_on_disk() == Usage(0, 0, 257)
 
 
 def test_given_back_where_there_are_no_links(make_store, tmp_path, monkeypatch):
@@ -492,7 +492,7 @@ def test_a_source_that_lies_about_its_length(make_store, files, usage_on_disk):
     assert not store.put_file(b"a", Ends(b"more than five"))
     assert store.failures.counts == {"EIO": 1}
     assert files() == {}
-    assert store.usage() == usage_on_disk() == Usage(0, 0, 256)
+    assert store.usage() == usage_on_disk() == Usage(0, 0, 257)
 
 
 @pytest.mark.parametrize("length", [100, 1 << 16, 1 << 17], ids=str)

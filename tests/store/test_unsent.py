@@ -297,6 +297,21 @@ def test_a_lost_lock_file(make_store, base_dir, usage_on_disk):
     assert len(store.unsent.all()) == 2
 
 
+@pytest.mark.parametrize("is_cleared", [False, True])
+def test_a_damaged_lock_file(base_dir, make_store, is_cleared):
+    """A lock file that was overwritten is mended beside unsent files too, in a directory that the user made."""
+    os.mkdir(base_dir, 0o700)
+    store = make_store()
+    written(store, b"k", b"content")
+    if not is_cleared:
+        store.put(b"value", b"x")
+    assert not os.path.exists(f"{base_dir}/CACHEDIR.TAG")
+    with open(f"{base_dir}/lock", "r+b") as file:
+        file.write(b"something else " * 1000)
+    assert make_store().unsent.all()[0].key == b"k"
+    written(make_store(), b"k", b"anew")
+
+
 def test_a_record_of_before(make_store, base_dir):
     """A lock file without a byte that says whether unsent files were counted has them counted."""
     store = make_store(cache_size=MIB)
