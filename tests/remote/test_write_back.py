@@ -481,6 +481,48 @@ def test_listings(fs, source):
         fs.ls("nowhere")
 
 
+def test_kept_listings(make, source, clock):
+    """Listings that are kept have what another process has sent, and lack what it has removed."""
+    fs, other = make(listings_expiry_time=600), make(listings_expiry_time=600)
+    source.fs.makedirs("d")
+    source.fs.pipe_file("d/old", b"old")
+    for each in (fs, other):
+        assert each.ls("d", detail=False) == ["d/old"]
+    fs.pipe_file("d/new", b"new")
+    fs.rm("d/old")
+    for each in (fs, other):
+        assert each.ls("d", detail=False) == ["d/new"]
+    other.flush()
+    for each in (fs, other):
+        assert each.ls("d", detail=False) == ["d/new"]
+        assert each.info("d/new")["size"] == 3
+        assert not each.exists("d/old")
+    fs.pipe_file("d/new", b"removed")
+    fs.rm("d/new")
+    for each in (fs, other):
+        assert not each.exists("d/new")
+        assert each.ls("d", detail=False) == []
+
+
+def test_known_version(make, source, clock):
+    """With `check` in seconds, what was sent is opened then, and not the version before, however long that is valid."""
+    fs = make(check=600)
+    other = make(check=600)
+    source.fs.pipe_file("a", b"old")
+    assert (fs.cat_file("a"), other.cat_file("a")) == (b"old", b"old")
+    fs.pipe_file("a", b"new")
+    other.flush()
+    assert (fs.cat_file("a"), other.cat_file("a")) == (b"new", b"new")
+
+
+def test_unreadable_record(fs, caplog):
+    """An unsent file whose record says nothing is kept, and that is told."""
+    fs.store.unsent.accept(b"key", b"no record")
+    assert fs.unsent() == []
+    assert "cannot be read" in caplog.text
+    assert fs.store.unsent.find(b"key") is not None
+
+
 def test_listed_while_sent(fs, source, clock):
     """A file that is sent while a directory is listed is not missing there."""
     fs.pipe_file("a", b"content")
