@@ -21,7 +21,7 @@ from dogpile_filesystem.remote.unsent import Record
 from dogpile_filesystem.remote.uploader import Uploader
 from dogpile_filesystem.remote.versions import Version
 from dogpile_filesystem.remote.writing import WritingFileSystem
-from dogpile_filesystem.store import UnsentFile
+from dogpile_filesystem.store import Store, UnsentFile
 
 Pending = tuple[UnsentFile, Record]
 
@@ -75,15 +75,23 @@ class OverlaidFileSystem(WritingFileSystem):
     What :class:`.CachedFileSystem` says of files and directories.
     """
 
+    store: Store
     uploader: Uploader
 
-    def _pending(self, path: str = "") -> list[Pending]:
+    def _pending(self, path: str = "", *, is_strict: bool = False) -> list[Pending]:
         """
         What is unsent at a path and below it, the oldest first.
 
+        :param is_strict: whether trouble with the cache is raised. Otherwise it is reported, and there is nothing.
         :raises OSError: it cannot be listed.
         """
-        files = self.uploader.files()
+        try:
+            files = self.uploader.files()
+        except OSError as error:
+            if is_strict:
+                raise
+            self.store.failures.report_error(error, "cannot look for unsent files")
+            return []
         return [each for each in files if not path.strip("/") or below(each[1].path, path) is not None]
 
     def _unsent_version(self, path: str) -> Version | None:

@@ -27,7 +27,7 @@ from dogpile_filesystem.remote.source import Source
 from dogpile_filesystem.remote.unsent import Record, UploadError
 from dogpile_filesystem.remote.uploader import Uploader
 from dogpile_filesystem.sources import protocols_of
-from dogpile_filesystem.store import Draft, Store
+from dogpile_filesystem.store import Draft
 
 _MODES = ("wb", "ab", "xb")
 #: They take no files.
@@ -60,7 +60,6 @@ class BackFileSystem(OverlaidFileSystem):
     What :class:`.CachedFileSystem` writes, and what is unsent of it.
     """
 
-    store: Store
     source: Source
     options: Options
 
@@ -92,7 +91,7 @@ class BackFileSystem(OverlaidFileSystem):
         """
         return [
             Unsent(record.path, file.size, record.since, record.tries, record.error, record.next_try, record.removed)
-            for file, record in self._pending()
+            for file, record in self._pending(is_strict=True)
         ]
 
     def flush(self, timeout: float | None = None, path: Any = None, on_conflict: str | None = None) -> None:
@@ -109,7 +108,7 @@ class BackFileSystem(OverlaidFileSystem):
         if on_conflict not in (None, "overwrite", "error"):
             msg = f"on_conflict={on_conflict!r} is not accepted: pass 'overwrite' or 'error'"
             raise ValueError(msg)
-        pending = self._pending() if path is None else self._pending(self._strip_protocol(path))
+        pending = self._pending("" if path is None else self._strip_protocol(path), is_strict=True)
         overwrites = None if on_conflict is None else on_conflict == "overwrite"
         self._flush(pending, timeout, overwrites=overwrites)
 
@@ -177,6 +176,14 @@ class BackFileSystem(OverlaidFileSystem):
     def _is_back(self) -> bool:
         """Whether files are written back."""
         return self.options.write_back and not protocols_of(self.fs) & _NOT_WRITTEN
+
+    def _pending_change(self, path: str = "") -> list[Pending]:
+        """
+        What is unsent at a path and below it, which is to be changed.
+
+        :raises OSError: it cannot be listed, and so nobody knows what to change; not when nothing is written back here.
+        """
+        return self._pending(path, is_strict=self.options.write_back)
 
     def _is_unsent(self, path: str) -> bool:
         return self.store.unsent.find(self.versions.key(path)) is not None
@@ -278,7 +285,7 @@ class BackFileSystem(OverlaidFileSystem):
         :raises Exception: whatever the source raises. What was unsent is removed nevertheless.
         """
         targets = self._strip_protocol(path if isinstance(path, list) else [path])
-        pending = [each for target in targets for each in self._pending(self._fixed_part(target))]
+        pending = [each for target in targets for each in self._pending_change(self._fixed_part(target))]
         if not pending:
             if not recursive and not isinstance(path, list) and not _is_pattern(targets[0]):
                 self._rm_one(path, targets[0])
@@ -328,7 +335,7 @@ class BackFileSystem(OverlaidFileSystem):
         :raises OSError: ENOTEMPTY: there are unsent files in it.
         """
         target = self._strip_protocol(path)
-        pending = self._pending(target)
+        pending = self._pending_change(target)
         if any(not record.removed for _, record in pending):
             raise OSError(errno.ENOTEMPTY, "there are unsent files in the directory", target)
         if pending:
@@ -344,7 +351,7 @@ class BackFileSystem(OverlaidFileSystem):
         :raises OSError: EBUSY: what is unsent has to be sent first, by :meth:`flush`.
         :raises Exception: whatever the source raises.
         """
-        if not self._pending():
+        if not self._pending_change():
             super().mv(path1, path2, **kwargs)
             return
         if isinstance(path1, list) or isinstance(path2, list) or _is_pattern(str(path1)):
@@ -352,7 +359,7 @@ class BackFileSystem(OverlaidFileSystem):
             super().mv(path1, path2, **kwargs)
             return
         source, target = self._strip_protocol(path1), self._strip_protocol(path2)
-        mine, theirs = self._pending(source), self._pending(target)
+        mine, theirs = self._pending_change(source), self._pending_change(target)
         if not mine and not theirs:
             super().mv(path1, path2, **kwargs)
         elif self.isfile(source):
