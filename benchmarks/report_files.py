@@ -31,6 +31,17 @@ def file_rows(results: Results) -> Iterator[Row]:
     for state in ("cold", "warm"):
         most = max((result[state] / _MIB for result in results.of("files-memory")), default=None)
         yield Row(f"{state} file of 1 GiB in order: memory", 32, most, " MiB")
+    yield from _listing_rows(results)
+
+
+def _listing_rows(results: Results) -> Iterator[Row]:
+    tree = "find of a million names in 1,000 directories, listed"
+    for base, limit, name in (("source", 1 / 20, "a source of 20 ms a request"), ("dircache", 2, "fsspec's dircache")):
+        measured = results.median(lambda r, b=base: r["ours"] / r[b], "listings")
+        yield Row(tree, limit, measured, f" × {name}")
+    for way, name in (("ls", ""), ("ls first", ", read for the first time")):
+        measured = results.median(lambda r, w=way: r[w], "listings")
+        yield Row(f"ls of 100,000 names, listed{name}", 0.5, measured, " s")
 
 
 def _cold_rows(results: Results) -> Iterator[Row]:

@@ -26,7 +26,7 @@ from report import make_console, show
 from results import Results
 
 #: The names that ``--jobs`` accepts.
-JOBS = ["basic", "open", "mixed", "herd", "raw", "large", "files", "pollers"]
+JOBS = ["basic", "open", "mixed", "herd", "raw", "large", "files", "listings", "pollers"]
 JOBS += ["bound", "trace", "leaks", "tools", "full", "curve"]
 _CURVE_SIZES = [100, 300, 1000, 3000, 10_000, 30_000, 100_000, 300_000, 1_000_000]
 _CURVE_SYSTEMS = ["floor", "ours", "diskcache-lru", "cachelib", "django", "old"]
@@ -78,6 +78,8 @@ def each_round(options: Options, number: int) -> Iterator[Step]:
         yield Step("copying", "peers", {"big": options.big})
     if "files" in options.jobs:
         yield from _files(options.big)
+    if "listings" in options.jobs:
+        yield Step("listings", "peers", {"directories": 1000, "names": 1000})
 
 
 def _files(big: int) -> Iterator[Step]:

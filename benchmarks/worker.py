@@ -38,6 +38,7 @@ JOBS = {
     "files-in-order": ("jobs.files_warm", "in_order"),
     "files-at-random": ("jobs.files_warm", "at_random"),
     "files-small": ("jobs.files_warm", "small"),
+    "listings": ("jobs.listings", "trees"),
     "fault": ("jobs.faults", "fault"),
 }
 

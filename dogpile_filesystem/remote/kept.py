@@ -172,7 +172,7 @@ class Kept:
         :return: them, with what was changed and the source does not show yet.
         """
         token = uuid.uuid4().hex
-        payload = listing_format.pack({"epoch": ticket.epoch, "token": token}, rows, ticket.directory)
+        payload = listing_format.pack({"token": token}, rows, ticket.directory)
 
         def keep(changes: Changes) -> Changes:
             is_late = ticket.asked_at <= changes.since or ticket.asked_at < changes.asked_at
@@ -252,7 +252,7 @@ class Kept:
             return recent._replace(token="")
         rows = self._corrected(directory, changes, listed)
         token = uuid.uuid4().hex
-        payload = listing_format.pack({"epoch": changes.epoch, "token": token}, rows, directory)
+        payload = listing_format.pack({"token": token}, rows, directory)
         is_kept = payload is not None and self._entries.put_listing(key, payload)
         return recent._replace(token=token if is_kept else "")
 

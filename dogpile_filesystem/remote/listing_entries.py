@@ -51,6 +51,8 @@ class Entries:
         self._lock_timeout = lock_timeout
         # Listings by their token, and the path that the reader has for the directory. Each change is atomic.
         self._read: OrderedDict[tuple[str, str], Listed] = OrderedDict()
+        # How many rows they have, or a little off: two threads may count at one moment.
+        self._rows = 0
 
     def known(self, key: bytes, directory: str) -> tuple[Changes | None, Listed | None]:
         """The changes of a directory, and its listing."""
@@ -73,12 +75,12 @@ class Entries:
             return listed
         payload = self._store.get(key, LISTING) if changes.token else None
         found = None if payload is None else listing_format.unpack(payload, directory)
-        if found is None or found[0] != {"epoch": changes.epoch, "token": changes.token}:
+        if found is None or found[0] != {"token": changes.token}:
             return None
         listed = self._read[where] = Listed(found[1], changes.asked_at)
-        while len(self._read) > 1 and sum(len(each.rows) for each in list(self._read.values())) > _ROWS:
-            with contextlib.suppress(KeyError):
-                self._read.popitem(last=False)
+        self._rows += len(listed.rows)
+        if self._rows > _ROWS:
+            self._drop_oldest()
         return listed
 
     def _generation_key(self) -> bytes:
@@ -128,6 +130,17 @@ class Entries:
         finally:
             mutex.release()
         return after
+
+    def _drop_oldest(self) -> None:
+        """Make so much room at once that it is seldom made."""
+        sizes = [len(each.rows) for each in list(self._read.values())]
+        self._rows = sum(sizes)
+        for size in sizes[:-1]:
+            if self._rows <= _ROWS // 2:
+                break
+            with contextlib.suppress(KeyError):  # Another thread drops them too.
+                self._read.popitem(last=False)
+            self._rows -= size
 
     def put_listing(self, key: bytes, payload: bytes) -> bool:
         """Store a listing, with the mutex of :meth:`update`; whether it is kept."""

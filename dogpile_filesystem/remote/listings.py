@@ -6,7 +6,9 @@ shared by all processes, and corrected by what is changed through the cache.
 from __future__ import annotations
 
 import errno
+import itertools
 import math
+import operator
 import os
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -74,7 +76,7 @@ class Listings:
         """
         The paths of all files below a directory, sorted. A directory that cannot be listed is left out, as fsspec does.
         """
-        found: dict[str, None] = {}  # In order, so that they are sorted nearly at once.
+        found: list[str] = []
         left = [path]
         while left:
             directory = left.pop()
@@ -83,9 +85,11 @@ class Listings:
                 files, directories = Names.of(self.ls(directory, refresh=refresh)) if names is None else names
             except OSError:
                 continue
-            found.update(dict.fromkeys(files))
+            found += files
             left += [each for name in reversed(directories) if (each := name.rstrip("/")) != directory]
-        return sorted(found)
+        found.sort()
+        is_twice = any(map(operator.eq, found, itertools.islice(found, 1, None)))
+        return list(dict.fromkeys(found)) if is_twice else found
 
     def info(self, path: str, *, refresh: bool = False) -> dict[str, Any]:
         """

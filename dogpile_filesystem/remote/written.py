@@ -96,6 +96,7 @@ class RawWrittenFile(io.FileIO):
 
     def close(self) -> None:
         if self.may_close:
+            self._finalizing = False  # Set by the collector, which thinks that nobody else closes it, and warns.
             super().close()
 
     def _dealloc_warn(self, source: object) -> None:

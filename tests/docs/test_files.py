@@ -90,6 +90,11 @@ def test_writing(recipe, tmp_path):
     assert sorted(os.listdir(tmp_path / "tmp/myapp")) == ["a.txt", "b.txt", "written.bin"]
 
 
+def test_listings(recipe):
+    """The example of listings prints what it says."""
+    assert recipe("Listings and metadata").complaints() == ""
+
+
 def test_path(recipe):
     """Another program reads a local copy, and the copy is gone when it is released."""
     section = recipe("Programs that need a path")

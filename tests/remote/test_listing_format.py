@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("fsspec")
 
 from dogpile_filesystem.remote import listing_format
-from dogpile_filesystem.remote.changes import Change, Changes
+from dogpile_filesystem.remote.changes import Change, Changes, Judge
 
 NOW = datetime.datetime(2026, 7, 1, 12, 30, 15, 250, tzinfo=datetime.timezone.utc)
 ROWS = [
@@ -107,3 +107,35 @@ def test_changes_as_noted():
     info = {"name": "d/a", "size": 1, "type": "file", "LastModified": NOW}
     changes = Changes.new().with_changes({"a": Change(5.0, info), "b": Change(6.0, None)})
     assert Changes.unpack(changes.pack(), "d") == changes
+
+
+def told(size, mtime=None):
+    return {"name": "d/a", "size": size, "type": "file"} | ({} if mtime is None else {"mtime": mtime})
+
+
+DIRECTORY = {"name": "d/a", "size": 0, "type": "directory"}
+
+
+@pytest.mark.parametrize(
+    ("changed", "listed", "wins"),
+    [
+        (told(1, 5.5), told(1, 5.5), False),
+        (told(1, 5.5), told(1, 4.5), True),
+        # Somebody else was later.
+        (told(1, 5.5), told(1, 6.5), False),
+        (told(1), told(1), False),
+        (told(1), told(2), True),
+        (told(1), None, True),
+        (None, told(1), True),
+        (None, None, False),
+        (DIRECTORY, told(1), True),
+        (DIRECTORY, DIRECTORY, False),
+    ],
+    ids=str,
+)
+def test_change_against_a_listing(changed, listed, wins):
+    """A change wins for a minute over what was asked for later, unless that shows it, and always over the earlier."""
+    judge = Judge({"some"}, lambda: 1010.0)
+    assert judge.wins(Change(1000.0, changed), listed, 1005.0) == wins
+    assert judge.wins(Change(1000.0, changed), listed, 995.0)
+    assert not Judge({"some"}, lambda: 1061.0).wins(Change(1000.0, changed), listed, 1005.0)

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import os
 import pathlib
+import time
 
 import pytest
 
 fsspec = pytest.importorskip("fsspec")
 cached = pytest.importorskip("cached")
 
-from dogpile_filesystem.layout import CHANGES, LISTING, PART, VERSION, kind_of  # noqa: E402 - after what may be missing
+from dogpile_filesystem.layout import CHANGES, LISTING, PART, VERSION, kind_of, place  # noqa: E402 - after what may be missing
 from dogpile_filesystem.remote import kept  # noqa: E402
 
 NAMES = ["d/a", "d/b", "d/e"]
@@ -34,6 +35,13 @@ def entries(fs, kind):
     """The files of the entries of a kind."""
     values = pathlib.Path(fs.store.base_dir, "values")
     return [path for path in values.rglob("*") if kind_of(path.name) is not None and kind_of(path.name).number == kind]
+
+
+def lose(fs, kind):
+    """Remove what is kept of the directory d in an entry of a kind, as an eviction does."""
+    kept_in = fs.listings._kept._entries
+    key = kept_in.key("d", kept_in.generation())
+    pathlib.Path(fs.store.base_dir, place(kind, key).path).unlink()
 
 
 # What is answered
@@ -240,6 +248,14 @@ def test_links_of_a_page(base_dir, monkeypatch):
     assert source.asked() == 1
 
 
+def test_rows_without_a_size(fs, source):
+    """Of a file whose size is not listed, the source is asked for more."""
+    source.control.hide_length("d")
+    names(fs)
+    source.control.forget_orders()
+    assert fs.info("d/a")["size"] == 3
+
+
 # What opens
 
 
@@ -278,10 +294,38 @@ def test_unsettled_version_in_a_listing(base_dir, tmp_path, clock):
     fs = cached.CachedFileSystem(
         fs=source.fs, base_dir=base_dir, listings_expiry_time=60, check=60, skip_instance_cache=True
     )
-    source.write("d/a", b"old")
+    second = int(time.time())
+    source.write("d/a", b"old", second)
     names(fs)
-    source.write("d/a", b"new")
+    assert fs.cat_file("d/a") == b"old"
+    source.write("d/a", b"new", second)
     assert fs.cat_file("d/a") == b"new"
+
+
+def test_listing_that_tells_other_things(make, source, clock):
+    """A listing that identifies versions in another way than the file's own metadata does not decide on them."""
+    source.write("d/a", b"a", 1_700_000_000)
+    fs = make(listings_expiry_time=60, check=30)
+    assert fs.cat_file("d/a") == b"a"
+    clock.move(31)
+    right = fs.source.ls
+    fs.source.ls = lambda path: [{"name": "d/a", "size": 1, "type": "file", "mtime": 1_700_000_000}]
+    names(fs)
+    fs.source.ls = right
+    source.asked()
+    assert fs.cat_file("d/a") == b"a"
+    assert [each.kind for each in source.control.requests()] == ["info"]
+
+
+def test_local_files_are_looked_at(base_dir, tmp_path):
+    """The version of a local file is never that of a listing, which tells less than a look at the file."""
+    path = tmp_path / "a"
+    path.write_bytes(b"a")
+    os.utime(path, (1e9, 1e9))
+    fs = cached.CachedFileSystem("file", base_dir=base_dir, listings_expiry_time=60, check=60, skip_instance_cache=True)
+    fs.ls(str(tmp_path))
+    with fs.open(str(path)) as file:
+        assert file.identity.startswith("stat:")
 
 
 # What is changed
@@ -328,6 +372,18 @@ def test_late_listing(fs, source, clock):
     clock.move(30)
     assert names(fs, refresh=True) == NAMES == names(fs)
     fs.source.ls = right
+
+
+def test_late_answer(make, source, clock):
+    """A file that was just written is there, though the source says that there is none."""
+    source.write("d/a", b"a")
+    fs = make(listings_expiry_time=10)
+    fs.pipe_file("d/new", b"new")
+    clock.move(11)
+    source.control.fail("ENOENT", "info", "d/new")
+    assert fs.size("d/new") == 3
+    clock.move(50)
+    assert not fs.exists("d/new")
 
 
 def test_change_that_is_shown(fs, source, clock):
@@ -399,6 +455,24 @@ def test_earlier_listing_does_not_replace_a_later_one(fs, make, source, clock):
     assert names(fs) == [*NAMES, "d/new"]
 
 
+def test_earlier_answer_does_not_replace_a_later_one(fs, make, source, clock):
+    """Of two answers about one name, the one that was asked for later stays, though the other one arrives last."""
+    other = make(listings_expiry_time=60)
+    right = fs.source.look
+
+    def look(path):
+        found = right(path)
+        clock.move(1)
+        source.write("d/a", b"longer")
+        assert other.size("d/a") == 6
+        return found
+
+    fs.source.look = look
+    fs.info("d/a")
+    fs.source.look = right
+    assert fs.size("d/a") == 6
+
+
 @pytest.mark.parametrize("kind", [LISTING, CHANGES])
 def test_eviction(fs, make, source, kind):
     """Whatever is evicted, nothing that was removed comes back, and nothing that was written goes away."""
@@ -406,8 +480,7 @@ def test_eviction(fs, make, source, kind):
     fs.info("d/a")
     fs.rm_file("d/a")
     fs.pipe_file("d/new", b"new")
-    for path in entries(fs, kind):
-        path.unlink()
+    lose(fs, kind)
     for each in (fs, make(listings_expiry_time=60)):
         assert names(each) == ["d/b", "d/e", "d/new"]
         assert not each.exists("d/a")
@@ -421,8 +494,7 @@ def test_changes_lost_while_the_source_is_asked(fs, make, source):
     def ls(path):
         rows = right(path)
         other.rm_file("d/a")
-        for each in entries(fs, CHANGES):
-            each.unlink()
+        lose(fs, CHANGES)
         other.exists("d/b")
         return rows
 
@@ -430,6 +502,25 @@ def test_changes_lost_while_the_source_is_asked(fs, make, source):
     names(fs)
     fs.source.ls = right
     assert names(fs) == names(other) == ["d/b", "d/e"]
+
+
+def test_all_entries_are_lost(fs):
+    """Without any entry of the changes, and of the generation, nothing that was listed is believed."""
+    names(fs)
+    fs.rm_file("d/a")
+    for path in entries(fs, CHANGES):
+        path.unlink()
+    assert names(fs) == ["d/b", "d/e"]
+
+
+def test_answer_to_a_question_before_the_changes_were_lost(fs, make, source):
+    """What was asked of one name before the changes were lost is not believed after that."""
+    other = make(listings_expiry_time=60)
+    assert fs.exists("d/a")
+    lose(fs, CHANGES)
+    source.fs.rm_file("d/a")
+    other.exists("d/b")
+    assert not fs.exists("d/a")
 
 
 def test_damage(fs, source):
@@ -520,12 +611,21 @@ def test_many_changes(fs, source, clock, monkeypatch):
     assert names(fs) == sorted(["d/b", "d/e", *(f"d/{number}" for number in range(12))])
     assert source.asked() == 0
     assert max(path.stat().st_size for path in entries(fs, CHANGES)) < 400
+
+
+def test_many_changes_without_a_listing(make, source, clock, monkeypatch):
+    """When many old changes are dropped, what was asked before them does not come back."""
+    monkeypatch.setattr(kept, "_MANY", 2)
+    source.write("d/a", b"a")
+    fs = make(listings_expiry_time=600)
+    assert fs.exists("d/a")
+    clock.move(1)
+    for name in ("d/a", "d/b", "d/e"):
+        fs.listings.removed(name)
+    os.unlink(source.root / "d/a")
     clock.move(61)
-    for number in range(12):
-        fs.listings.removed(f"x/{number}")
-    clock.move(61)
-    fs.listings.removed("x/y")
-    assert not fs.exists("x/1")
+    fs.listings.removed("d/f")
+    assert not fs.exists("d/a")
 
 
 def test_callers_may_change_what_they_get(fs):
@@ -571,6 +671,25 @@ def test_two_processes(fs, start, source):
     source.asked()
     assert names(fs) == ["d/b", "d/e", "d/new"]
     assert source.asked() == 0
+
+
+def test_processes_that_change_one_directory(fs, start):
+    """Of the changes that several processes make in one directory at one time, none is lost."""
+    names(fs)
+    program = """
+    sys.stdin.read(1)
+    for number in range(30):
+        path = f"d/{os.getpid()}-{number}"
+        fs.listings.added(path, {"name": path, "size": 1, "type": "file"})
+    """
+    processes = [start(fs, program) for _ in range(3)]
+    for process in processes:
+        process.stdin.write("x")
+        process.stdin.flush()
+    for process in processes:
+        process.communicate()
+        assert process.returncode == 0
+    assert len(names(fs)) == 3 + 90
 
 
 def test_no_room(make, source):

@@ -288,3 +288,38 @@ def test_requests_to_http(http, cached):
     assert [each.sent >> 10 for each in http.answered("GET")] == [256, 1024, 1792]
     assert len(http.answered("HEAD")) == 1 + 3
     assert http.sent() == len(CONTENT)
+
+
+@pytest.mark.parametrize("name", ["s3", "sftp"])
+def test_kept_listings(name, request, cached):
+    """What is written and removed through the cache shows in listings that are kept, and these cost no request."""
+    storage = request.getfixturevalue(name)
+    fs = cached(storage, listings_expiry_time=600, check=600)
+    root = f"{storage.root}/kept"
+    fs.makedirs(root, exist_ok=True)
+    assert fs.find(root) == []
+    fs.pipe_file(f"{root}/a", b"a")
+    fs.makedirs(f"{root}/d", exist_ok=True)
+    fs.pipe_file(f"{root}/d/b", b"bb")
+    expected = [f"{root}/a", f"{root}/d/b"]
+    other = cached(storage, listings_expiry_time=600, check=600)
+    assert fs.find(root) == other.find(root) == other.fs.find(root) == expected
+    requests = other.stats().process.source.requests
+    assert other.du(root) == 3
+    assert [len(files) for _, _, files in other.walk(root)] == [1, 1]
+    assert not other.exists(f"{root}/missing")
+    assert other.stats().process.source.requests == requests
+    fs.rm(f"{root}/d", recursive=True)
+    assert other.find(root) == [f"{root}/a"]
+    assert not other.exists(f"{root}/d")
+    assert other.cat_file(f"{root}/a") == b"a"
+
+
+def test_kept_listings_of_pages(stored, cached):
+    """Over each protocol, with listings kept, a file is found that was put beside the listed ones by somebody else."""
+    stored.write(CONTENT)
+    fs = cached(stored.storage, listings_expiry_time=600)
+    directory = stored.path.rpartition("/")[0]
+    assert [row["name"] for row in fs.ls(directory)] == [stored.path]
+    assert fs.info(stored.path)["size"] == len(CONTENT)
+    assert fs.cat_file(stored.path) == CONTENT
