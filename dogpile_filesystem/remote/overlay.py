@@ -9,12 +9,16 @@ Limits. While something of the source is unsent, directories are walked one by o
 
 from __future__ import annotations
 
+import contextlib
 import datetime
-from collections.abc import Sequence
+import errno
+import os
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from fsspec.spec import AbstractFileSystem
 
+from dogpile_filesystem.layout import UNSENT_DIRECTORY
 from dogpile_filesystem.remote import unsent
 from dogpile_filesystem.remote.passed_on import without_prefix
 from dogpile_filesystem.remote.unsent import Record
@@ -122,25 +126,55 @@ class OverlaidFileSystem(WritingFileSystem):
 
         :param refresh: whether to ask the source, whatever is kept.
         """
-        target = self._strip_protocol(path)
-        version = self._unsent_version(target)
-        if version is not None:
-            return dict(version.info)
-        pending = self._pending(target)
-        try:
+        target, before = self._strip_protocol(path), self._state()
+        with contextlib.suppress(FileNotFoundError):
+            version = self._unsent_version(target)
+            if version is not None:
+                return dict(version.info)
             return dict(super().info(path, refresh=refresh, **kwargs))
-        except FileNotFoundError:
-            if all(record.removed for _, record in pending):
-                raise
+        if self._is_implied(target):
             return {"name": target, "size": 0, "type": "directory"}
+        if before != self._state() and not self._is_removed(target):
+            # What was in it may have been sent in between.
+            return dict(super().info(path, refresh=refresh, **kwargs))
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), target)
 
     def exists(self, path: str, **kwargs: Any) -> bool:
         """Whether there is a file or a directory."""
-        return bool(self._either("exists", path, **kwargs))
+        return self._is_there(path, super().exists, kwargs)
 
     def lexists(self, path: str, **kwargs: Any) -> bool:
         """As :meth:`exists`; and a link that leads nowhere, where the source tells."""
-        return bool(self._either("lexists", path, **kwargs))
+        return self._is_there(path, super().lexists, kwargs)
+
+    def _is_there(self, path: str, ask: Callable[..., bool], options: dict[str, Any]) -> bool:
+        target, before = self._strip_protocol(path), self._state()
+        try:
+            if self._unsent_version(target) is not None or ask(path, **options):
+                return True
+        except FileNotFoundError:
+            return self._is_implied(target)
+        if self._is_implied(target):
+            return True
+        return before != self._state() and not self._is_removed(target) and ask(path, **options)
+
+    def _is_implied(self, path: str) -> bool:
+        """Whether something unsent is in a directory, which the source may not have."""
+        return any(not record.removed for _, record in self._pending(path))
+
+    def _is_removed(self, path: str) -> bool:
+        try:
+            self._unsent_version(path)
+        except FileNotFoundError:
+            return True
+        return False
+
+    def _state(self) -> int:
+        """What changes whenever something is accepted or sent."""
+        try:
+            return os.stat(f"{self.store.base_dir}/{UNSENT_DIRECTORY}").st_mtime_ns
+        except OSError:
+            return 0
 
     def find(self, path: str, *args: Any, **kwargs: Any) -> Any:
         """All files below a directory."""

@@ -31,6 +31,8 @@ UNSENT = "unsent"
 _LATER = 1.0
 #: Seconds that a thread sleeps at most: other processes write too.
 _LONGEST = 60.0
+#: A listing is good for so many times the seconds that it took.
+_WORTH = 20
 #: How often a file is sent that is written anew each time.
 _CHANGES = 100
 
@@ -71,6 +73,10 @@ class Uploader:
         self._news = 0
         # Keys that threads of this process are sending.
         self._busy: set[bytes] = set()
+        # Keys whose time has come, as the last listing told, and until when that is good: where there are thousands,
+        # most of the time is not to be spent on listing them.
+        self._due: deque[bytes] = deque()
+        self._due_until = 0.0
         # Until when to leave a file alone, by its key, on the monotonic clock.
         self._later: dict[bytes, float] = {}
 
@@ -134,7 +140,11 @@ class Uploader:
     def _take(self) -> bytes | None:
         """The next file whose time has come, when it comes; None: the thread is no longer needed."""
         while True:
-            news = self._news
+            with self._changed:
+                key = None if self._is_closed else self._next_due()
+            if key is not None:
+                return key
+            news, began = self._news, self._monotonic()
             try:
                 files = self.files()
             except OSError as error:
@@ -142,9 +152,11 @@ class Uploader:
                 files = None
             with self._changed:
                 wait = _LATER if files is None else self._choose(files)
-                if isinstance(wait, bytes):
-                    self._busy.add(wait)
-                    return wait
+                now = self._monotonic()
+                self._due_until = now + _WORTH * (now - began)
+                key = None if self._is_closed else self._next_due(is_new=True)
+                if key is not None:
+                    return key
                 if news != self._news and not self._is_closed:
                     continue
                 # One thread waits for all.
@@ -153,10 +165,24 @@ class Uploader:
                     return None
                 self._changed.wait(min(wait, _LONGEST))
 
-    def _choose(self, files: list[tuple[UnsentFile, Record]]) -> bytes | float | None:
-        """A file to send; or the seconds until there is one; or None: there is none at all."""
+    def _next_due(self, *, is_new: bool = False) -> bytes | None:
+        """A file to send, of those that are known; None: there is none, or nobody has looked for some time."""
+        now = self._monotonic()
+        while self._due and (is_new or now < self._due_until):
+            key = self._due.popleft()
+            if key not in self._busy and self._later.get(key, 0.0) <= now:
+                self._busy.add(key)
+                if self._due:
+                    self._start_thread()
+                return key
+        self._due.clear()
+        return None
+
+    def _choose(self, files: list[tuple[UnsentFile, Record]]) -> float | None:
+        """Have known which files are to be sent now; the seconds until there is one; None: there is none at all."""
         now, monotonic = self._sender.clock(), self._monotonic()
         self._later = {key: until for key, until in self._later.items() if until > monotonic}
+        self._due.clear()
         waits = []
         for file, record in files:
             if file.key in self._busy:
@@ -165,9 +191,7 @@ class Uploader:
                 self._sender.failures.report(FAILED, "%s is not sent: %s", record.path, record.error)
             wait = max(record.next_try - now, self._later.get(file.key, 0.0) - monotonic)
             if wait <= 0:
-                if len(files) > len(self._busy) + 1:
-                    self._start_thread()
-                return file.key
+                self._due.append(file.key)
             waits.append(wait)
         return min(waits, default=_LATER if files else None)
 
