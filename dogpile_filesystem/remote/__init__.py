@@ -1,6 +1,6 @@
 """
 Files of slow storage, as an fsspec filesystem: what is read from a source is kept in blocks in a cache directory. Needs
-fsspec and platformdirs: ``pip install dogpile_filesystem[fsspec]``.
+fsspec, platformdirs and tenacity: ``pip install dogpile_filesystem[fsspec]``.
 
 May import: arguments, store, sources, lockfile, layout, failures, flusher.
 """
@@ -8,6 +8,7 @@ May import: arguments, store, sources, lockfile, layout, failures, flusher.
 try:
     import fsspec as _fsspec  # noqa: F401 - it is there
     import platformdirs as _platformdirs  # noqa: F401 - likewise
+    import tenacity as _tenacity  # noqa: F401 - likewise
 except ImportError as error:
     msg = "dogpile_filesystem.remote needs more packages: pip install 'dogpile_filesystem[fsspec]'"
     raise ImportError(msg) from error
@@ -15,5 +16,7 @@ except ImportError as error:
 from dogpile_filesystem.remote.file import CachedFile
 from dogpile_filesystem.remote.filesystem import CachedFileSystem
 from dogpile_filesystem.remote.source import SourceChanged
+from dogpile_filesystem.remote.unsent import Conflict, UploadError
+from dogpile_filesystem.remote.writing_back import Unsent
 
-__all__ = ["CachedFile", "CachedFileSystem", "SourceChanged"]
+__all__ = ["CachedFile", "CachedFileSystem", "Conflict", "SourceChanged", "Unsent", "UploadError"]

@@ -8,6 +8,7 @@ filesystem is dropped from the cache.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import errno
 import os
@@ -33,15 +34,18 @@ from dogpile_filesystem.remote.namespace import namespace_of
 from dogpile_filesystem.remote.options import OWN, SHARED, Options
 from dogpile_filesystem.remote.places import Places
 from dogpile_filesystem.remote.raw import RawCachedFile
-from dogpile_filesystem.remote.source import Source
+from dogpile_filesystem.remote.source import Source, SourceChanged
 from dogpile_filesystem.remote.stream import RawStreamedFile
+from dogpile_filesystem.remote.unsent_reader import open_unsent
 from dogpile_filesystem.remote.upload import Uploads
 from dogpile_filesystem.remote.versions import Version, Versions
 from dogpile_filesystem.remote.watched import Poller, Watched
-from dogpile_filesystem.remote.writing import WritingFileSystem
+from dogpile_filesystem.remote.writing_back import BackFileSystem
 from dogpile_filesystem.sources import lists_all, protocols_of
 from dogpile_filesystem.store import Store
 
+#: How often to open a file anew because it is written all the time.
+_CHANGES = 20
 #: Arguments that fsspec passes to every filesystem, or that it takes for itself.
 _FSSPEC = ("fo", "asynchronous", "loop", "use_listings_cache", "max_paths", "batch_size")
 
@@ -49,7 +53,7 @@ _FSSPEC = ("fo", "asynchronous", "loop", "use_listings_cache", "max_paths", "bat
 # ruff: noqa: ARG002 - signatures are fsspec's
 
 
-class CachedFileSystem(WritingFileSystem):
+class CachedFileSystem(BackFileSystem):
     """
     A filesystem whose files are cached in ``base_dir``, in blocks.
 
@@ -83,6 +87,12 @@ class CachedFileSystem(WritingFileSystem):
     :param fill: whether files that were opened are fetched whole, by a thread of this process. Default False.
     :param namespace: readers share blocks if they have the same namespace. Default None: the same source with the same
      options, credentials included. Pass a name if credentials change while the files stay the same.
+    :param write: ``"through"``: what is written is at the source when its ``close()`` returns. ``"back"``: it is safe
+     on the local disk then, and sent to the source later. Default ``"through"``.
+    :param write_after: seconds after which a file that is written back is sent. Default 5.
+    :param max_uploads: how many of them this process sends at once. Default 4. 0: only :meth:`flush` sends.
+    :param on_conflict: when somebody else has changed a file at the source that was written back here: ``"overwrite"``
+     it, and say so in the log; or ``"error"``: keep ours unsent, until :meth:`flush` is told. Default ``"overwrite"``.
     :param high_watermark: the part of ``cache_size``, more than 0, beyond which entries are evicted. Default 1.0.
     :param low_watermark: the part of ``cache_size`` down to which they are evicted then. Default: ``high_watermark``.
     :param signing_key: bytes or a string, or a list of them: as the backends of dogpile.cache take it. Default None.
@@ -163,6 +173,7 @@ class CachedFileSystem(WritingFileSystem):
             cache_size=shared.cache_size,
         )
         self._copies = LocalCopies(self)
+        self._begin_writing_back(self.options.namespace or namespace_of(source))
         self._watched = Watched(self)
 
     @property
@@ -218,7 +229,10 @@ class CachedFileSystem(WritingFileSystem):
     ) -> Any:
         if mode != "rb":
             return self._open_written(path, mode, autocommit=autocommit, block_size=block_size, **kwargs)
-        return self.open_version(self.versions.opened(path))
+        for _ in range(_CHANGES):
+            with contextlib.suppress(SourceChanged):  # An unsent file was sent or replaced in this moment.
+                return self.open_version(self.versions.opened(path))
+        raise SourceChanged(path)
 
     def open_version(self, version: Version) -> Any:
         """
@@ -230,6 +244,8 @@ class CachedFileSystem(WritingFileSystem):
         """
         if version.info.get("type") == "directory":
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), version.path)
+        if version.is_unsent:
+            return CachedFile(self, open_unsent(self, version))
         if not version.identity or version.info.get("type") == "other":  # Such as a pipe.
             return self.source.open(version.path)
         # A web server may say that it answers no ranges.

@@ -29,11 +29,13 @@ SHARED = (
 OWN = (
     *("block_size", "check", "listings_expiry_time", "stale_if_error", "fill", "namespace"),
     *("high_watermark", "low_watermark"),
+    *("write", "write_after", "max_uploads", "on_conflict"),
 )
 
 _CACHE_SIZE = 10 << 30
 _LOCK_TIMEOUT = 60.0
 _BLOCK_SIZE = 1 << 20
+_WRITE_AFTER, _MAX_UPLOADS = 5.0, 4
 _SMALLEST_BLOCK, _LARGEST_BLOCK = 64 << 10, 64 << 20
 
 
@@ -52,6 +54,10 @@ class Options:
     :ivar namespace: what readers have to have in common to share blocks; None: the source's class and options.
     :ivar high_watermark: the part of ``cache_size`` beyond which entries are evicted.
     :ivar low_watermark: the part of it down to which they are evicted then.
+    :ivar write_back: whether what is written is sent to the source later.
+    :ivar write_after: seconds after which it is sent.
+    :ivar max_uploads: how many files this process sends at once; 0: it sends none by itself.
+    :ivar on_conflict: what to do when the source's file was changed by somebody else.
     """
 
     shared: Arguments
@@ -63,6 +69,10 @@ class Options:
     namespace: str | None
     high_watermark: float
     low_watermark: float
+    write_back: bool
+    write_after: float
+    max_uploads: int
+    on_conflict: str
 
     @classmethod
     def parse(cls, arguments: Mapping[str, Any]) -> Options:
@@ -100,6 +110,10 @@ class Options:
             namespace=namespace,
             high_watermark=high,
             low_watermark=low,
+            write_back=_choice("write", given.get("write", "through"), ("through", "back")) == "back",
+            write_after=_number("write_after", given.get("write_after", _WRITE_AFTER)),
+            max_uploads=int(_number("max_uploads", given.get("max_uploads", _MAX_UPLOADS))),
+            on_conflict=_choice("on_conflict", given.get("on_conflict", "overwrite"), ("overwrite", "error")),
         )
 
 
@@ -151,3 +165,21 @@ def _fraction(name: str, value: object) -> float:
         msg = f"{name}={value!r} is not accepted: pass a fraction of cache_size, more than 0 and at most 1"
         raise ValueError(msg)
     return fraction
+
+
+def _choice(name: str, value: object, choices: tuple[str, ...]) -> str:
+    if value not in choices:
+        msg = f"{name}={value!r} is not accepted: pass {' or '.join(map(repr, choices))}"
+        raise ValueError(msg)
+    return str(value)
+
+
+def _number(name: str, value: object) -> float:
+    try:
+        number = float(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else math.nan
+    except ValueError:
+        number = math.nan
+    if not 0 <= number < math.inf:
+        msg = f"{name}={value!r} is not accepted: pass a number, 0 or more"
+        raise ValueError(msg)
+    return number

@@ -119,7 +119,12 @@ class RawFile(io.RawIOBase):
     def _renew(self) -> None:
         """Take the version that the source has now, unless that has to be read in another way."""
         version = self._fs.versions.renewed(self.version)
-        if version.info.get("type") == "directory" or (version.size < 0) != (self.version.size < 0):
+        # The content of an unsent file is no bytes of the source.
+        if (
+            version.is_unsent
+            or version.info.get("type") == "directory"
+            or (version.size < 0) != (self.version.size < 0)
+        ):
             raise SourceChanged(version.path)
         self.version = version
 

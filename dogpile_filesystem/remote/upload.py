@@ -31,13 +31,14 @@ from dogpile_filesystem.remote.beside import (
     refuse_existing,
     replace,
     replace_local,
+    temporary_path,
     token_of,
     unique_token,
 )
 from dogpile_filesystem.remote.listings import Listings
 from dogpile_filesystem.remote.source import Source, SourceChanged
 from dogpile_filesystem.remote.versions import Version, Versions
-from dogpile_filesystem.sources import is_local, protocols_of
+from dogpile_filesystem.sources import is_local, is_rewritten_in_place, protocols_of
 from dogpile_filesystem.store import Store
 
 __all__ = ["Uploads", "is_temporary"]
@@ -178,6 +179,17 @@ class Uploads:
         """
         with self._source.request():
             refuse_existing(self._source.fs, path)
+
+    def remove_part(self, path: str) -> None:
+        """
+        Remove what a killed upload of a path has left beside it, if anything. For a caller that is in :meth:`holding`.
+
+        :raises Exception: whatever the source raises.
+        """
+        fs = self._source.fs
+        if is_rewritten_in_place(fs):
+            with contextlib.suppress(FileNotFoundError), self._source.request():
+                fs.rm_file(temporary_path(path, self._token(path, is_held=True)))
 
     def copy(self, path1: str, path2: str, **options: Any) -> None:
         """

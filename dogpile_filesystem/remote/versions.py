@@ -23,7 +23,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from dogpile_filesystem.layout import PART, VERSION, PartKey, version_key
-from dogpile_filesystem.remote import records
+from dogpile_filesystem.remote import records, unsent
 from dogpile_filesystem.remote.kept import Kept
 from dogpile_filesystem.remote.places import Place, Places
 from dogpile_filesystem.remote.source import Look, Source
@@ -95,6 +95,11 @@ class Version(NamedTuple):
         return self.prefix + b"%d" % number
 
     @property
+    def is_unsent(self) -> bool:
+        """Whether it was written here, and the source did not have it yet."""
+        return self.identity.startswith(unsent.IDENTITY)
+
+    @property
     def blocks(self) -> int:
         """The number of its blocks; 0 if its size is unknown."""
         return -(-max(self.size, 0) // self.block_size)
@@ -151,8 +156,12 @@ class Versions:
         """
         The version that an opening gets.
 
+        :raises FileNotFoundError: it was removed here, and the source does not know yet.
         :raises Exception: whatever the source raises.
         """
+        unsent_version = self.unsent(path)
+        if unsent_version is not None:
+            return unsent_version
         look = self._recent(path)
         if look is not None and look.is_free:
             self._looks[path] = look._replace(is_free=False)
@@ -163,8 +172,12 @@ class Versions:
         """
         What the source says of a file or a directory.
 
+        :raises FileNotFoundError: it was removed here, and the source does not know yet.
         :raises Exception: whatever the source raises.
         """
+        unsent_version = self.unsent(path)
+        if unsent_version is not None:
+            return dict(unsent_version.info)
         look = self._recent(path)
         version = look.version if look is not None else self._current(path, is_free=True)
         return dict(version.info)
@@ -194,6 +207,9 @@ class Versions:
 
         :raises Exception: whatever the source raises.
         """
+        unsent_version = self.unsent(version.path)
+        if unsent_version is not None:
+            return unsent_version
         self._looks.pop(version.path, None)
         place = Place(version.url, version.namespace)
         return self._ask(version.path, place, self._record(version.path, place), is_free=False)
@@ -221,6 +237,32 @@ class Versions:
         if record is not None and (not now or record["identity"] != now):
             self._store.remove(version_key(*place), VERSION)
             self._remove_blocks(place, record)
+
+    def unsent(self, path: str) -> Version | None:
+        """
+        The version that was written here, and that the source is still to get; None: there is none. When there is none,
+        this costs one attempt to open a file.
+
+        :raises FileNotFoundError: the file was removed here.
+        """
+        place = self._place(path)
+        found = self._store.unsent.find(version_key(*place))
+        record = None if found is None else unsent.unpack(found.metadata)
+        if found is None or record is None:
+            return None
+        if record.removed:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+        key = PartKey(*place, unsent.IDENTITY + found.token, found.size, self._block_size, 0)
+        return Version.of(path, key, unsent.info_of(path, record, found.size), is_kept=False)
+
+    def look_again(self, path: str) -> None:
+        """Ask the source at the next opening: what it said a moment ago may be older than what is unsent."""
+        self._looks.pop(path, None)
+
+    def known_identity(self, path: str) -> str | None:
+        """The identity of the version that the source was last known to have; None: nothing is known. Asks nobody."""
+        record = self._record(path, self._place(path))
+        return None if record is None else str(record["identity"])
 
     def key(self, path: str) -> bytes:
         """The key of what is known of a file."""

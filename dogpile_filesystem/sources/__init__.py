@@ -13,6 +13,7 @@ from dogpile_filesystem.sources.filesystems import (
     is_rewritten_in_place,
     lists_all,
     protocols_of,
+    says_full,
     says_missing,
     source_identity,
 )
@@ -29,6 +30,7 @@ __all__ = [
     "is_rewritten_in_place",
     "lists_all",
     "protocols_of",
+    "says_full",
     "says_missing",
     "source_identity",
     "url_of",

@@ -27,6 +27,9 @@ _MISSING_OR_DENIED = {401, 403, 404, 410}
 #: Of its errors, the lowest, and the number beyond the highest.
 _LOWEST, _BEYOND = 400, 600
 _SAYS_MISSING = (FileNotFoundError, NotADirectoryError, PermissionError)
+#: An HTTP server's answer: insufficient storage.
+_FULL = 507
+_FULL_ERRNOS = {errno.ENOSPC, errno.EDQUOT}
 _MISSING_ERRNOS = {errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM}
 _BROKEN = (ConnectionError, TimeoutError, asyncio.TimeoutError)  # The last is one of its own before Python 3.11.
 #: They hand everything on to the filesystem in their attribute ``fs``.
@@ -109,6 +112,13 @@ def says_missing(error: Exception) -> bool:
         return not isinstance(cause, _BROKEN) and type(cause).__module__.partition(".")[0] != "aiohttp"
     # The package of SMB sets errno, in a class of its own. gcsfs has nothing but a text.
     return isinstance(error, OSError) and (error.errno in _MISSING_ERRNOS or str(error).startswith("Forbidden: "))
+
+
+def says_full(error: Exception) -> bool:
+    """Whether an error says that the source has no room, or that its quota is used up."""
+    if _FULL in (_status(error), _status(error.__cause__)):
+        return True
+    return isinstance(error, OSError) and error.errno in _FULL_ERRNOS
 
 
 def _status(error: BaseException | None) -> int | None:

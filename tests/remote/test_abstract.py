@@ -5,6 +5,8 @@ that are kept.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import pytest
 
 fsspec = pytest.importorskip("fsspec")
@@ -14,6 +16,8 @@ from fsspec.tests import abstract  # noqa: E402 - after those that may be missin
 
 
 class OverLocal(abstract.AbstractFixtures):
+    arguments: ClassVar[dict[str, object]] = {}
+
     @pytest.fixture(params=[0, 60], ids=["", "listings"])
     def fs(self, base_dir, request):
         fs = fsspec.filesystem(
@@ -34,6 +38,8 @@ class OverLocal(abstract.AbstractFixtures):
 
 
 class OverMemory(abstract.AbstractFixtures):
+    arguments: ClassVar[dict[str, object]] = {}
+
     @pytest.fixture(params=[0, 60], ids=["", "listings"])
     def fs(self, base_dir, request):
         memory = fsspec.filesystem("memory")
@@ -117,4 +123,76 @@ class TestPipeOverMemory(abstract.AbstractPipeTests, OverMemory):
 class TestPutOverMemory(abstract.AbstractPutTests, OverMemory):
     """
     Copies to memory.
+    """
+
+
+class BackOverLocal(OverLocal):
+    """Nothing is sent: what is read is what is unsent."""
+
+    arguments: ClassVar[dict[str, object]] = {"write": "back", "max_uploads": 0}
+
+
+class TestCopyBackOverLocal(abstract.AbstractCopyTests, BackOverLocal):
+    """
+    Copy, written back over local files.
+    """
+
+
+class TestGetBackOverLocal(abstract.AbstractGetTests, BackOverLocal):
+    """
+    Get, written back over local files.
+    """
+
+
+class TestOpenBackOverLocal(abstract.AbstractOpenTests, BackOverLocal):
+    """
+    Open, written back over local files.
+    """
+
+
+class TestPipeBackOverLocal(abstract.AbstractPipeTests, BackOverLocal):
+    """
+    Pipe, written back over local files.
+    """
+
+
+class TestPutBackOverLocal(abstract.AbstractPutTests, BackOverLocal):
+    """
+    Put, written back over local files.
+    """
+
+
+class BackOverMemory(OverMemory):
+    """Nothing is sent: what is read is what is unsent."""
+
+    arguments: ClassVar[dict[str, object]] = {"write": "back", "max_uploads": 0}
+
+
+class TestCopyBackOverMemory(abstract.AbstractCopyTests, BackOverMemory):
+    """
+    Copy, written back over memory.
+    """
+
+
+class TestGetBackOverMemory(abstract.AbstractGetTests, BackOverMemory):
+    """
+    Get, written back over memory.
+    """
+
+
+class TestOpenBackOverMemory(abstract.AbstractOpenTests, BackOverMemory):
+    """
+    Open, written back over memory.
+    """
+
+
+class TestPipeBackOverMemory(abstract.AbstractPipeTests, BackOverMemory):
+    """
+    Pipe, written back over memory.
+    """
+
+
+class TestPutBackOverMemory(abstract.AbstractPutTests, BackOverMemory):
+    """
+    Put, written back over memory.
     """

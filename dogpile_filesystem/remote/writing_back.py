@@ -1,0 +1,409 @@
+"""
+How the cached filesystem writes back: what is written is accepted on the local disk, and sent to the source later; with
+what that means for removing, renaming and copying.
+
+With ``write="through"`` too, what other filesystems on the cache have left unsent counts. What is to be changed is sent
+first then, so that nothing older comes after something newer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+from fsspec.callbacks import DEFAULT_CALLBACK, Callback
+
+from dogpile_filesystem.remote import unsent
+from dogpile_filesystem.remote.back_file import BackFile, Patience, RawBackFile
+from dogpile_filesystem.remote.local import copy
+from dogpile_filesystem.remote.options import Options
+from dogpile_filesystem.remote.overlay import OverlaidFileSystem, Pending, below
+from dogpile_filesystem.remote.sending import Sender
+from dogpile_filesystem.remote.source import Source
+from dogpile_filesystem.remote.unsent import Record, UploadError
+from dogpile_filesystem.remote.uploader import Uploader
+from dogpile_filesystem.sources import protocols_of
+from dogpile_filesystem.store import Draft
+
+_MODES = ("wb", "ab", "xb")
+#: They take no files.
+_NOT_WRITTEN = {"http", "https"}
+
+
+class Unsent(NamedTuple):
+    """
+    A file that the source is still to get, or to remove.
+
+    :ivar size: bytes; 0 of one that is to be removed.
+    :ivar since: when it was written or removed, seconds since the epoch.
+    :ivar tries: how often it was sent in vain.
+    :ivar error: why the last try failed; empty: there was none.
+    :ivar next_try: when it is sent, seconds since the epoch.
+    :ivar removed: whether it is to be removed.
+    """
+
+    path: str
+    size: int
+    since: float
+    tries: int
+    error: str
+    next_try: float
+    removed: bool
+
+
+class BackFileSystem(OverlaidFileSystem):
+    """
+    What :class:`.CachedFileSystem` writes, and what is unsent of it.
+    """
+
+    source: Source
+    options: Options
+
+    def _begin_writing_back(self, namespace: str) -> None:
+        lock_timeout = self.options.shared.lock_timeout
+        self._source_namespace = namespace
+        self.patience = Patience(lock_timeout)
+        self.sender = Sender(
+            self.store,
+            self.source,
+            self.versions,
+            self.uploads,
+            self.listings,
+            overwrites=self.options.on_conflict == "overwrite",
+            clock=time.time,
+        )
+        self.uploader = Uploader(self.store, self.sender, namespace=namespace, max_uploads=self.options.max_uploads)
+        with self.store.failures.reporting("cannot look for unsent files"):
+            if self.uploader.files():
+                self.uploader.start()
+
+    # What is unsent
+
+    def unsent(self) -> list[Unsent]:
+        """
+        What the source is still to get, or to remove, the oldest first.
+
+        :raises OSError: it cannot be listed.
+        """
+        return [
+            Unsent(record.path, file.size, record.since, record.tries, record.error, record.next_try, record.removed)
+            for file, record in self._pending(is_strict=True)
+        ]
+
+    def flush(self, timeout: float | None = None, path: Any = None, on_conflict: str | None = None) -> None:
+        """
+        Send what is unsent now, each file once, whatever its time.
+
+        :param timeout: seconds after which to give up; None: it takes as long as it takes.
+        :param path: of a file, or of a directory with all that is below it; None: everything.
+        :param on_conflict: ``"overwrite"`` or ``"error"``, this time. Default None: as this filesystem has it.
+        :raises UploadError: with all that was not sent, and why. It stays unsent.
+        :raises ValueError: ``on_conflict`` is none of these.
+        :raises OSError: what is unsent cannot be listed.
+        """
+        if on_conflict not in (None, "overwrite", "error"):
+            msg = f"on_conflict={on_conflict!r} is not accepted: pass 'overwrite' or 'error'"
+            raise ValueError(msg)
+        pending = self._pending("" if path is None else self._strip_protocol(path), is_strict=True)
+        overwrites = None if on_conflict is None else on_conflict == "overwrite"
+        self._flush(pending, timeout, overwrites=overwrites)
+
+    def _flush(
+        self, pending: Sequence[Pending], timeout: float | None = None, *, overwrites: bool | None = None
+    ) -> None:
+        paths = {file.key: record.path for file, record in pending}
+        failed = self.uploader.flush(paths, timeout, overwrites=overwrites)
+        if failed:
+            raise UploadError({paths[key]: error for key, error in failed.items()})
+
+    def close(self, timeout: float | None = None) -> None:
+        """
+        Send what is unsent, and end the threads that do so.
+
+        :param timeout: seconds after which to give up; None: it takes as long as it takes.
+        :raises UploadError: as :meth:`flush`. What stays unsent, the next process that opens the source sends.
+        """
+        try:
+            self.flush(timeout)
+        finally:
+            self.uploader.close()
+
+    # Accepting
+
+    def _accept(self, path: str, draft: Draft) -> None:
+        metadata = self._record(path, self.options.write_after).pack()
+        self.patience.wait_for_room(self.store, path, lambda: draft.accept(metadata))
+        self.versions.look_again(path)
+        self.uploader.start()
+
+    def _accept_removal(self, path: str) -> None:
+        """Have a path removed, for all readers of the cache now, and at the source when it can be."""
+        metadata = self._record(path, 0.0, removed=True).pack()
+        key = self.versions.key(path)
+        self.patience.wait_for_room(self.store, path, lambda: self.store.unsent.accept(key, metadata))
+        self.versions.look_again(path)
+        self.uploader.start()
+
+    def _record(self, path: str, wait: float, *, removed: bool = False) -> Record:
+        """The record of what is accepted now."""
+        now = self.sender.clock()
+        before = self.store.unsent.find(self.versions.key(path))
+        known = self.versions.known_identity(path)
+        record = Record(path, self._source_namespace, now, now + wait, removed=removed, base=known)
+        record_before = None if before is None else unsent.unpack(before.metadata)
+        return record if record_before is None else record_before.replaced(record)
+
+    def _settle(self, paths: Iterable[str]) -> None:
+        """
+        Have sent what is unsent of some paths, because they are to be changed at the source now.
+
+        :raises UploadError: it cannot be sent.
+        """
+        found = []
+        for path in paths:
+            file = self.store.unsent.find(self.versions.key(path))
+            record = None if file is None else unsent.unpack(file.metadata)
+            if file is not None and record is not None:
+                found.append((file, record))
+        if found:
+            self._flush(found)
+
+    @property
+    def _is_back(self) -> bool:
+        """Whether files are written back."""
+        return self.options.write_back and not protocols_of(self.fs) & _NOT_WRITTEN
+
+    def _pending_change(self, path: str = "") -> list[Pending]:
+        """
+        What is unsent at a path and below it, which is to be changed.
+
+        :raises OSError: it cannot be listed, and so nobody knows what to change; not when nothing is written back here.
+        """
+        return self._pending(path, is_strict=self.options.write_back)
+
+    def _is_unsent(self, path: str) -> bool:
+        return self.store.unsent.find(self.versions.key(path)) is not None
+
+    # Writing
+
+    def _open_written(
+        self: Any, path: str, mode: str, *, autocommit: bool, block_size: int | None, **options: Any
+    ) -> Any:
+        if mode not in _MODES or not self._is_back:
+            self._settle([path])
+            return super()._open_written(path, mode, autocommit=autocommit, block_size=block_size, **options)
+        options.pop("size", None)  # Of a file that is read.
+        if options:
+            msg = f"write='back' cannot keep options for the source: {', '.join(options)}: leave them out"
+            raise TypeError(msg)
+        if mode == "xb" and self.exists(path):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
+        raw = RawBackFile(self.store, self.versions.key(path), path, self.patience)
+        file = BackFile(raw, lambda draft: self._accept(path, draft), mode=mode, autocommit=autocommit)
+        if mode == "ab":
+            try:
+                with contextlib.suppress(FileNotFoundError), self.open(path, "rb") as before:
+                    copy(before, file, DEFAULT_CALLBACK)
+            except BaseException:
+                file.discard()
+                raise
+        return file
+
+    def put_file(self, lpath: str, rpath: str, callback: Callback = DEFAULT_CALLBACK, **kwargs: Any) -> None:
+        """Write a local file. Of a directory, one is made at the source."""
+        target = self._strip_protocol(rpath)
+        if os.path.isdir(lpath) or not self._is_back:
+            self._settle([target])
+            super().put_file(lpath, rpath, callback=callback, **kwargs)
+            return
+        mode = "xb" if kwargs.pop("mode", "overwrite") == "create" else "wb"
+        with open(lpath, "rb") as source, self._whole(target, mode, kwargs) as file:
+            copy(source, file, callback)
+
+    def cp_file(self, path1: str, path2: str, **kwargs: Any) -> None:
+        """Copy a file: at the source, unless one of the two is unsent."""
+        source, target = self._strip_protocol(path1), self._strip_protocol(path2)
+        if not self._is_unsent(source) and not self._is_unsent(target):
+            super().cp_file(path1, path2, **kwargs)
+        elif not self._is_back:
+            self._settle([source, target])
+            super().cp_file(path1, path2, **kwargs)
+        else:
+            self._copy_back(source, target)
+
+    def _copy_back(self, source: str, target: str) -> None:
+        with self.open(source, "rb") as file, self._whole(target, "wb", {}) as copied:
+            copy(file, copied, DEFAULT_CALLBACK)
+
+    def touch(self, path: str, truncate: bool = True, **kwargs: Any) -> None:
+        """Make an empty file."""
+        target = self._strip_protocol(path)
+        if not self._is_back:
+            self._settle([target])
+            super().touch(path, truncate, **kwargs)
+            return
+        if not truncate and self.exists(target):
+            msg = "touch: a file that is there keeps its time: pass truncate=True to empty it"
+            raise NotImplementedError(msg)
+        with self._whole(target, "wb", kwargs):
+            pass
+
+    # Removing
+
+    def rm_file(self, path: str) -> None:
+        """
+        Remove a file. Of one that is unsent, the source need not know: it is removed there as soon as that can be.
+
+        :raises TimeoutError: it is being sent for longer than ``lock_timeout``.
+        """
+        target = self._strip_protocol(path)
+        if not self._is_unsent(target):
+            # Who sends what is written from now on waits for this.
+            with self.uploads.holding(target) as is_held:
+                if not self._is_unsent(target):
+                    if not is_held:
+                        msg = f"{target!r} is being sent for longer than lock_timeout: try again later"
+                        raise TimeoutError(msg)
+                    super().rm_file(path)
+                    return
+        self._remove_unsent(target)
+
+    def _remove_unsent(self, path: str) -> None:
+        self.versions.unsent(path)  # Raises FileNotFoundError: it was removed before.
+        self._accept_removal(path)
+        self.sender.send(self.versions.key(path))
+
+    def rm(self, path: Any, recursive: bool = False, maxdepth: int | None = None) -> None:
+        """
+        Remove files, or directories with all that is in them.
+
+        :raises FileNotFoundError: there is nothing.
+        :raises Exception: whatever the source raises. What was unsent is removed nevertheless.
+        """
+        targets = self._strip_protocol(path if isinstance(path, list) else [path])
+        pending = [each for target in targets for each in self._pending_change(self._fixed_part(target))]
+        if not pending:
+            if not recursive and not isinstance(path, list) and not _is_pattern(targets[0]):
+                self._rm_one(path, targets[0])
+            else:
+                super().rm(path, recursive=recursive, maxdepth=maxdepth)
+            return
+        expanded = self.expand_path(path, recursive=recursive, maxdepth=maxdepth)
+        if not recursive:
+            for each in reversed(expanded):
+                self.rm_file(each)
+            return
+        if maxdepth is not None:
+            self._flush(pending)
+            super().rm(path, recursive=recursive, maxdepth=maxdepth)
+            return
+        self._rm_below(path, expanded, pending)
+
+    def _rm_below(self, path: Any, expanded: Sequence[str], pending: Sequence[Pending]) -> None:
+        wanted = set(expanded)
+        for file, record in pending:
+            if record.path in wanted and not record.removed:
+                self._accept_removal(record.path)
+                self.sender.send(file.key)
+        # The source has nothing of it, perhaps.
+        with contextlib.suppress(FileNotFoundError):
+            super().rm(path, recursive=True)
+
+    def _rm_one(self, path: Any, target: str) -> None:
+        with self.uploads.holding(target):
+            if not self._is_unsent(target):
+                super().rm(path)
+                return
+        self._remove_unsent(target)
+
+    @staticmethod
+    def _fixed_part(path: str) -> str:
+        """The directory in which all matches of a pattern lie; of another path, itself."""
+        if not _is_pattern(path):
+            return path
+        at = min(path.index(sign) for sign in "*?[" if sign in path)
+        return path[:at].rpartition("/")[0]
+
+    def rmdir(self, path: str) -> None:
+        """
+        Remove an empty directory.
+
+        :raises OSError: ENOTEMPTY: there are unsent files in it.
+        """
+        target = self._strip_protocol(path)
+        pending = self._pending_change(target)
+        if any(not record.removed for _, record in pending):
+            raise OSError(errno.ENOTEMPTY, "there are unsent files in the directory", target)
+        if pending:
+            self._flush(pending)
+        super().rmdir(path)
+
+    # Renaming
+
+    def mv(self, path1: Any, path2: Any, **kwargs: Any) -> None:
+        """
+        Rename files and directories: at the source, and what is unsent of them here.
+
+        :raises OSError: EBUSY: what is unsent has to be sent first, by :meth:`flush`.
+        :raises Exception: whatever the source raises.
+        """
+        if not self._pending_change():
+            super().mv(path1, path2, **kwargs)
+            return
+        if isinstance(path1, list) or isinstance(path2, list) or _is_pattern(str(path1)):
+            self.flush()
+            super().mv(path1, path2, **kwargs)
+            return
+        source, target = self._strip_protocol(path1), self._strip_protocol(path2)
+        mine, theirs = self._pending_change(source), self._pending_change(target)
+        if not mine and not theirs:
+            super().mv(path1, path2, **kwargs)
+        elif self.isfile(source):
+            if str(path2).endswith("/") or self.isdir(target):
+                target = f"{target.rstrip('/')}/{source.rpartition('/')[2]}"
+            self._mv_file(source, target)
+        else:
+            self._mv_directory(path1, path2, mine, theirs, kwargs)
+
+    def _mv_file(self, source: str, target: str) -> None:
+        """The new name first: a kill leaves both, and never neither."""
+        if source == target:
+            return
+        if not self._is_back:
+            self.cp_file(source, target)
+            self.rm_file(source)
+            return
+        while True:
+            version = self._unsent_version(source)
+            self._copy_back(source, target)
+            if version == self._unsent_version(source):
+                break  # Otherwise it was written, or sent, meanwhile.
+        self.rm_file(source)
+
+    def _mv_directory(
+        self, path1: Any, path2: Any, mine: Sequence[Pending], theirs: Sequence[Pending], options: dict[str, Any]
+    ) -> None:
+        source, target = self._strip_protocol(path1), self._strip_protocol(path2)
+        if theirs or self.exists(target) or not self._is_back:
+            self._flush([*mine, *theirs])
+            super().mv(path1, path2, **options)
+            return
+        if not self.exists(source):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), source)
+        # The source has nothing of it, perhaps.
+        with contextlib.suppress(FileNotFoundError):
+            super().mv(path1, path2, **{"recursive": True, **options})
+        for _, record in mine:
+            new = f"{target.rstrip('/')}/{below(record.path, source)}"
+            if record.removed:
+                self._accept_removal(new)
+            else:
+                self._mv_file(record.path, new)
+
+
+def _is_pattern(path: str) -> bool:
+    return not {"*", "?", "["}.isdisjoint(path)
