@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import re
+import statistics
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -45,6 +46,16 @@ def alternate(operations: Mapping[str, Callable[[int], object]], count: int, blo
                 operation(number)
                 note(clock() - before)
     return seconds
+
+
+def summary(seconds: list[float]) -> dict[str, float]:
+    """``p50``, ``mean`` and ``p99`` of the seconds of single calls."""
+    ordered = sorted(seconds)
+    return {
+        "p50": statistics.median(ordered),
+        "mean": statistics.mean(ordered),
+        "p99": ordered[len(ordered) * 99 // 100],
+    }
 
 
 def settle() -> None:

@@ -26,7 +26,7 @@ from report import make_console, show
 from results import Results
 
 #: The names that ``--jobs`` accepts.
-JOBS = ["basic", "open", "mixed", "herd", "raw", "large", "files", "listings", "pollers"]
+JOBS = ["basic", "open", "mixed", "herd", "raw", "large", "files", "listings", "writing", "pollers"]
 JOBS += ["bound", "trace", "leaks", "tools", "full", "curve"]
 _CURVE_SIZES = [100, 300, 1000, 3000, 10_000, 30_000, 100_000, 300_000, 1_000_000]
 _CURVE_SYSTEMS = ["floor", "ours", "diskcache-lru", "cachelib", "django", "old"]
@@ -80,6 +80,9 @@ def each_round(options: Options, number: int) -> Iterator[Step]:
         yield from _files(options.big)
     if "listings" in options.jobs:
         yield Step("listings", "peers", {"directories": 1000, "names": 1000})
+    if "writing" in options.jobs:
+        yield Step("writing-closing", "peers", {})
+        yield Step("writing-streaming", "peers", {})
 
 
 def _files(big: int) -> Iterator[Step]:

@@ -39,6 +39,8 @@ JOBS = {
     "files-at-random": ("jobs.files_warm", "at_random"),
     "files-small": ("jobs.files_warm", "small"),
     "listings": ("jobs.listings", "trees"),
+    "writing-closing": ("jobs.writing", "closing"),
+    "writing-streaming": ("jobs.writing", "streaming"),
     "fault": ("jobs.faults", "fault"),
 }
 

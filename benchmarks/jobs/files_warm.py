@@ -7,7 +7,6 @@ from __future__ import annotations
 import functools
 import os
 import random
-import statistics
 from collections.abc import Callable
 from typing import Any
 
@@ -36,7 +35,7 @@ def in_order(directory: str, size: int, repeats: int = 3) -> dict[str, dict[str,
         count = size // PIECE
         seconds = measure.alternate({**calls, "ours first": functools.partial(_read_piece, again)}, count, 16)
         seconds |= measure.alternate(calls, repeats * count, 16)
-    return {name: _summary(each) for name, each in seconds.items()}
+    return {name: measure.summary(each) for name, each in seconds.items()}
 
 
 def _read_piece(file: Any, _: int) -> None:
@@ -71,7 +70,7 @@ def at_random(directory: str, size: int, count: int = 20_000, calls: int = 60) -
         # One call of a peer may take seconds.
         whole = measure.alternate(ours_and_plain, calls) | measure.alternate(ranges, 3)
     seconds |= {name: [each / _PLACES for each in found] for name, found in whole.items()}
-    return {name: _summary(each) for name, each in seconds.items()}
+    return {name: measure.summary(each) for name, each in seconds.items()}
 
 
 def _pread(fd: int, places: list[int]) -> Callable[[int], object]:
@@ -128,7 +127,7 @@ def small(directory: str, count: int = 3000, size: int = 4096) -> dict[str, dict
         **{name: functools.partial(_read_whole, each, path) for name, each in caches.items()},
     }
     measure.alternate(calls, 100)
-    return {name: _summary(each) for name, each in measure.alternate(calls, count, 50).items()}
+    return {name: measure.summary(each) for name, each in measure.alternate(calls, count, 50).items()}
 
 
 def _read_plain(path: str) -> None:
@@ -149,12 +148,3 @@ def _opened(path: str, directory: str) -> dict[str, Any]:
             read_through(file)
     measure.settle()
     return opened
-
-
-def _summary(seconds: list[float]) -> dict[str, float]:
-    ordered = sorted(seconds)
-    return {
-        "p50": statistics.median(ordered),
-        "mean": statistics.mean(ordered),
-        "p99": ordered[len(ordered) * 99 // 100],
-    }
