@@ -54,6 +54,8 @@ def as_object(entry: UnsentEntry) -> dict[str, Any]:
         "error": entry.error,
         "is_lasting": entry.is_lasting,
         "next_try": entry.next_try,
+        "protocol": entry.source.get("protocol"),
+        "missing_options": entry.source.get("left_out", []),
     }
 
 

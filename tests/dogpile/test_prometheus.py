@@ -116,6 +116,12 @@ SOURCE = {
     "source_fills_finished_total": 14,
     "source_fills_given_up_total": 15,
     "source_stale_served_total": 16,
+    "source_uploads_total": 17,
+    "source_upload_bytes_total": 18,
+    "source_uploads_failed_total": 19,
+    "source_uploads_refused_total": 20,
+    "source_uploads_full_total": 21,
+    "source_upload_conflicts_total": 22,
 }
 
 
