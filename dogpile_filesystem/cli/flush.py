@@ -41,11 +41,12 @@ def flush(base_dir: str, options: dict[str, Any], jobs: int, as_json: bool, **ar
     fetch.load("flush_job")
     from dogpile_filesystem.cli import flush_job  # noqa: PLC0415 - needs the packages of the extra
 
+    flush_job.load(base_dir)  # Before root becomes somebody else, who may not be able to.
     cache = open_cache(base_dir)
     found = unsent_entries(cache.shards)
     arguments_of_cache = {"base_dir": cache.base_dir, **fetch.of_cache(cache), **given}
     try:
-        report = flush_job.run(found, options, arguments_of_cache, jobs)
+        report = flush_job.run(cache, found, options, arguments_of_cache, jobs)
     except KeyboardInterrupt:
         raise click.ClickException("interrupted: what is not sent stays unsent") from None
     if as_json:

@@ -12,15 +12,16 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
 import queue
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import fsspec
 
 from dogpile_filesystem.cli import formatting
-from dogpile_filesystem.maintenance import UnsentEntry
+from dogpile_filesystem.maintenance import Cache, UnsentEntry, unsent_entries
 from dogpile_filesystem.remote import CachedFileSystem
 
 
@@ -43,7 +44,18 @@ class Report:
     failed: list[dict[str, str]] = dataclasses.field(default_factory=list)
 
 
-def run(entries: Sequence[UnsentEntry], options: Mapping[str, Any], arguments: Mapping[str, Any], jobs: int) -> Report:
+def load(base_dir: str) -> None:
+    """Import what the sources of a cache's unsent files need, as far as that is known now. Never fails."""
+    with contextlib.suppress(Exception):
+        cache = Cache(os.path.abspath(os.path.expanduser(base_dir)))
+        for protocol in {entry.source.get("protocol", "") for entry in unsent_entries(cache.shards)}:
+            with contextlib.suppress(Exception):
+                fsspec.get_filesystem_class(protocol)
+
+
+def run(
+    cache: Cache, entries: Sequence[UnsentEntry], options: Mapping[str, Any], arguments: Mapping[str, Any], jobs: int
+) -> Report:
     """
     Send unsent files.
 
@@ -51,10 +63,29 @@ def run(entries: Sequence[UnsentEntry], options: Mapping[str, Any], arguments: M
     :param arguments: of :class:`.CachedFileSystem`.
     :param jobs: how many files to send at a time.
     """
-    report = Report()
+    errors: dict[bytes, Exception] = {}
     with formatting.transfer(len(entries), sum(entry.size for entry in entries)) as shown:
-        _Flush(entries, Sources(options, arguments), report, shown).run(jobs)
-    report.failed.sort(key=lambda failed: failed["url"])
+        _Flush(entries, Sources(options, arguments), errors, shown).run(jobs)
+    # Whose record is damaged, or signed with another key, is not sent: there seems to be nothing to send.
+    left = {(entry.key, entry.token) for entry in unsent_entries(cache.shards)}
+    return _report(entries, errors, left)
+
+
+def _report(
+    entries: Sequence[UnsentEntry], errors: Mapping[bytes, Exception], left: Collection[tuple[bytes, str]]
+) -> Report:
+    report = Report()
+    for entry in entries:
+        error = errors.get(entry.key)
+        if error is not None:
+            said = str(error) if isinstance(error, Missing) else f"{type(error).__name__}: {error}"
+        elif (entry.key, entry.token) in left:
+            said = "its record cannot be read: if the applications sign, pass their signing key"
+        else:
+            report.sent += 1
+            report.size += entry.size
+            continue
+        report.failed.append({"url": entry.url, "error": said})
     return report
 
 
@@ -102,19 +133,25 @@ class Sources:
 class _Flush:
     """
     Files that are being sent.
+
+    :param errors: why files were not sent, by their keys, to be filled.
     """
 
     def __init__(
-        self, entries: Sequence[UnsentEntry], sources: Sources, report: Report, shown: formatting.Transfer
+        self,
+        entries: Sequence[UnsentEntry],
+        sources: Sources,
+        errors: dict[bytes, Exception],
+        shown: formatting.Transfer,
     ) -> None:
         self._left: queue.SimpleQueue[UnsentEntry] = queue.SimpleQueue()
         for entry in entries:
             self._left.put(entry)
         self._count = len(entries)
         self._sources = sources
-        self._report = report
+        self._errors = errors
         self._shown = shown
-        # Guards the sources, the report, and what is shown of it.
+        # Guards the sources, the errors, and what is shown.
         self._guard = threading.Lock()
 
     def run(self, jobs: int) -> None:
@@ -132,7 +169,10 @@ class _Flush:
                 entry = self._left.get_nowait()
                 error = self._send(entry)
                 with self._guard:
-                    self._note(entry, error)
+                    if error is not None:
+                        self._errors[entry.key] = error
+                    self._shown.on_bytes(entry.size)
+                    self._shown.on_file()
 
     def _send(self, entry: UnsentEntry) -> Exception | None:
         """Why a file was not sent; None: it was."""
@@ -142,13 +182,3 @@ class _Flush:
             return fs.uploader.flush([entry.key], None).get(entry.key)
         except Exception as error:
             return error
-
-    def _note(self, entry: UnsentEntry, error: Exception | None) -> None:
-        if error is None:
-            self._report.sent += 1
-            self._report.size += entry.size
-            self._shown.on_bytes(entry.size)
-        else:
-            said = str(error) if isinstance(error, Missing) else f"{type(error).__name__}: {error}"
-            self._report.failed.append({"url": entry.url, "error": said})
-        self._shown.on_file()
