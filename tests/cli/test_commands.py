@@ -34,7 +34,7 @@ REMOVED = {
     "tries": 0,
     "error": "",
     "is_lasting": False,
-    "source": {"protocol": "file", "options": {}, "left_out": []},
+    "source": {"protocol": "memory", "options": {}, "left_out": []},
 }
 READING = {
     "unsent": ["unsent"],

@@ -15,6 +15,7 @@ pytest.importorskip("fsspec")
 backed = pytest.importorskip("backed")
 
 from dogpile_filesystem import layout  # noqa: E402 - the packages it needs are there
+from dogpile_filesystem.maintenance import unsent_entries  # noqa: E402 - likewise
 from dogpile_filesystem.store.store import Store  # noqa: E402 - likewise
 
 PASSWORD = "hunter2"
@@ -225,6 +226,22 @@ def test_discard_while_sent(fs, run):
         done = run("discard", "flaky://a", "-y")
     assert (done.exit_code, done.stdout) == (1, "Removed 0 unsent files, 0 KiB.\n")
     assert len(fs.unsent()) == 1
+
+
+def test_discard_of_what_is_written_anew(fs, run, monkeypatch):
+    """Only the content that the person was shown is removed, and not one that was written since."""
+    fs.pipe_file("a", b"content")
+
+    def list_and_write(shards):
+        found = unsent_entries(shards)
+        fs.pipe_file("a", b"newer")
+        return found
+
+    monkeypatch.setattr("dogpile_filesystem.cli.unsent.unsent_entries", list_and_write)
+    done = run("discard", "flaky://a", "-y")
+    assert done.exit_code == 1
+    assert "was written anew" in done.stderr
+    assert fs.cat_file("a") == b"newer"
 
 
 def test_stats(fs, run, source):
