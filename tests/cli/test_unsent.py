@@ -5,11 +5,17 @@ The commands ``unsent``, ``flush`` and ``discard``: what they show, what they se
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
 import time
 
 import pytest
-from commands import difference, snapshot
+from commands import difference, read_until, snapshot
+from patience import PATIENCE
+from serving import wait_for
 
 pytest.importorskip("fsspec")
 backed = pytest.importorskip("backed")
@@ -195,6 +201,55 @@ def test_flush_signed(make, run, source, monkeypatch):
     monkeypatch.setenv("DOGPILE_FILESYSTEM_SIGNING_KEY", "key")
     assert run("flush").exit_code == 0
     assert source.files() == {"a": b"content"}
+
+
+def started(base_dir, **options):
+    """The command in a process of its own, which knows the flaky source."""
+    paths = [backed.HELPERS, os.environ.get("PYTHONPATH", "")]
+    program = "import backed; from dogpile_filesystem.__main__ import main; main()"
+    return subprocess.Popen(
+        [sys.executable, "-c", program, "flush", base_dir, "--jobs", "1"],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "COLUMNS": "80"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        **options,
+    )
+
+
+def test_flush_interrupted(fs, base_dir, source):
+    """Ctrl-C ends the command although the source hangs; what is not sent then stays unsent."""
+    fs.pipe_file("a", b"content")
+    with source.control.holding("put"):
+        process = started(base_dir, stderr=subprocess.PIPE)
+        try:
+            wait_for(lambda: source.control.requests("put"))
+            process.send_signal(signal.SIGINT)
+            err = process.communicate(timeout=PATIENCE)[1]
+        finally:
+            process.kill()
+            process.wait()
+    assert process.returncode == 1
+    assert err.decode().startswith("Error: interrupted: what is not sent stays unsent\n")
+    assert [each.path for each in fs.unsent()] == ["a"]
+    fs.flush()
+    assert source.files() == {"a": b"content"}
+
+
+def test_flush_progress(fs, base_dir, source, terminal):
+    """A terminal shows how many files and bytes are sent."""
+    ours, theirs = terminal
+    fs.pipe_file("a", bytes(5000))
+    fs.pipe_file("b", bytes(5000))
+    process = None
+    try:
+        with source.control.holding("put"):
+            process = started(base_dir, stdin=theirs, stdout=theirs, stderr=theirs)
+            read_until(ours, rb"0 of 2 files.*0 KiB of 10 KiB")
+        read_until(ours, rb"Sent 2 files, 10 KiB")
+        assert process.wait(PATIENCE) == 0
+    finally:
+        if process is not None:
+            process.kill()
+            process.wait()
 
 
 def test_discard(fs, run, source, base_dir):
