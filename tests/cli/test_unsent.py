@@ -126,6 +126,15 @@ def test_flush(fs, run, source, base_dir, listed):
     assert difference(base_dir) == []
 
 
+def test_flush_prefix(fs, run, source, listed):
+    """With a prefix, other files are left alone."""
+    for path in ("a/b", "ab", "b"):
+        fs.pipe_file(path, b"x")
+    assert run("flush", "--prefix", "flaky://a/").stdout == "Sent 1 file, 1 bytes.\n"
+    assert set(listed()) == {"ab", "b"}
+    assert source.files() == {"a/b": b"x"}
+
+
 def test_flush_with_namespace(make, run, source):
     """Readers with a namespace of their own see afterwards what was sent, without asking for the bytes again."""
     fs = make(namespace="ours", block_size="1MiB")
