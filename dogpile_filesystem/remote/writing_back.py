@@ -21,6 +21,7 @@ from dogpile_filesystem.remote import unsent
 from dogpile_filesystem.remote.back_file import BackFile, Patience, RawBackFile
 from dogpile_filesystem.remote.local import copy
 from dogpile_filesystem.remote.options import Options
+from dogpile_filesystem.remote.origin import describe
 from dogpile_filesystem.remote.overlay import OverlaidFileSystem, Pending
 from dogpile_filesystem.remote.sending import Sender
 from dogpile_filesystem.remote.source import Source
@@ -66,6 +67,7 @@ class WrittenBackFileSystem(OverlaidFileSystem):
     def _begin_writing_back(self, namespace: str) -> None:
         lock_timeout = self.options.shared.lock_timeout
         self._source_namespace = namespace
+        self._origin = describe(self.source.fs)
         self.patience = Patience(lock_timeout)
         self.sender = Sender(
             self.store,
@@ -153,7 +155,7 @@ class WrittenBackFileSystem(OverlaidFileSystem):
         now = self.sender.clock()
         before = self.store.unsent.find(self.versions.key(path))
         known = self.versions.known_identity(path)
-        record = Record(path, self._source_namespace, now, now + wait, removed=removed, base=known)
+        record = Record(path, self._source_namespace, now, now + wait, removed=removed, base=known, source=self._origin)
         record_before = None if before is None else unsent.unpack(before.metadata)
         return record if record_before is None else record_before.replaced(record)
 
