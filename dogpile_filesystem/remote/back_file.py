@@ -77,6 +77,7 @@ class RawBackFile(io.FileIO):
 
     def __init__(self, store: Store, key: bytes, name: str, patience: Patience) -> None:
         self._store, self._patience = store, patience
+        self._pid = os.getpid()
 
         def begin() -> None:
             self.draft: Draft = store.unsent.draft(key)
@@ -98,7 +99,13 @@ class RawBackFile(io.FileIO):
         msg = "fileno: write with the methods of the file"
         raise io.UnsupportedOperation(msg)
 
+    def _refuse_child(self) -> None:
+        if self._pid != os.getpid():
+            msg = "a forked child cannot write to the file of its parent: open it in the child"
+            raise OSError(errno.EPERM, msg, self.name)
+
     def write(self, data: ReadableBuffer) -> int:
+        self._refuse_child()
         view = memoryview(data).cast("B")
         stop = self.tell() + len(view)
         written = 0
@@ -112,6 +119,7 @@ class RawBackFile(io.FileIO):
         return written
 
     def truncate(self, size: int | None = None) -> int:
+        self._refuse_child()
         size = self.tell() if size is None else size
         self._patience.wait_for_room(self._store, self.name, lambda: self.draft.reserve(size))
         return super().truncate(size)
@@ -140,7 +148,6 @@ class BackFile(io.BufferedWriter):
         self._mode = mode
         self._accept = accept
         self._is_done = False
-        self._pid = os.getpid()
 
     @property
     def mode(self) -> str:
@@ -177,7 +184,7 @@ class BackFile(io.BufferedWriter):
 
         :raises OSError: it is not accepted.
         """
-        if self._is_done or self._pid != os.getpid():
+        if self._is_done:
             return
         if not self.closed:
             self._close_local()

@@ -189,7 +189,6 @@ class Sender:
             pass
         finally:
             self._versions.forget(record.path)
-            self._listings.forget(record.path)
         self._uploads.remove_part(record.path)
         if self._is_file(record.path):
             raise OSError(errno.EIO, "the source removed the file, and still has it", record.path)

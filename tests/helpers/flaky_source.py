@@ -54,9 +54,9 @@ class FlakyControl(Control):
         """Keep only the first half of what is put, and say that all is well."""
         self._give("truncate", "put", path, times)
 
-    def lose(self, path: str | None = None, times: int | None = None) -> None:
-        """Keep nothing of what is put, and say that all is well."""
-        self._give("lose", "put", path, times)
+    def lose(self, path: str | None = None, times: int | None = None, kind: str = "put") -> None:
+        """Keep nothing of what is put, or remove nothing (``rm``), and say that all is well."""
+        self._give("lose", kind, path, times)
 
     def break_off(self, error: str, kind: str = "put", path: str | None = None, times: int | None = None) -> None:
         """Do what is asked, and raise an error then: the answer is lost on its way."""
@@ -155,6 +155,8 @@ class FlakySource(SlowSource):
     def rm_file(self, path: str) -> None:
         path = self._strip_protocol(path)
         with self._request("rm", path) as request, self._change(request) as done:
+            if request.has("lose"):
+                return
             (os.rmdir if os.path.isdir(self.local(path)) else os.unlink)(self.local(path))
             done.append(Change("rm", path, b""))
 

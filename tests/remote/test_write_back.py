@@ -562,6 +562,8 @@ def test_removed_with_older_version(fs, source, clock):
     assert not fs.exists("a")
     with pytest.raises(FileNotFoundError):
         fs.cat_file("a")
+    with pytest.raises(FileNotFoundError):
+        fs.rm("a")
     assert source.files() == {"a": b"old"}
     assert [(each.path, each.removed) for each in fs.unsent()] == [("a", True)]
     source.control.forget_orders()
@@ -646,6 +648,7 @@ def test_rmdir(fs, source):
     with pytest.raises(OSError) as raised:
         fs.rmdir("d")
     assert raised.value.errno == errno.ENOTEMPTY
+    assert paths(fs) == ["d/a"]
 
 
 def test_through_beside_back(fs, make, source):

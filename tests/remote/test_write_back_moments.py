@@ -1,0 +1,258 @@
+"""
+Writing back, when something else happens in the middle: each test has a guard that it fails without.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import time
+
+import pytest
+
+pytest.importorskip("fsspec")
+backed = pytest.importorskip("backed")
+
+from dogpile_filesystem.remote import SourceChanged  # noqa: E402 - it needs fsspec
+
+
+@pytest.fixture
+def source(tmp_path):
+    """
+    A flaky source.
+    """
+    return backed.Flaky(tmp_path)
+
+
+@pytest.fixture
+def make(base_dir, source, clock):
+    """
+    Makes filesystems that write back, on one directory, by a clock that stands. Only what the test calls sends.
+    """
+    clock.now = time.time()
+    return lambda **arguments: source.make(base_dir, clock, **arguments)
+
+
+@pytest.fixture
+def fs(make):
+    return make()
+
+
+@pytest.fixture
+def strict(make, source):
+    """One that does not overwrite what somebody else has changed, and knows a version of the source's file."""
+    fs = make(on_conflict="error")
+    source.fs.pipe_file("a", b"old")
+    fs.cat_file("a")
+    return fs
+
+
+def test_put_that_does_nothing(fs, source, monkeypatch):
+    """A source that has the version of before, once it took a file, does not have the file."""
+    source.fs.pipe_file("a", b"before!")
+    version = fs.versions.opened("a")
+    fs.pipe_file("a", b"content")
+    monkeypatch.setattr(fs.uploads, "put_held", lambda *_: version)
+    assert [each.end.name for each in fs.uploader.run()] == []
+    failed = fs.uploader.flush([fs.versions.key("a")], None)
+    assert "another content" in str(failed)
+    assert fs.cat_file("a") == b"content"
+
+
+def test_written_while_sent_is_no_conflict(strict, source, monkeypatch):
+    """What this cache sent of an older content is no change by somebody else."""
+    put = strict.uploads.put_held
+
+    def put_and_write(*arguments):
+        version = put(*arguments)
+        monkeypatch.undo()
+        strict.pipe_file("a", b"second")
+        return version
+
+    strict.pipe_file("a", b"first")
+    monkeypatch.setattr(strict.uploads, "put_held", put_and_write)
+    strict.flush()
+    assert strict.unsent() == []
+    assert source.files() == {"a": b"second"}
+
+
+def test_sent_and_not_noted(strict, source, monkeypatch):
+    """A file whose process ended between the upload and the removal of its record is no change by somebody else."""
+    strict.pipe_file("a", b"ours")
+    monkeypatch.setattr(strict.store.unsent, "remove", raise_error)
+    with pytest.raises(OSError, match="not sent"):
+        strict.flush()
+    monkeypatch.undo()
+    assert source.files() == {"a": b"ours"}
+    strict.flush()
+    assert strict.unsent() == []
+
+
+def raise_error(*_):
+    raise OSError(errno.EIO, "broken")
+
+
+def test_part_left_over(fs, source):
+    """What a broken upload has left beside a file is gone when the file is removed."""
+    source.control.fail("ConnectionError", "mv", times=1)
+    source.control.fail("ConnectionError", "rm", times=1)
+    fs.pipe_file("a", b"content")
+    with pytest.raises(OSError, match="ConnectionError"):
+        fs.flush()
+    assert len(source.files()) == 1
+    fs.rm("a")
+    fs.flush()
+    assert source.files() == {}
+
+
+def test_removal_that_does_nothing(fs, source):
+    """A source that says that it removed a file, and has it, is told again."""
+    source.fs.pipe_file("a", b"old")
+    source.control.lose("a", times=1, kind="rm")
+    fs.pipe_file("a", b"new")
+    fs.rm("a")
+    assert [each.tries for each in fs.unsent()] == [1]
+    assert not fs.exists("a")
+    fs.flush()
+    assert source.files() == {}
+
+
+def test_written_while_renamed(fs, source, monkeypatch):
+    """Of a file that is written while it is renamed, the new content is not thrown away."""
+    fs.pipe_file("a", b"first")
+    copy = fs._copy_back
+
+    def copy_and_write(*arguments):
+        copy(*arguments)
+        monkeypatch.undo()
+        fs.pipe_file("a", b"second")
+
+    monkeypatch.setattr(fs, "_copy_back", copy_and_write)
+    fs.mv("a", "b")
+    assert fs.find("") == ["b"]
+    assert fs.cat_file("b") == b"second"
+
+
+@pytest.mark.parametrize("name", ["rm", "rm_file"])
+def test_written_before_removal(fs, source, monkeypatch, name):
+    """A file that is written just before it is removed is removed, here and at the source."""
+    source.fs.pipe_file("a", b"old")
+    hold = fs.uploads.holding
+
+    @contextlib.contextmanager
+    def write_and_hold(path):
+        fs.pipe_file("a", b"new")
+        with hold(path) as is_held:
+            yield is_held
+
+    monkeypatch.setattr(fs.uploads, "holding", write_and_hold)
+    getattr(fs, name)("a")
+    assert not fs.exists("a")
+    fs.flush()
+    assert source.files() == {}
+
+
+def test_renewed(fs, source):
+    """A reader whose version is gone gets the one that was written here."""
+    source.fs.pipe_file("a", b"old")
+    version = fs.versions.opened("a")
+    fs.pipe_file("a", b"new")
+    assert fs.versions.renewed(version).is_unsent
+    with fs.open_version(version) as file:
+        source.fs.pipe_file("a", b"another one")
+        with pytest.raises(SourceChanged):
+            file.read()
+
+
+def test_directory_in_place_of_file(fs, source):
+    """Where a file was removed, there may be a directory of unsent files."""
+    source.fs.pipe_file("a", b"old")
+    source.control.fail("ConnectionError", "rm")
+    with contextlib.suppress(ConnectionError):
+        fs.rm("a")
+    fs.pipe_file("a", b"new")
+    fs.rm("a")
+    fs.pipe_file("a/b", b"")
+    assert fs.exists("a")
+    assert fs.isdir("a")
+    source.control.forget_orders()
+    fs.flush()
+    assert source.files() == {"a/b": b""}
+
+
+@pytest.mark.parametrize("name", ["isdir", "exists"])
+def test_directory_made_meanwhile(fs, source, monkeypatch, name):
+    """A directory whose files are sent in this moment is there."""
+    fs.pipe_file("x/a", b"")
+    ask = fs.fs.info
+
+    def send_after_answer(path, **options):
+        try:
+            return ask(path, **options)
+        except FileNotFoundError:
+            monkeypatch.undo()
+            fs.flush()
+            raise
+
+    monkeypatch.setattr(fs.fs, "info", send_after_answer)
+    assert getattr(fs, name)("x")
+    assert fs.unsent() == []
+
+
+def test_written_while_thread_ends(source, base_dir, monkeypatch):
+    """A file that is written while the last thread finds nothing left to send is sent."""
+    fs = source.make(base_dir, write_after=0, max_uploads=1)
+    look, written = fs.uploader.files, []
+
+    def look_and_write():
+        found = look()
+        if not found and not written:
+            written.append("b")
+            fs.pipe_file("b", b"")
+        return found
+
+    monkeypatch.setattr(fs.uploader, "files", look_and_write)
+    fs.pipe_file("a", b"")
+    give_up_at = time.monotonic() + 10
+    while set(source.files()) != {"a", "b"} and time.monotonic() < give_up_at:
+        time.sleep(0.001)
+    assert set(source.files()) == {"a", "b"}
+
+
+def test_counted_while_written(fs):
+    """What is being written counts before it is accepted."""
+    with fs.open("a", "wb") as file:
+        file.write(b"a" * 300_000)
+        file.flush()
+        assert fs.store.usage().size >= 300_000
+
+
+def test_forked(fs):
+    """A forked child cannot write to the file of its parent, and puts nothing into it when it ends."""
+    with fs.open("a", "wb") as file:
+        file.write(b"parent")
+        pid = os.fork()
+        if not pid:
+            refused = False
+            try:
+                file.write(b"child")
+                file.close()
+            except OSError as error:
+                refused = error.errno == errno.EPERM
+            finally:
+                os._exit(0 if refused else 1)
+        assert os.waitpid(pid, 0)[1] == 0
+    assert fs.cat_file("a") == b"parent"
+
+
+def test_sent_before_it_was_opened(fs, monkeypatch):
+    """A file that is sent between the look and the opening is one that changed, not one that is missing."""
+    fs.pipe_file("a", b"content")
+    version, stale = fs.versions.opened("a"), fs.store.unsent.find(fs.versions.key("a"))
+    fs.flush()
+    monkeypatch.setattr(fs.store.unsent, "find", lambda _: stale)
+    with pytest.raises(SourceChanged):
+        fs.open_version(version)
+    monkeypatch.undo()
+    assert fs.cat_file("a") == b"content"
