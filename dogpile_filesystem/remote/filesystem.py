@@ -34,13 +34,13 @@ from dogpile_filesystem.remote.namespace import namespace_of
 from dogpile_filesystem.remote.options import OWN, SHARED, Options
 from dogpile_filesystem.remote.places import Places
 from dogpile_filesystem.remote.raw import RawCachedFile
+from dogpile_filesystem.remote.rearranging import BackFileSystem
 from dogpile_filesystem.remote.source import Source, SourceChanged
 from dogpile_filesystem.remote.stream import RawStreamedFile
 from dogpile_filesystem.remote.unsent_reader import open_unsent
 from dogpile_filesystem.remote.upload import Uploads
 from dogpile_filesystem.remote.versions import Version, Versions
 from dogpile_filesystem.remote.watched import Poller, Watched
-from dogpile_filesystem.remote.writing_back import BackFileSystem
 from dogpile_filesystem.sources import lists_all, protocols_of
 from dogpile_filesystem.store import Store
 

@@ -161,8 +161,10 @@ def test_renewed(fs, source):
     assert fs.versions.renewed(version).is_unsent
     with fs.open_version(version) as file:
         source.fs.pipe_file("a", b"another one")
+        source.control.forget_requests()
         with pytest.raises(SourceChanged):
             file.read()
+    assert len(source.control.requests("read")) == 1, "the source is not asked for bytes of an unsent file"
 
 
 def test_directory_in_place_of_file(fs, source):
