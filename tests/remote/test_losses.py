@@ -156,7 +156,7 @@ def test_listed_while_sent(make, source, monkeypatch, listings_expiry_time):
     def look():
         for each in (fs, other):
             row = each.ls("d", detail=False), each.find(""), each.exists("d/a"), each.info("d/a")["size"]
-            seen.append(row)  # noqa: PERF401 - the next look may fail
+            seen.append(row)
 
     put, remove = fs.uploads.put_held, type(fs.store.unsent).remove
 
