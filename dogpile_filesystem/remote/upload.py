@@ -113,7 +113,12 @@ class Uploads:
         """
         with self.holding(path) as is_held:
             arguments = {"mode": mode, "base": base, "callback": callback, **options}
-            return self.put_held(local_path, path, is_held=is_held, **arguments)
+            older = self._store.unsent.find(self._versions.key(path))
+            version = self.put_held(local_path, path, is_held=is_held, **arguments)
+            if older is not None:  # Nobody is to send it over what was put.
+                with self._store.failures.reporting("cannot remove an unsent file that was replaced at the source"):
+                    self._store.unsent.remove(older.key, older.token)
+            return version
 
     def put_held(
         self,

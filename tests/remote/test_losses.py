@@ -136,7 +136,7 @@ def test_start_with_many(make, source):
     """To start with many unsent files asks the source for nothing, and writes nothing."""
     fs = make()
     for number in range(300):
-        fs.store.unsent.accept(fs.versions.key(f"a{number}"), fs._record(f"a{number}", 5.0).pack())
+        fs.touch(f"a{number}")
     source.control.forget_requests()
     before = os.stat(f"{fs.store.base_dir}/unsent").st_mtime_ns
     with source.control.holding("info"), source.control.holding("put"):

@@ -258,3 +258,105 @@ def test_sent_before_it_was_opened(fs, monkeypatch):
         fs.open_version(version)
     monkeypatch.undo()
     assert fs.cat_file("a") == b"content"
+
+
+def test_written_through_meanwhile(make, source):
+    """A file that is written through replaces the one that became unsent while it was open: that is never sent."""
+    fs = make()
+    with make(write="through").open("a", "wb") as file:
+        file.write(b"newest")
+        fs.pipe_file("a", b"older")
+    assert fs.cat_file("a") == b"newest"
+    fs.flush()
+    assert source.files() == {"a": b"newest"}
+
+
+@pytest.mark.parametrize("is_sent", [False, True])
+def test_made_by_two(make, source, is_sent):
+    """Of two that make a new file at once, the second is told so, and the first one's file stays."""
+    fs, other = make(), make()
+    with pytest.raises(FileExistsError), other.open("a", "xb") as file:
+        file.write(b"second")
+        with fs.open("a", "xb") as first:
+            first.write(b"first")
+        if is_sent:
+            fs.flush()
+    other.flush()
+    assert source.files() == {"a": b"first"}
+
+
+def test_appended_by_two(make, source):
+    """Of two that append to a file at once, the second is told so, and what the first one appended stays."""
+    fs, other = make(), make()
+    fs.pipe_file("a", b"0")
+    with pytest.raises(SourceChanged), other.open("a", "ab") as file:
+        file.write(b"2")
+        with fs.open("a", "ab") as first:
+            first.write(b"1")
+    other.flush()
+    assert source.files() == {"a": b"01"}
+
+
+def test_appended_while_sent(make, source):
+    """A file that is sent while it is appended to is appended to."""
+    fs, other = make(), make()
+    fs.pipe_file("a", b"0")
+    with fs.open("a", "ab") as file:
+        file.write(b"1")
+        other.flush()
+    fs.flush()
+    assert source.files() == {"a": b"01"}
+
+
+def test_directory_sent_while_renamed(make, source, monkeypatch):
+    """A directory whose files are sent while it is renamed is renamed with all of them."""
+    fs, other = make(), make()
+    source.fs.makedirs("d")
+    source.fs.pipe_file("d/sent", b"sent")
+    fs.pipe_file("d/a", b"a")
+    fs.pipe_file("d/b", b"b")
+    exists = fs.exists
+
+    def exists_and_flush(path, **options):
+        if path == "d":
+            other.flush()
+        return exists(path, **options)
+
+    monkeypatch.setattr(fs, "exists", exists_and_flush)
+    fs.mv("d", "e", recursive=True)
+    fs.flush()
+    assert source.files() == {"e/a": b"a", "e/b": b"b", "e/sent": b"sent"}
+
+
+def test_written_at_the_end_of_a_rename(make, source, monkeypatch):
+    """A file that is written once it was copied to its new name, and before the old one is removed, is not lost."""
+    fs, other = make(), make()
+    fs.pipe_file("a", b"first")
+    remove = fs.acceptance.remove
+
+    def write_and_remove(*arguments):
+        monkeypatch.undo()
+        other.pipe_file("a", b"second")
+        remove(*arguments)
+
+    monkeypatch.setattr(fs.acceptance, "remove", write_and_remove)
+    fs.mv("a", "b")
+    fs.flush()
+    assert source.files() == {"b": b"second"}
+
+
+def test_sent_while_accepted(strict, make, source, monkeypatch):
+    """A file that is sent while the next content of it is accepted is no change by somebody else."""
+    strict.pipe_file("a", b"first")
+    record = strict.acceptance._record
+
+    def record_and_send(*arguments, **options):
+        found = record(*arguments, **options)
+        monkeypatch.undo()
+        make().flush()
+        return found
+
+    monkeypatch.setattr(strict.acceptance, "_record", record_and_send)
+    strict.pipe_file("a", b"second")
+    strict.flush()
+    assert source.files() == {"a": b"second"}
