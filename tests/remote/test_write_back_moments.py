@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shutil
 import time
 
 import pytest
@@ -14,7 +15,7 @@ import pytest
 pytest.importorskip("fsspec")
 backed = pytest.importorskip("backed")
 
-from dogpile_filesystem.remote import SourceChanged  # noqa: E402 - it needs fsspec
+from dogpile_filesystem.remote import SourceChanged, UploadError  # noqa: E402 - it needs fsspec
 
 
 @pytest.fixture
@@ -360,3 +361,30 @@ def test_sent_while_accepted(strict, make, source, monkeypatch):
     strict.pipe_file("a", b"second")
     strict.flush()
     assert source.files() == {"a": b"second"}
+
+
+def test_directory_of_the_name(make, source, monkeypatch):
+    """A directory of the source is kept when a file of its name was written here, and is sent, or removed."""
+
+    def remove(path):
+        local = source.fs.local(path)
+        (shutil.rmtree if os.path.isdir(local) else os.remove)(local)
+
+    def replace(path1, path2):
+        remove(path2)
+        os.rename(source.fs.local(path1), source.fs.local(path2))
+
+    fs = make()
+    source.fs.makedirs("d")
+    source.fs.pipe_file("d/theirs", b"theirs")
+    # As WebDAV does it.
+    monkeypatch.setattr(fs.fs, "mv", replace)
+    monkeypatch.setattr(fs.fs, "rm_file", remove)
+    fs.pipe_file("d", b"ours")
+    with pytest.raises(UploadError, match="Is a directory"):
+        fs.flush()
+    assert source.files()["d/theirs"] == b"theirs"
+    fs.rm_file("d")
+    fs.flush()
+    assert source.files() == {"d/theirs": b"theirs"}
+    assert fs.unsent() == []
