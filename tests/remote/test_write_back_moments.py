@@ -388,3 +388,38 @@ def test_directory_of_the_name(make, source, monkeypatch):
     fs.flush()
     assert source.files() == {"d/theirs": b"theirs"}
     assert fs.unsent() == []
+
+
+def test_clock_set_back(make, source, clock):
+    """A file that was written when the clock was years ahead is sent."""
+    make().pipe_file("a", b"content")
+    clock.now -= 10**8
+    assert [each.end.name for each in make().uploader.run()] == ["SENT"]
+    assert source.files() == {"a": b"content"}
+
+
+def test_content_cut_off(make, base_dir):
+    """A reader of an unsent file that the disk has lost a part of gets an error of the disk, and no part of it."""
+    fs = make()
+    fs.pipe_file("a", b"content")
+    (name,) = (name for name in os.listdir(f"{base_dir}/unsent") if os.path.getsize(f"{base_dir}/unsent/{name}") == 7)
+    os.truncate(f"{base_dir}/unsent/{name}", 3)
+    with pytest.raises(OSError, match="damaged") as raised:
+        fs.cat_file("a")
+    assert raised.value.errno == errno.EIO
+    with pytest.raises(UploadError, match="3 bytes instead of 7"):
+        fs.flush()
+
+
+def test_written_through_while_an_older_content_is_sent(make, source):
+    """What is written through says that it has to wait, when an older content is being sent for too long."""
+    fs = make()
+    file = make(write="through", lock_timeout=0.01).open("a", "wb")
+    file.write(b"newest")
+    fs.pipe_file("a", b"older")
+    mutex = fs.store.unsent.mutex(fs.versions.key("a"))
+    assert mutex.acquire()
+    with pytest.raises(TimeoutError):
+        file.close()
+    mutex.release()
+    assert source.files() == {}
