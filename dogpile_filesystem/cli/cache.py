@@ -9,13 +9,17 @@ import errno
 import os
 import pwd
 import stat
+import time
 from collections.abc import Iterator
 
 import click
 
 from dogpile_filesystem.cli import formatting
+from dogpile_filesystem.layout import TAG_NAME
 from dogpile_filesystem.maintenance import Cache, is_cache
 
+#: Seconds for which the tag of a cache that is just being made is awaited, and between two looks.
+_PATIENCE, _PAUSE = 1.0, 0.01
 _HINT = "pass the base_dir of a cache"
 
 
@@ -55,7 +59,7 @@ def cache_to_fill(base_dir: str) -> Cache | None:
     """
     path = os.path.abspath(os.path.expanduser(base_dir))
     try:
-        if not base_dir or os.listdir(path):
+        if not base_dir or not _is_empty(path):
             return open_cache(base_dir)
         click.get_current_context().with_resource(_as_owner(os.stat(path)))
         return Cache(path)
@@ -63,6 +67,21 @@ def cache_to_fill(base_dir: str) -> Cache | None:
         return None
     except OSError as error:
         raise NoCache(f"{explain(error)}: {_HINT}") from error
+
+
+def _is_empty(path: str) -> bool:
+    """
+    Whether there is nothing in a directory. Another process may be just making it a cache: then its tag is awaited.
+
+    :raises OSError: it cannot be looked into.
+    """
+    give_up_at = time.monotonic() + _PATIENCE
+    while names := os.listdir(path):
+        tag = os.path.join(path, TAG_NAME)
+        if TAG_NAME not in names or os.path.getsize(tag) or time.monotonic() >= give_up_at:
+            return False
+        time.sleep(_PAUSE)
+    return True
 
 
 def explain(error: OSError) -> str:

@@ -71,6 +71,7 @@ def replace(fs: Any, path: str, put: Callable[..., None], token: str, *, is_new:
     :param token: of the temporary name.
     :param is_new: whether a file that is there by then is an error.
     :raises FileExistsError: there is one.
+    :raises IsADirectoryError: there is a directory, where that is not told by the source itself.
     :raises Exception: whatever the source raises.
     """
     if not is_rewritten_in_place(fs) or not _renames(fs):
@@ -84,6 +85,8 @@ def replace(fs: Any, path: str, put: Callable[..., None], token: str, *, is_new:
         put(temporary)
         if is_new:
             refuse_existing(fs, path)
+        if fs.isdir(path):  # WebDAV would have the file replace it, with all that is in it.
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
         fs.mv(temporary, path)
 
 

@@ -1,8 +1,8 @@
 """
 How files and directories are removed and renamed, of which something is unsent.
 
-Concurrency. To remove a file at the source holds its mutex, so that what is written from then on is sent afterwards. Of
-a file that is written while another thread or process renames it, either content may be the one that is renamed.
+Concurrency. To remove a file at the source holds its mutex, so that what is written from then on is sent afterwards.
+What is written while another thread or process renames the file is renamed too, or stays under the old name.
 
 Crash. Of a file that is renamed while it is unsent, the new name is accepted first: a kill leaves both names, and never
 neither.
@@ -17,7 +17,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from dogpile_filesystem.remote.overlay import Pending, below
+from dogpile_filesystem.remote.source import SourceChanged
 from dogpile_filesystem.remote.writing_back import WrittenBackFileSystem
+from dogpile_filesystem.store import UnsentFile
 
 
 class BackFileSystem(WrittenBackFileSystem):
@@ -34,16 +36,20 @@ class BackFileSystem(WrittenBackFileSystem):
         :raises TimeoutError: it is being sent for longer than ``lock_timeout``.
         """
         target = self._strip_protocol(path)
-        if not self._is_unsent(target):
-            # Who sends what is written from now on waits for this.
-            with self.uploads.holding(target) as is_held:
-                if not self._is_unsent(target):
-                    if not is_held:
-                        msg = f"{target!r} is being sent for longer than lock_timeout: try again later"
-                        raise TimeoutError(msg)
-                    super().rm_file(path)
-                    return
-        self._remove_unsent(target)
+        if self._is_unsent(target) or not self._remove_sent(target):
+            self._remove_unsent(target)
+
+    def _remove_sent(self, path: str) -> bool:
+        """Remove a file at the source, unless it is unsent by now."""
+        # Who sends what is written from now on waits for this.
+        with self.uploads.holding(path) as is_held:
+            if self._is_unsent(path):
+                return False
+            if not is_held:
+                msg = f"{path!r} is being sent for longer than lock_timeout: try again later"
+                raise TimeoutError(msg)
+            super().rm_file(path)
+            return True
 
     def _remove_unsent(self, path: str) -> None:
         self.versions.unsent(path)  # Raises FileNotFoundError: it was removed before.
@@ -150,12 +156,22 @@ class BackFileSystem(WrittenBackFileSystem):
             self.cp_file(source, target)
             self.rm_file(source)
             return
-        while True:
-            version = self._unsent_version(source)
+        is_removed = False
+        while not is_removed:
+            before = self.store.unsent.find(self.versions.key(source))
             self._copy_back(source, target)
-            if version == self._unsent_version(source):
-                break  # Otherwise it was written, or sent, meanwhile.
-        self.rm_file(source)
+            is_removed = self._remove_copied(source, before)
+
+    def _remove_copied(self, path: str, copied: UnsentFile | None) -> bool:
+        """Remove a file, unless it was written, or sent, since it was copied."""
+        if copied is None:
+            return self._remove_sent(path)
+        try:
+            self._accept_removal(path, copied)
+        except SourceChanged:
+            return False
+        self.sender.send(copied.key)
+        return True
 
     def _mv_directory(
         self, path1: Any, path2: Any, mine: Sequence[Pending], theirs: Sequence[Pending], options: dict[str, Any]
@@ -175,7 +191,9 @@ class BackFileSystem(WrittenBackFileSystem):
             if record.removed:
                 self._accept_removal(new)
             else:
-                self._mv_file(record.path, new)
+                # It was sent in between, and renamed by the source; or removed.
+                with contextlib.suppress(FileNotFoundError):
+                    self._mv_file(record.path, new)
 
 
 def _is_pattern(path: str) -> bool:

@@ -197,13 +197,14 @@ class Sender:
         if before and not record.knows(before):
             self._meet_conflict(record, overwrites=overwrites)
         try:
-            self._source.fs.rm_file(record.path)
+            if self._type(record.path) != "directory":  # WebDAV would remove all that is in it.
+                self._source.fs.rm_file(record.path)
         except FileNotFoundError:
             pass
         finally:
             self._versions.forget(record.path)
         self._uploads.remove_part(record.path)
-        if self._is_file(record.path):
+        if self._type(record.path) == "file":
             raise OSError(errno.EIO, "the source removed the file, and still has it", record.path)
         self._listings.removed(record.path)
 
@@ -221,11 +222,12 @@ class Sender:
             return ""
         return "" if identity is None else identity.token
 
-    def _is_file(self, path: str) -> bool:
+    def _type(self, path: str) -> str:
+        """What the source has: ``"file"`` or ``"directory"``, say; empty: nothing."""
         try:
-            return self._source.look(path).info.get("type") == "file"
+            return str(self._source.look(path).info.get("type"))
         except FileNotFoundError:
-            return False
+            return ""
 
     def _has(self, path: str, content: Any, size: int) -> bool:
         """Whether the source's file has a content, byte by byte."""

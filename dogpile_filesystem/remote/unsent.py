@@ -30,10 +30,12 @@ _REMEMBERED = 4
 #: The longest error message that is kept, in characters.
 _LONGEST = 500
 
+#: The longest pause before the next try, in seconds.
+_LONGEST_PAUSE = 1800
 #: Pauses before the next try, by the number of tries.
 _PASSING = tenacity.wait_exponential(multiplier=1, max=300)
 #: While the source is full, which takes a person to change.
-_FULL = tenacity.wait_exponential(multiplier=60, max=1800)
+_FULL = tenacity.wait_exponential(multiplier=60, max=_LONGEST_PAUSE)
 #: While the source says no, likewise.
 _LASTING = tenacity.wait_fixed(600)
 _LASTING_ERRNOS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EINVAL, errno.ENAMETOOLONG, errno.EISDIR}
@@ -86,6 +88,15 @@ class Record:
     def pack(self) -> bytes:
         """As JSON."""
         return json.dumps(dataclasses.asdict(self)).encode()
+
+    def wait(self, now: float) -> float:
+        """
+        Seconds until it is sent; not above 0: it is to be sent. When the clock was set back since, it is sent at once:
+        its time may be years ahead.
+        """
+        ahead = self.next_try - now
+        longest = _LONGEST_PAUSE if self.tries else self.next_try - self.since
+        return 0.0 if ahead > longest else ahead
 
     def replaced(self, record: Record) -> Record:
         """

@@ -4,6 +4,7 @@ The reader of an unsent file: its content itself, which stays readable when it i
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import BinaryIO
 
@@ -19,7 +20,7 @@ def open_unsent(fs: Context, version: Version) -> RawUnsentFile:
     The unbuffered reader of an unsent file.
 
     :raises SourceChanged: the file was sent, replaced or removed since somebody looked.
-    :raises OSError: its content cannot be opened.
+    :raises OSError: its content cannot be opened; EIO: it is damaged.
     """
     found = fs.store.unsent.find(fs.versions.key(version.path))
     if found is None or unsent.IDENTITY + found.token != version.identity:
@@ -28,6 +29,8 @@ def open_unsent(fs: Context, version: Version) -> RawUnsentFile:
         content = found.open()
     except FileNotFoundError:
         raise SourceChanged(version.path) from None
+    except ValueError as damage:
+        raise OSError(errno.EIO, f"an unsent file is damaged: {damage}", version.path) from damage
     return RawUnsentFile(fs, version, content)
 
 

@@ -108,12 +108,21 @@ class Uploads:
         :return: the version that the source has now.
         :raises FileExistsError: the file is there.
         :raises SourceChanged: the source no longer has ``base``.
+        :raises TimeoutError: an older content is being sent for longer than ``lock_timeout``.
         :raises OSError: EIO: the source accepted the file, and does not have all of it.
         :raises Exception: whatever the source raises.
         """
         with self.holding(path) as is_held:
             arguments = {"mode": mode, "base": base, "callback": callback, **options}
-            return self.put_held(local_path, path, is_held=is_held, **arguments)
+            older = self._store.unsent.find(self._versions.key(path))
+            if older is not None and not is_held:
+                msg = f"{path!r} is being sent for longer than lock_timeout: try again later"
+                raise TimeoutError(msg)
+            version = self.put_held(local_path, path, is_held=is_held, **arguments)
+            if older is not None:  # Nobody is to send it over what was put.
+                with self._store.failures.reporting("cannot remove an unsent file that was replaced at the source"):
+                    self._store.unsent.remove(older.key, older.token)
+            return version
 
     def put_held(
         self,

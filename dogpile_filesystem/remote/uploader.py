@@ -189,7 +189,7 @@ class Uploader:
                 continue
             if record.is_lasting:
                 self._sender.failures.report(FAILED, "%s is not sent: %s", record.path, record.error)
-            wait = max(record.next_try - now, self._later.get(file.key, 0.0) - monotonic)
+            wait = max(record.wait(now), self._later.get(file.key, 0.0) - monotonic)
             if wait <= 0:
                 self._due.append(file.key)
             waits.append(wait)
@@ -206,7 +206,7 @@ class Uploader:
     def run(self) -> list[Outcome]:
         """Send in this thread what is due, once."""
         now = self._sender.clock()
-        return [self._sender.send(file.key) for file, record in self.files() if record.next_try <= now]
+        return [self._sender.send(file.key) for file, record in self.files() if record.wait(now) <= 0]
 
     def flush(
         self, keys: Iterable[bytes], timeout: float | None, *, overwrites: bool | None = None

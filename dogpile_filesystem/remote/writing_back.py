@@ -9,7 +9,6 @@ first then, so that nothing older comes after something newer.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import time
 from collections.abc import Iterable, Sequence
@@ -18,17 +17,19 @@ from typing import Any, NamedTuple
 from fsspec.callbacks import DEFAULT_CALLBACK, Callback
 
 from dogpile_filesystem.remote import unsent
+from dogpile_filesystem.remote.accepting import Acceptance, Basis
 from dogpile_filesystem.remote.back_file import BackFile, Patience, RawBackFile
+from dogpile_filesystem.remote.beside import exists
 from dogpile_filesystem.remote.local import copy
 from dogpile_filesystem.remote.options import Options
 from dogpile_filesystem.remote.origin import describe
 from dogpile_filesystem.remote.overlay import OverlaidFileSystem, Pending
 from dogpile_filesystem.remote.sending import Sender
 from dogpile_filesystem.remote.source import Source
-from dogpile_filesystem.remote.unsent import Record, UploadError
+from dogpile_filesystem.remote.unsent import UploadError
 from dogpile_filesystem.remote.uploader import Uploader
 from dogpile_filesystem.sources import protocols_of
-from dogpile_filesystem.store import Draft
+from dogpile_filesystem.store import Draft, UnsentFile
 
 _MODES = ("wb", "ab", "xb")
 #: They take no files.
@@ -66,8 +67,6 @@ class WrittenBackFileSystem(OverlaidFileSystem):
 
     def _begin_writing_back(self, namespace: str) -> None:
         lock_timeout = self.options.shared.lock_timeout
-        self._source_namespace = namespace
-        self._origin = describe(self.source.fs)
         self.patience = Patience(lock_timeout)
         self.sender = Sender(
             self.store,
@@ -76,6 +75,14 @@ class WrittenBackFileSystem(OverlaidFileSystem):
             self.uploads,
             self.listings,
             overwrites=self.options.on_conflict == "overwrite",
+            clock=time.time,
+        )
+        self.acceptance = Acceptance(
+            self.store,
+            self.versions,
+            self.patience,
+            namespace=namespace,
+            origin=describe(self.source.fs),
             clock=time.time,
         )
         self.uploader = Uploader(self.store, self.sender, namespace=namespace, max_uploads=self.options.max_uploads)
@@ -136,28 +143,13 @@ class WrittenBackFileSystem(OverlaidFileSystem):
 
     # Accepting
 
-    def _accept(self, path: str, draft: Draft) -> None:
-        metadata = self._record(path, self.options.write_after).pack()
-        self.patience.wait_for_room(self.store, path, lambda: draft.accept(metadata))
-        self.versions.look_again(path)
+    def _accept(self, path: str, draft: Draft, mode: str, basis: Basis | None) -> None:
+        self.acceptance.take(path, draft, self.options.write_after, mode=mode, basis=basis)
         self.uploader.start()
 
-    def _accept_removal(self, path: str) -> None:
-        """Have a path removed, for all readers of the cache now, and at the source when it can be."""
-        metadata = self._record(path, 0.0, removed=True).pack()
-        key = self.versions.key(path)
-        self.patience.wait_for_room(self.store, path, lambda: self.store.unsent.accept(key, metadata))
-        self.versions.look_again(path)
+    def _accept_removal(self, path: str, expected: UnsentFile | None = None) -> None:
+        self.acceptance.remove(path, expected)
         self.uploader.start()
-
-    def _record(self, path: str, wait: float, *, removed: bool = False) -> Record:
-        """The record of what is accepted now."""
-        now = self.sender.clock()
-        before = self.store.unsent.find(self.versions.key(path))
-        known = self.versions.known_identity(path)
-        record = Record(path, self._source_namespace, now, now + wait, removed=removed, base=known, source=self._origin)
-        record_before = None if before is None else unsent.unpack(before.metadata)
-        return record if record_before is None else record_before.replaced(record)
 
     def _settle(self, paths: Iterable[str]) -> None:
         """
@@ -202,10 +194,11 @@ class WrittenBackFileSystem(OverlaidFileSystem):
         if options:
             msg = f"write='back' cannot keep options for the source: {', '.join(options)}: leave them out"
             raise TypeError(msg)
+        basis = None if mode == "wb" else self.acceptance.basis(path)
         if mode == "xb" and self.exists(path):
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
+            raise exists(path)
         raw = RawBackFile(self.store, self.versions.key(path), path, self.patience)
-        file = BackFile(raw, lambda draft: self._accept(path, draft), mode=mode, autocommit=autocommit)
+        file = BackFile(raw, lambda draft: self._accept(path, draft, mode, basis), mode=mode, autocommit=autocommit)
         if mode == "ab":
             try:
                 with contextlib.suppress(FileNotFoundError), self.open(path, "rb") as before:

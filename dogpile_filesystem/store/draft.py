@@ -271,13 +271,15 @@ class Draft:
         if self._process == presence.name:
             self._reservation.discard()
 
-    def accept(self, metadata: bytes) -> str:
+    def accept(self, metadata: bytes, only_if: Callable[[], bool] | None = None) -> str:
         """
         Take the content as the unsent file of the key, in place of the one before, whose readers go on with that. When
         this returns, neither a kill nor a power cut loses it.
 
         :param metadata: the caller's, some KiB at most.
-        :return: the token, which tells this content from others of the key.
+        :param only_if: asked while nobody else can change what is unsent: whether to do it. It changes nothing itself.
+        :return: the token, which tells this content from others of the key; empty: ``only_if`` said no, and this may be
+         called again.
         :raises OSError: it was not accepted. Only if the directory cannot be synced, at the very end, it may be found
          all the same; ENOSPC: there is no room.
         """
@@ -295,8 +297,7 @@ class Draft:
         except NoRoom:
             raise no_room(self.path) from None
         self._means.write(self._reservation, pieces, stamp)
-        self._publish(size)
-        return self._unique
+        return self._unique if self._publish(size, only_if) else ""
 
     def _sync_content(self) -> int:
         """The length of the content, which is then on the disk."""
@@ -308,10 +309,12 @@ class Draft:
         finally:
             os.close(fd)
 
-    def _publish(self, size: int) -> None:
+    def _publish(self, size: int, only_if: Callable[[], bool] | None) -> bool:
         self._follow()
         shards = self._means.shards
         with shards.locked(self._ledger, UNSENT_SHARD) as shard:
+            if only_if is not None and not only_if():
+                return False
             found = self._reservation.publish_beside(shard)
             shard.give_back(self._size - size, 0)
         # Without the lock: others need not wait for the disk.
@@ -319,6 +322,7 @@ class Draft:
         if found.content:
             with contextlib.suppress(OSError), shards.locked(self._ledger, UNSENT_SHARD) as shard:
                 shard.remove_content(found)  # Otherwise the next visit does.
+        return True
 
     def _refuse_child(self) -> None:
         if self._process != presence.name:

@@ -213,7 +213,7 @@ class UnsentFiles:
         """
         return Draft(self._means, key)
 
-    def accept(self, key: bytes, metadata: bytes) -> str:
+    def accept(self, key: bytes, metadata: bytes, only_if: Callable[[], bool] | None = None) -> str:
         """
         Accept a record whose content is empty, such as one that says that a file was removed. As :meth:`.Draft.accept`.
 
@@ -224,7 +224,7 @@ class UnsentFiles:
         except NoRoom:
             raise no_room(self._directory.base_dir) from None
         try:
-            return draft.accept(metadata)
+            return draft.accept(metadata, only_if)
         finally:
             draft.discard()
 

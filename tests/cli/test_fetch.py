@@ -12,7 +12,10 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
+from pathlib import Path
 
+import click
 import ondisk
 import pytest
 from commands import COMMAND, as_root, difference, invoke, read_until, snapshot
@@ -25,7 +28,8 @@ pytest.importorskip("fsspec")
 import fsspec
 from slow_source import SlowSource
 
-from dogpile_filesystem.layout import BLOCK
+from dogpile_filesystem.cli.cache import cache_to_fill
+from dogpile_filesystem.layout import BLOCK, TAG, TAG_NAME
 from dogpile_filesystem.remote import CachedFileSystem
 from dogpile_filesystem.store.store import Store
 
@@ -402,6 +406,23 @@ def test_several_processes(base_dir, control, options, contents):
         assert process.returncode == 0
         assert json.loads(out)["size"] == sum(SIZES.values())
     assert control.totals().bytes == sum(SIZES.values())
+
+
+def test_cache_that_is_being_made(base_dir, tmp_path, contents, monkeypatch):
+    """A command that finds the directory while another one is just making it a cache waits for its tag."""
+    os.makedirs(base_dir)
+    tag = Path(base_dir, TAG_NAME)
+    tag.touch()
+    waits = []
+
+    def write_tag(seconds):
+        waits.append(seconds)
+        tag.write_bytes(TAG)
+
+    monkeypatch.setattr(time, "sleep", write_tag)
+    with click.Context(click.Command("fetch")):
+        assert cache_to_fill(base_dir).directory.base_dir == base_dir
+    assert len(waits) == 1
 
 
 def test_face(base_dir, contents, tmp_path):

@@ -57,6 +57,7 @@ class Flaky:
             skip_instance_cache=True,
         )
         if clock is not None:
-            fs.versions._clock = fs.versions._monotonic = fs.source._clock = fs.sender.clock = clock
+            fs.versions._clock = fs.versions._monotonic = fs.source._clock = clock
+            fs.sender.clock = fs.acceptance.clock = clock
             fs.source._sleep = clock.move
         return fs

@@ -34,6 +34,17 @@ def test_damage(damaged):
     assert unsent.unpack(damaged) is None
 
 
+@pytest.mark.parametrize("tries", [0, 3])
+def test_clock_set_back(tries):
+    """A file is not kept waiting for years because the clock was wrong when it was written, or tried."""
+    said = record(tries=tries, next_try=NOW + 300)
+    assert said.wait(NOW) == 300
+    assert said.wait(NOW + 299) == 1
+    assert said.wait(NOW - 10**8) <= 0
+    long = record(next_try=NOW + 10**6)
+    assert long.wait(NOW + 1) == 10**6 - 1
+
+
 def test_replaced():
     """What is written anew is sent when the first was to be, and keeps what is known of the source."""
     first = record(base="old", sent=("ours",))

@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shutil
 import time
 
 import pytest
@@ -14,7 +15,7 @@ import pytest
 pytest.importorskip("fsspec")
 backed = pytest.importorskip("backed")
 
-from dogpile_filesystem.remote import SourceChanged  # noqa: E402 - it needs fsspec
+from dogpile_filesystem.remote import SourceChanged, UploadError  # noqa: E402 - it needs fsspec
 
 
 @pytest.fixture
@@ -258,3 +259,167 @@ def test_sent_before_it_was_opened(fs, monkeypatch):
         fs.open_version(version)
     monkeypatch.undo()
     assert fs.cat_file("a") == b"content"
+
+
+def test_written_through_meanwhile(make, source):
+    """A file that is written through replaces the one that became unsent while it was open: that is never sent."""
+    fs = make()
+    with make(write="through").open("a", "wb") as file:
+        file.write(b"newest")
+        fs.pipe_file("a", b"older")
+    assert fs.cat_file("a") == b"newest"
+    fs.flush()
+    assert source.files() == {"a": b"newest"}
+
+
+@pytest.mark.parametrize("is_sent", [False, True])
+def test_made_by_two(make, source, is_sent):
+    """Of two that make a new file at once, the second is told so, and the first one's file stays."""
+    fs, other = make(), make()
+    with pytest.raises(FileExistsError), other.open("a", "xb") as file:
+        file.write(b"second")
+        with fs.open("a", "xb") as first:
+            first.write(b"first")
+        if is_sent:
+            fs.flush()
+    other.flush()
+    assert source.files() == {"a": b"first"}
+
+
+def test_appended_by_two(make, source):
+    """Of two that append to a file at once, the second is told so, and what the first one appended stays."""
+    fs, other = make(), make()
+    fs.pipe_file("a", b"0")
+    with pytest.raises(SourceChanged), other.open("a", "ab") as file:
+        file.write(b"2")
+        with fs.open("a", "ab") as first:
+            first.write(b"1")
+    other.flush()
+    assert source.files() == {"a": b"01"}
+
+
+def test_appended_while_sent(make, source):
+    """A file that is sent while it is appended to is appended to."""
+    fs, other = make(), make()
+    fs.pipe_file("a", b"0")
+    with fs.open("a", "ab") as file:
+        file.write(b"1")
+        other.flush()
+    fs.flush()
+    assert source.files() == {"a": b"01"}
+
+
+def test_directory_sent_while_renamed(make, source, monkeypatch):
+    """A directory whose files are sent while it is renamed is renamed with all of them."""
+    fs, other = make(), make()
+    source.fs.makedirs("d")
+    source.fs.pipe_file("d/sent", b"sent")
+    fs.pipe_file("d/a", b"a")
+    fs.pipe_file("d/b", b"b")
+    exists = fs.exists
+
+    def exists_and_flush(path, **options):
+        if path == "d":
+            other.flush()
+        return exists(path, **options)
+
+    monkeypatch.setattr(fs, "exists", exists_and_flush)
+    fs.mv("d", "e", recursive=True)
+    fs.flush()
+    assert source.files() == {"e/a": b"a", "e/b": b"b", "e/sent": b"sent"}
+
+
+def test_written_at_the_end_of_a_rename(make, source, monkeypatch):
+    """A file that is written once it was copied to its new name, and before the old one is removed, is not lost."""
+    fs, other = make(), make()
+    fs.pipe_file("a", b"first")
+    remove = fs.acceptance.remove
+
+    def write_and_remove(*arguments):
+        monkeypatch.undo()
+        other.pipe_file("a", b"second")
+        remove(*arguments)
+
+    monkeypatch.setattr(fs.acceptance, "remove", write_and_remove)
+    fs.mv("a", "b")
+    fs.flush()
+    assert source.files() == {"b": b"second"}
+
+
+def test_sent_while_accepted(strict, make, source, monkeypatch):
+    """A file that is sent while the next content of it is accepted is no change by somebody else."""
+    strict.pipe_file("a", b"first")
+    record = strict.acceptance._record
+
+    def record_and_send(*arguments, **options):
+        found = record(*arguments, **options)
+        monkeypatch.undo()
+        make().flush()
+        return found
+
+    monkeypatch.setattr(strict.acceptance, "_record", record_and_send)
+    strict.pipe_file("a", b"second")
+    strict.flush()
+    assert source.files() == {"a": b"second"}
+
+
+def test_directory_of_the_name(make, source, monkeypatch):
+    """A directory of the source is kept when a file of its name was written here, and is sent, or removed."""
+
+    def remove(path):
+        local = source.fs.local(path)
+        (shutil.rmtree if os.path.isdir(local) else os.remove)(local)
+
+    def replace(path1, path2):
+        remove(path2)
+        os.rename(source.fs.local(path1), source.fs.local(path2))
+
+    fs = make()
+    source.fs.makedirs("d")
+    source.fs.pipe_file("d/theirs", b"theirs")
+    # As WebDAV does it.
+    monkeypatch.setattr(fs.fs, "mv", replace)
+    monkeypatch.setattr(fs.fs, "rm_file", remove)
+    fs.pipe_file("d", b"ours")
+    with pytest.raises(UploadError, match="Is a directory"):
+        fs.flush()
+    assert source.files()["d/theirs"] == b"theirs"
+    fs.rm_file("d")
+    fs.flush()
+    assert source.files() == {"d/theirs": b"theirs"}
+    assert fs.unsent() == []
+
+
+def test_clock_set_back(make, source, clock):
+    """A file that was written when the clock was years ahead is sent."""
+    make().pipe_file("a", b"content")
+    clock.now -= 10**8
+    assert [each.end.name for each in make().uploader.run()] == ["SENT"]
+    assert source.files() == {"a": b"content"}
+
+
+def test_content_cut_off(make, base_dir):
+    """A reader of an unsent file that the disk has lost a part of gets an error of the disk, and no part of it."""
+    fs = make()
+    fs.pipe_file("a", b"content")
+    (name,) = (name for name in os.listdir(f"{base_dir}/unsent") if os.path.getsize(f"{base_dir}/unsent/{name}") == 7)
+    os.truncate(f"{base_dir}/unsent/{name}", 3)
+    with pytest.raises(OSError, match="damaged") as raised:
+        fs.cat_file("a")
+    assert raised.value.errno == errno.EIO
+    with pytest.raises(UploadError, match="3 bytes instead of 7"):
+        fs.flush()
+
+
+def test_written_through_while_an_older_content_is_sent(make, source):
+    """What is written through says that it has to wait, when an older content is being sent for too long."""
+    fs = make()
+    file = make(write="through", lock_timeout=0.01).open("a", "wb")
+    file.write(b"newest")
+    fs.pipe_file("a", b"older")
+    mutex = fs.store.unsent.mutex(fs.versions.key("a"))
+    assert mutex.acquire()
+    with pytest.raises(TimeoutError):
+        file.close()
+    mutex.release()
+    assert source.files() == {}

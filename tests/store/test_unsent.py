@@ -211,6 +211,27 @@ def test_written_anew_meanwhile(make_store, monkeypatch, method):
     assert store.unsent.find(b"k").metadata == b"newer"
 
 
+def test_accepted_on_condition(make_store, usage_on_disk):
+    """A draft is accepted only in place of what it is to replace; and may be once more, if that is another file."""
+    store, other = make_store(), make_store()
+    written(store, b"k", b"old")
+    expected = store.unsent.find(b"k")
+    draft = store.unsent.draft(b"k")
+    draft.reserve(7)
+    with open(draft.path, "wb") as file:
+        file.write(b"content")
+    written(other, b"k", b"newer", b"other")
+    assert draft.accept(b"longer than before" * 500, lambda: store.unsent.find(b"k") == expected) == ""
+    assert content_of(store, b"k") == b"newer"
+    expected = store.unsent.find(b"k")
+    token = draft.accept(b"metadata", lambda: store.unsent.find(b"k") == expected)
+    assert store.unsent.find(b"k").token == token
+    assert content_of(store, b"k") == b"content"
+    assert store.unsent.accept(b"k", b"tombstone", lambda: False) == ""
+    assert content_of(store, b"k") == b"content"
+    assert store.usage() == usage_on_disk()
+
+
 def test_removed(make_store, unsent_names):
     """A removed file is gone with its content, and its bytes are free; who has it open reads on."""
     store = make_store()
