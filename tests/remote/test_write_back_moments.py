@@ -319,7 +319,7 @@ def test_directory_sent_while_renamed(make, source, monkeypatch):
     exists = fs.exists
 
     def exists_and_flush(path, **options):
-        if path == "d":
+        if path == "e":
             other.flush()
         return exists(path, **options)
 
@@ -422,4 +422,29 @@ def test_written_through_while_an_older_content_is_sent(make, source):
     with pytest.raises(TimeoutError):
         file.close()
     mutex.release()
+    assert source.files() == {}
+
+
+def test_removed_while_renamed(make, source, monkeypatch):
+    """A file that is removed while it is renamed, and made once more, is not taken for a directory."""
+    fs, other = make(), make()
+    pending, isfile = fs._pending_change, fs.isfile
+
+    def look_and_remove(path=""):
+        found = pending(path)
+        if path == "b":
+            other.rm_file("a")
+        return found
+
+    def look_and_write(path):
+        found = isfile(path)
+        other.pipe_file("a", b"second")
+        return found
+
+    fs.pipe_file("a", b"first")
+    monkeypatch.setattr(fs, "_pending_change", look_and_remove)
+    monkeypatch.setattr(fs, "isfile", look_and_write)
+    with pytest.raises(FileNotFoundError):
+        fs.mv("a", "b")
+    fs.flush()
     assert source.files() == {}
