@@ -131,7 +131,8 @@ class BackFile(io.BufferedWriter):
     readers of the cache see it; or that raises, and everything is as before.
 
     Concurrency. Threads may share one. A forked child cannot write to it, and its end accepts nothing. It cannot be
-    pickled. Of files of one path that are written at once, the one closed last stays.
+    pickled. Of files of one path that are written at once, the one closed last stays; with ``"xb"`` and ``"ab"``, closing
+    it raises instead.
 
     Crash. What a killed process was writing is lost. What was closed is not.
 
@@ -182,6 +183,8 @@ class BackFile(io.BufferedWriter):
         """
         Accept the file. Once it was committed or discarded, there is nothing left to do.
 
+        :raises FileExistsError: with ``"xb"``: somebody else has made the file since it was opened.
+        :raises SourceChanged: with ``"ab"``: somebody else has written or removed it since.
         :raises OSError: it is not accepted.
         """
         if self._is_done:

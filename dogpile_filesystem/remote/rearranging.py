@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -141,7 +140,7 @@ class BackFileSystem(WrittenBackFileSystem):
         mine, theirs = self._pending_change(source), self._pending_change(target)
         if not mine and not theirs:
             super().mv(path1, path2, **kwargs)
-        elif self.isfile(source):
+        elif self.info(source)["type"] != "directory":
             if str(path2).endswith("/") or self.isdir(target):
                 target = f"{target.rstrip('/')}/{source.rpartition('/')[2]}"
             self._mv_file(source, target)
@@ -181,13 +180,14 @@ class BackFileSystem(WrittenBackFileSystem):
             self._flush([*mine, *theirs])
             super().mv(path1, path2, **options)
             return
-        if not self.exists(source):
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), source)
         # The source has nothing of it, perhaps.
         with contextlib.suppress(FileNotFoundError):
             super().mv(path1, path2, **{"recursive": True, **options})
         for _, record in mine:
-            new = f"{target.rstrip('/')}/{below(record.path, source)}"
+            inner = below(record.path, source)
+            if not inner:
+                continue  # A file that was there before the directory.
+            new = f"{target.rstrip('/')}/{inner}"
             if record.removed:
                 self._accept_removal(new)
             else:

@@ -247,10 +247,13 @@ class Sender:
 
     def _tell_successor(self, key: bytes, identity: str) -> None:
         """Tell the record of a file that was written meanwhile what the source has by now, of our own making."""
-        file = self._store.unsent.find(key)
-        record = None if file is None else unsent.unpack(file.metadata)
-        if file is not None and record is not None:
-            self._store.unsent.update(key, file.token, record.sent_as(identity).pack())
+        is_told = not identity
+        while not is_told:  # It may be written anew just now.
+            file = self._store.unsent.find(key)
+            record = None if file is None else unsent.unpack(file.metadata)
+            if file is None or record is None:
+                return
+            is_told = self._store.unsent.update(key, file.token, record.sent_as(identity).pack())
 
     def _fail(self, file: UnsentFile, record: Record, error: Exception) -> Outcome:
         failed = record.failed(error, self.clock())
@@ -258,5 +261,7 @@ class Sender:
         self.failures.report(FAILED, what, record.path, failed.next_try - self.clock(), error)
         with self.failures.reporting("cannot note that an upload failed"):
             if not self._store.unsent.update(file.key, file.token, failed.pack()):
+                for identity in failed.sent:
+                    self._tell_successor(file.key, identity)
                 return Outcome(End.CHANGED)
         return Outcome(End.FAILED, error)

@@ -319,7 +319,7 @@ def test_directory_sent_while_renamed(make, source, monkeypatch):
     exists = fs.exists
 
     def exists_and_flush(path, **options):
-        if path == "d":
+        if path == "e":
             other.flush()
         return exists(path, **options)
 
@@ -423,3 +423,73 @@ def test_written_through_while_an_older_content_is_sent(make, source):
         file.close()
     mutex.release()
     assert source.files() == {}
+
+
+def test_removed_while_renamed(make, source, monkeypatch):
+    """A file that is removed while it is renamed, and made once more, is not taken for a directory."""
+    fs, other = make(), make()
+    pending, isfile = fs._pending_change, fs.isfile
+
+    def look_and_remove(path=""):
+        found = pending(path)
+        if path == "b":
+            other.rm_file("a")
+        return found
+
+    def look_and_write(path):
+        found = isfile(path)
+        other.pipe_file("a", b"second")
+        return found
+
+    fs.pipe_file("a", b"first")
+    monkeypatch.setattr(fs, "_pending_change", look_and_remove)
+    monkeypatch.setattr(fs, "isfile", look_and_write)
+    with pytest.raises(FileNotFoundError):
+        fs.mv("a", "b")
+    fs.flush()
+    assert source.files() == {}
+
+
+def test_written_again_while_told(strict, source, monkeypatch):
+    """What this cache sent is known to be its own also when the file is written once more just then."""
+    put, tell = strict.uploads.put_held, strict.sender._tell_successor
+    update = type(strict.store.unsent).update
+
+    def put_and_write(*arguments):
+        version = put(*arguments)
+        monkeypatch.setattr(strict.uploads, "put_held", put)
+        strict.pipe_file("a", b"second")
+        return version
+
+    def write_and_update(*arguments):
+        monkeypatch.setattr(type(strict.store.unsent), "update", update)
+        strict.pipe_file("a", b"third")
+        return update(*arguments)
+
+    def tell_late(*arguments):
+        monkeypatch.setattr(type(strict.store.unsent), "update", write_and_update)
+        tell(*arguments)
+
+    strict.pipe_file("a", b"first")
+    monkeypatch.setattr(strict.uploads, "put_held", put_and_write)
+    monkeypatch.setattr(strict.sender, "_tell_successor", tell_late)
+    strict.flush()
+    assert source.files() == {"a": b"third"}
+
+
+def test_written_while_a_part_is_sent(strict, source, monkeypatch):
+    """What a broken upload of an older content has left is no change by somebody else."""
+    source.control.truncate(times=1)
+    put = strict.uploads.put_held
+
+    def put_and_write(*arguments):
+        monkeypatch.undo()
+        try:
+            return put(*arguments)
+        finally:
+            strict.pipe_file("a", b"the second")
+
+    strict.pipe_file("a", b"the first")
+    monkeypatch.setattr(strict.uploads, "put_held", put_and_write)
+    strict.flush()
+    assert source.files() == {"a": b"the second"}
