@@ -20,10 +20,11 @@ from dogpile_filesystem.maintenance import unsent_entries
 @click.option("--prefix", default="", help="Only files whose URLs begin with this.  [default: all]")
 @click.option(
     "--on-conflict",
-    type=click.Choice(["error", "overwrite"]),
+    type=click.Choice(["error", "overwrite", "keep"]),
     default="error",
     show_default=True,
-    help="What to do when somebody else has changed a file at the source: leave ours unsent, or overwrite theirs.",
+    help="What to do when somebody else has changed a file at the source: leave ours unsent, overwrite theirs, or keep "
+    "theirs and send ours under a name with the time.",
 )
 @fetch.signing_key
 @click.option("-j", "--jobs", type=click.IntRange(1, 64), default=4, show_default=True, help="Files sent at a time.")

@@ -92,7 +92,8 @@ class CachedFileSystem(BackFileSystem):
     :param write_after: seconds after which a file that is written back is sent. Default 5.
     :param max_uploads: how many of them this process sends at once. Default 4. 0: only :meth:`flush` sends.
     :param on_conflict: when somebody else has changed a file at the source that was written back here: ``"overwrite"``
-     it, and say so in the log; or ``"error"``: keep ours unsent, until :meth:`flush` is told. Default ``"overwrite"``.
+     it, and say so in the log; ``"keep"`` it, and send ours beside it, under a name with the time; or ``"error"``: keep
+     ours unsent, until :meth:`flush` is told. Default ``"overwrite"``.
     :param high_watermark: the part of ``cache_size``, more than 0, beyond which entries are evicted. Default 1.0.
     :param low_watermark: the part of ``cache_size`` down to which they are evicted then. Default: ``high_watermark``.
     :param signing_key: bytes or a string, or a list of them: as the backends of dogpile.cache take it. Default None.

@@ -12,6 +12,7 @@ from typing import Any
 import platformdirs
 
 from dogpile_filesystem.arguments import Arguments, parse_boolean, parse_seconds, parse_size
+from dogpile_filesystem.remote.unsent import ON_CONFLICT, OVERWRITE
 
 #: The arguments that mean what they mean to the backends of dogpile.cache.
 SHARED = (
@@ -113,7 +114,7 @@ class Options:
             write_back=_choice("write", given.get("write", "through"), ("through", "back")) == "back",
             write_after=_number("write_after", given.get("write_after", _WRITE_AFTER)),
             max_uploads=int(_number("max_uploads", given.get("max_uploads", _MAX_UPLOADS))),
-            on_conflict=_choice("on_conflict", given.get("on_conflict", "overwrite"), ("overwrite", "error")),
+            on_conflict=_choice("on_conflict", given.get("on_conflict", OVERWRITE), ON_CONFLICT),
         )
 
 

@@ -25,6 +25,8 @@ from dogpile_filesystem.sources import says_full, says_missing
 
 #: Begins the identity of the version that an unsent file is.
 IDENTITY = "unsent:"
+#: What may be done with a file that somebody else has changed at the source: ``on_conflict``.
+OVERWRITE, KEEP, ERROR = ON_CONFLICT = ("overwrite", "keep", "error")
 #: What our own last contents were called by the source: so many are remembered.
 _REMEMBERED = 4
 #: The longest error message that is kept, in characters.
@@ -52,6 +54,7 @@ _TYPES: Mapping[str, Any] = {
     "error": str,
     "is_lasting": bool,
     "source": dict,
+    "beside": str,
 }
 
 
@@ -71,6 +74,8 @@ class Record:
     :ivar error: why the last try failed; empty: there was none.
     :ivar is_lasting: whether that will not pass by itself.
     :ivar source: how the source is made again, without secrets: as :func:`.origin.describe` has it.
+    :ivar beside: the path that it goes to, because the source's file was changed by somebody else and is kept; empty:
+     none was chosen.
     """
 
     path: str
@@ -84,6 +89,7 @@ class Record:
     error: str = ""
     is_lasting: bool = False
     source: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    beside: str = ""
 
     def pack(self) -> bytes:
         """As JSON."""
@@ -102,7 +108,7 @@ class Record:
         """
         The record of what takes the place of this one, not sent yet: so what is known of the source still counts. The
         first of several writes says when they are sent, so that no file waits for ever; and a source that fails is not
-        asked more often because a file is written anew.
+        asked more often because a file is written anew. Another content gets another path beside what is kept.
 
         :param record: of the new content, as if nothing had been unsent.
         """
@@ -137,7 +143,7 @@ class Conflict(OSError):
     """
 
     def __init__(self, path: str) -> None:
-        what = "the source's file was changed by somebody else since it was written here: remove one of the two"
+        what = "the source's file was changed by somebody else since it was written here: flush it with on_conflict"
         super().__init__(errno.EEXIST, what, path)
 
 

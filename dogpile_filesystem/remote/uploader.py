@@ -209,13 +209,13 @@ class Uploader:
         return [self._sender.send(file.key) for file, record in self.files() if record.wait(now) <= 0]
 
     def flush(
-        self, keys: Iterable[bytes], timeout: float | None, *, overwrites: bool | None = None
+        self, keys: Iterable[bytes], timeout: float | None, on_conflict: str | None = None
     ) -> dict[bytes, Exception]:
         """
         Send files now, whatever their time.
 
         :param timeout: seconds; None: for as long as it takes.
-        :param overwrites: as of :class:`.Sender`; None: as that has it.
+        :param on_conflict: as of :class:`.Sender`; None: as that has it.
         :return: what was not sent, and why.
         """
         waiting = deque(keys)
@@ -226,7 +226,7 @@ class Uploader:
             with contextlib.suppress(IndexError):
                 while True:
                     key = waiting.popleft()
-                    error = self._send_now(key, give_up_at, overwrites)
+                    error = self._send_now(key, give_up_at, on_conflict)
                     if error is None:
                         failed.pop(key, None)
                     else:
@@ -241,14 +241,14 @@ class Uploader:
         waiting.clear()
         return dict(failed)
 
-    def _send_now(self, key: bytes, give_up_at: float | None, overwrites: bool | None) -> Exception | None:
+    def _send_now(self, key: bytes, give_up_at: float | None, on_conflict: str | None) -> Exception | None:
         """Send a file; why it was not sent; None: it was."""
         changes = 0
         while changes < _CHANGES:
             if give_up_at is not None and self._monotonic() >= give_up_at:
                 return TimeoutError("it was not sent in time")
             try:
-                outcome = self._sender.send(key, overwrites=overwrites)
+                outcome = self._sender.send(key, on_conflict)
             except Exception as error:
                 return error
             if outcome.end in (End.SENT, End.NOTHING):

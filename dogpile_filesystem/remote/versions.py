@@ -262,7 +262,8 @@ class Versions:
     def known_identity(self, path: str) -> str | None:
         """The identity of the version that the source was last known to have; None: nothing is known. Asks nobody."""
         record = self._record(path, self._place(path))
-        return None if record is None else str(record["identity"])
+        # What was only looked at has no identity that another version could differ in.
+        return None if record is None or record["identity"].startswith(_LOOKED) else str(record["identity"])
 
     def key(self, path: str) -> bytes:
         """The key of what is known of a file."""

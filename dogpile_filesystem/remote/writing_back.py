@@ -26,7 +26,7 @@ from dogpile_filesystem.remote.origin import describe
 from dogpile_filesystem.remote.overlay import OverlaidFileSystem, Pending
 from dogpile_filesystem.remote.sending import Sender
 from dogpile_filesystem.remote.source import Source
-from dogpile_filesystem.remote.unsent import UploadError
+from dogpile_filesystem.remote.unsent import ON_CONFLICT, UploadError
 from dogpile_filesystem.remote.uploader import Uploader
 from dogpile_filesystem.sources import protocols_of
 from dogpile_filesystem.store import Draft, UnsentFile
@@ -74,7 +74,7 @@ class WrittenBackFileSystem(OverlaidFileSystem):
             self.versions,
             self.uploads,
             self.listings,
-            overwrites=self.options.on_conflict == "overwrite",
+            on_conflict=self.options.on_conflict,
             clock=time.time,
         )
         self.acceptance = Acceptance(
@@ -109,23 +109,21 @@ class WrittenBackFileSystem(OverlaidFileSystem):
 
         :param timeout: seconds after which to give up; None: it takes as long as it takes.
         :param path: of a file, or of a directory with all that is below it; None: everything.
-        :param on_conflict: ``"overwrite"`` or ``"error"``, this time. Default None: as this filesystem has it.
+        :param on_conflict: ``"overwrite"``, ``"keep"`` or ``"error"``, this time. Default None: as this filesystem has
+         it.
         :raises UploadError: with all that was not sent, and why. It stays unsent.
         :raises ValueError: ``on_conflict`` is none of these.
         :raises OSError: what is unsent cannot be listed.
         """
-        if on_conflict not in (None, "overwrite", "error"):
-            msg = f"on_conflict={on_conflict!r} is not accepted: pass 'overwrite' or 'error'"
+        if on_conflict is not None and on_conflict not in ON_CONFLICT:
+            msg = f"on_conflict={on_conflict!r} is not accepted: pass {' or '.join(map(repr, ON_CONFLICT))}"
             raise ValueError(msg)
         pending = self._pending("" if path is None else self._strip_protocol(path), is_strict=True)
-        overwrites = None if on_conflict is None else on_conflict == "overwrite"
-        self._flush(pending, timeout, overwrites=overwrites)
+        self._flush(pending, timeout, on_conflict)
 
-    def _flush(
-        self, pending: Sequence[Pending], timeout: float | None = None, *, overwrites: bool | None = None
-    ) -> None:
+    def _flush(self, pending: Sequence[Pending], timeout: float | None = None, on_conflict: str | None = None) -> None:
         paths = {file.key: record.path for file, record in pending}
-        failed = self.uploader.flush(paths, timeout, overwrites=overwrites)
+        failed = self.uploader.flush(paths, timeout, on_conflict)
         if failed:
             raise UploadError({paths[key]: error for key, error in failed.items()})
 

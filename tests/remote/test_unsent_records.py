@@ -4,6 +4,7 @@ The records of unsent files: what follows from what. No filesystem here.
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 
 import pytest
@@ -24,6 +25,7 @@ def test_packs():
     """A record is the same when it is read again, whatever the name of its file."""
     for path in ("a", "ä/ö", "with \0", "\udcff"):
         said = record(path=path, base="etag", sent=("x", "y"), tries=3, error="no", is_lasting=True, removed=True)
+        said = dataclasses.replace(said, beside=f"{path} 2")
         assert unsent.unpack(said.pack()) == said
     assert unsent.unpack(record().pack()) == record()
 
@@ -50,6 +52,7 @@ def test_replaced():
     first = record(base="old", sent=("ours",))
     second = first.replaced(record(since=NOW + 3, next_try=NOW + 8, base="something"))
     assert (second.next_try, second.base, second.sent, second.since) == (NOW + 5, "old", ("ours",), NOW + 3)
+    assert record(beside="a 2").replaced(record()).beside == ""
 
 
 def test_replaced_after_failures():
