@@ -164,10 +164,12 @@ def unpack(metadata: bytes) -> Record | None:
     """A record; None: it is none."""
     try:
         said = json.loads(metadata)
-        if not all(isinstance(said[name], kind) for name, kind in _TYPES.items()):
+        # One of an earlier release has fewer fields.
+        fields = {name: said[name] for name in _TYPES if name in said}
+        if not all(isinstance(value, _TYPES[name]) for name, value in fields.items()):
             return None
-        return Record(**{name: said[name] for name in _TYPES if name != "sent"}, sent=tuple(map(str, said["sent"])))
-    except (ValueError, KeyError, TypeError, RecursionError):
+        return Record(**{**fields, "sent": tuple(map(str, said.get("sent", ())))})
+    except (ValueError, TypeError, AttributeError, RecursionError):
         return None
 
 
