@@ -131,8 +131,8 @@ class BackFile(io.BufferedWriter):
     readers of the cache see it; or that raises, and everything is as before.
 
     Concurrency. Threads may share one. A forked child cannot write to it, and its end accepts nothing. It cannot be
-    pickled. Of files of one path that are written at once, the one closed last stays; with ``"xb"`` and ``"ab"``, closing
-    it raises instead.
+    pickled. Of files of one path that are written at once, the one closed last stays; with ``"xb"`` and ``"ab"``,
+    closing it raises instead.
 
     Crash. What a killed process was writing is lost. What was closed is not.
 
