@@ -13,6 +13,7 @@ Limits. Counters start again from zero when the directory of a cache is deleted;
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Protocol
 
@@ -21,7 +22,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from dogpile_filesystem.backend import GenericFSBackend, RawFSBackend
-from dogpile_filesystem.lockfile import Counts, SourceCounts, Stats
+from dogpile_filesystem.lockfile import Counts, SourceCounts, Stats, UnsentCounts
 
 __all__ = ["RegionCollector"]
 
@@ -62,6 +63,12 @@ _SOURCE_COUNTERS = {
     "fills_finished": "Files of which every block was cached in the background.",
     "fills_given_up": "Files whose caching in the background was given up.",
     "stale_served": "Lookups answered by the last known version because the source failed.",
+    "uploads": "Files written back that the source has taken, or removed.",
+    "upload_bytes": "Bytes of the files written back that the source has taken.",
+    "uploads_failed": "Tries to send a file to the source that failed.",
+    "uploads_refused": "Failed tries for which the source said no.",
+    "uploads_full": "Failed tries for which the source had no room.",
+    "upload_conflicts": "Failed tries that would have overwritten what somebody else has changed.",
 }
 
 _Backend = GenericFSBackend | RawFSBackend
@@ -94,7 +101,7 @@ class RegionCollector(Collector):
     configured later with another backend, it has only ``dogpile_filesystem_up``, which is then 0.
 
     Also omitted are counters before anything has been counted, bounds that are not set, the size and the number of
-    entries while a lost ledger is counted anew, since they are too low then, and the counters of sources where there
+    entries while a lost ledger is counted anew, since they are too low then, and the figures of sources where there
     are none.
 
     :param regions: by the names that become their labels: regions with a backend of this package; and filesystems, or
@@ -179,12 +186,19 @@ class _Metrics:
             "size_limit_bytes", "Bytes that the entries may take on disk. Absent if there is no limit."
         )
 
+        self._unsent = _gauge("unsent_files", "Files written back that a source is still to get, or to remove.")
+        self._unsent_size = _gauge("unsent_bytes", "Bytes on disk of the files that a source is still to get.")
+        self._unsent_age = _gauge("unsent_oldest_seconds", "Seconds since the oldest unsent file was written. 0: none.")
+
     def all(self) -> list[Metric]:
-        return self._with(self._sources.values())
+        return self._with([*self._sources.values(), *self._of_unsent()])
 
     def found(self) -> list[Metric]:
         """All, but those of sources only where there are some."""
-        return self._with(metric for metric in self._sources.values() if metric.samples)
+        return self._with(metric for metric in [*self._sources.values(), *self._of_unsent()] if metric.samples)
+
+    def _of_unsent(self) -> list[GaugeMetricFamily]:
+        return [self._unsent, self._unsent_size, self._unsent_age]
 
     def _with(self, sources: Iterable[Metric]) -> list[Metric]:
         gauges = [self._up, self._since, self._entries, self._entries_limit, self._size, self._size_limit]
@@ -197,6 +211,8 @@ class _Metrics:
         # Omitted, not 0, before anything has been counted: if only the totals were lost, 0 would look like a reset.
         if stats.since is not None:
             self._add_totals(label, stats.total)
+        if stats.total.source.is_used or stats.unsent.files:
+            self._add_unsent(label, stats.unsent)
         gauges = [
             (self._since, stats.since),
             (self._entries, stats.entries if stats.is_counted else None),
@@ -215,6 +231,11 @@ class _Metrics:
             self._failures.add_metric([label, cause], count)
         if total.source.is_used:
             self._add_source(label, total.source)
+
+    def _add_unsent(self, label: str, unsent: UnsentCounts) -> None:
+        age = 0.0 if unsent.since is None else max(0.0, time.time() - unsent.since)
+        for gauge, value in zip(self._of_unsent(), (unsent.files, unsent.size, age), strict=True):
+            gauge.add_metric([label], value)
 
     def _add_source(self, label: str, source: SourceCounts) -> None:
         for name, counter in self._sources.items():

@@ -2,8 +2,8 @@
 The command line: the only package that prints.
 
 May import: maintenance, arguments, layout, lockfile, store, remote, poller. Only the demo's job uses a Store; of the
-rest, some modules name types of that package. Only the job of ``fetch`` uses remote, since it needs the extra
-``fsspec``.
+rest, some modules name types of that package, and ``discard`` removes by one what is unsent. Only the jobs of ``fetch``
+and ``flush`` use remote, since it needs the extra ``fsspec``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import sys
 
 import click
 
-from dogpile_filesystem.cli import checking, deleting, demo, fetch, reading, stats, watching
+from dogpile_filesystem.cli import checking, deleting, demo, fetch, flush, reading, stats, unsent, watching
 from dogpile_filesystem.cli.cache import NoCache, explain
 
 __all__ = ["main"]
@@ -64,6 +64,9 @@ for _command in (
     deleting.remove,
     deleting.clear,
     fetch.fetch,
+    unsent.unsent,
+    flush.flush,
+    unsent.discard,
     watching.watch,
     demo.demo,
 ):

@@ -38,10 +38,7 @@ def _option(_context: object, _parameter: object, texts: tuple[str, ...]) -> dic
     return options
 
 
-@click.command()
-@click.argument("urls", nargs=-1, required=True, metavar="URL...")
-@click.option("--base-dir", required=True, help="The directory of the cache. It is made if it is missing.")
-@click.option(
+source_option = click.option(
     "-o",
     "--option",
     "options",
@@ -50,17 +47,24 @@ def _option(_context: object, _parameter: object, texts: tuple[str, ...]) -> dic
     callback=_option,
     help="An option of the source, as target_options has it. VALUE is JSON, or else text.",
 )
+signing_key = click.option(
+    "--signing-key",
+    envvar="DOGPILE_FILESYSTEM_SIGNING_KEY",
+    help="As the applications have it. Others can see it here, but not in DOGPILE_FILESYSTEM_SIGNING_KEY.",
+)
+
+
+@click.command()
+@click.argument("urls", nargs=-1, required=True, metavar="URL...")
+@click.option("--base-dir", required=True, help="The directory of the cache. It is made if it is missing.")
+@source_option
 @click.option("--block-size", metavar="SIZE", help="As the applications have it.  [default: 1 MiB]")
 @click.option(
     "--cache-size", metavar="SIZE", help="As the applications have it.  [default: what they said last, or 10 GiB]"
 )
 @click.option("--check", metavar="CHECK", help="always, never, or seconds, as the applications have it.")
 @click.option("--namespace", help="As the applications have it.")
-@click.option(
-    "--signing-key",
-    envvar="DOGPILE_FILESYSTEM_SIGNING_KEY",
-    help="As the applications have it. Others can see it here, but not in DOGPILE_FILESYSTEM_SIGNING_KEY.",
-)
+@signing_key
 @click.option("-j", "--jobs", type=click.IntRange(1, 64), default=4, show_default=True, help="Files read at a time.")
 @parameters.as_json
 def fetch(
@@ -77,12 +81,12 @@ def fetch(
     given = {name: value for name, value in arguments.items() if value is not None}
     if "" in given.values():  # An unset shell variable must not mean the default, such as an unsigned cache.
         raise click.UsageError("The value of an option is empty.")
-    _load()
+    load("fetch_job")
     from dogpile_filesystem.cli import fetch_job, fetch_sources  # noqa: PLC0415 - need the packages of the extra
 
     fetch_sources.load(urls)  # Before root becomes somebody else, who may not be able to.
     cache = cache_to_fill(base_dir)
-    filesystems = fetch_sources.Filesystems(options, {"base_dir": base_dir, **_of_cache(cache), **given})
+    filesystems = fetch_sources.Filesystems(options, {"base_dir": base_dir, **of_cache(cache), **given})
     try:
         report = fetch_job.run(filesystems, urls, jobs)
     except fetch_sources.Misuse as error:
@@ -96,14 +100,15 @@ def fetch(
         raise SystemExit(1)
 
 
-def _load() -> None:
+def load(job: str) -> None:
     """
-    Import what the command needs.
+    Import what a command needs.
 
+    :param job: the module that does its work.
     :raises ClickException: a package of the extra is missing.
     """
     try:
-        importlib.import_module("dogpile_filesystem.cli.fetch_job")
+        importlib.import_module(f"dogpile_filesystem.cli.{job}")
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in _PACKAGES:
             raise
@@ -111,7 +116,7 @@ def _load() -> None:
         raise click.ClickException(msg) from error
 
 
-def _of_cache(cache: Cache | None) -> dict[str, Any]:
+def of_cache(cache: Cache | None) -> dict[str, Any]:
     """The arguments that applications gave to a cache, as far as it tells them."""
     if cache is None:
         return {}

@@ -21,15 +21,25 @@ from rich.text import Text
 from dogpile_filesystem.cli import formatting, parameters
 from dogpile_filesystem.cli.cache import open_cache
 from dogpile_filesystem.layout import ALL_SHARDS, FILE, KINDS, VALUE
-from dogpile_filesystem.lockfile import NEVER, Counts, Recorded, SourceCounts, Usage, recorded
+from dogpile_filesystem.lockfile import NEVER, Counts, Recorded, SourceCounts, UnsentCounts, Usage, recorded
 from dogpile_filesystem.maintenance import Cache
+from dogpile_filesystem.store import count_unsent
 
 #: Label, number, rate, remark.
 _Row = tuple[str, str, str, str]
 _BLANK: _Row = ("", "", "", "")
 #: The counts whose rates are shown.
 _RATED = ("hits", "misses", "stores", "evictions")
-_RATED_OF_SOURCES = ("opens", "block_hits", "block_misses", "cache_bytes", "source_bytes", "requests")
+_RATED_OF_SOURCES = (
+    "opens",
+    "block_hits",
+    "block_misses",
+    "cache_bytes",
+    "source_bytes",
+    "requests",
+    "uploads",
+    "upload_bytes",
+)
 #: The kinds of which the lock file says when their entries expire.
 _EXPIRING = (VALUE, FILE)
 
@@ -40,12 +50,14 @@ class _Reading(NamedTuple):
 
     :ivar at: the moment, seconds since the epoch.
     :ivar stamps: the moments until which values are invalidated, hard and soft; 1: no values are.
+    :ivar unsent: what sources are still to get.
     """
 
     at: float
     usage: Usage
     recorded: Recorded
     stamps: tuple[float, float]
+    unsent: UnsentCounts = UnsentCounts()
 
 
 class _Rates(NamedTuple):
@@ -117,7 +129,7 @@ def _read(cache: Cache) -> _Reading | None:
     """What the lock file says now; None: it is missing."""
     ledger = cache.ledger()
     if ledger is not None:
-        return _Reading(time.time(), ledger.usage(), recorded(ledger), ledger.stamps())
+        return _Reading(time.time(), ledger.usage(), recorded(ledger), ledger.stamps(), count_unsent(cache.shards))
     return _Reading(time.time(), Usage(0, 0, ALL_SHARDS), Recorded(), (NEVER, NEVER)) if cache.is_new() else None
 
 
@@ -152,6 +164,7 @@ def _as_json(cache: Cache, reading: _Reading) -> dict[str, Any]:
         "max_entries": said.bound.entries,
         "expiration_time": {KINDS[kind].name: said.expiration.get(kind) for kind in _EXPIRING},
         "since": said.since,
+        "unsent": dataclasses.asdict(reading.unsent),
         "total": {
             **dataclasses.asdict(said.total),
             "hit_ratio": said.total.hit_ratio,
@@ -173,6 +186,7 @@ def _view(cache: Cache, reading: _Reading | None, rates: _Rates | None) -> Group
     counted = "Nothing has been counted yet." if since is None else f"Counted since {formatting.moment(since)}."
     source = reading.recorded.total.source
     of_sources = [_BLANK, *_source(source, rates)] if source.is_used else []
+    of_sources += _unsent(reading, rates)
     table = formatting.grid([*_content(reading), _BLANK, *_counts(reading, rates), *of_sources])
     return Group(title, "", table, "", Text(counted, style="dim"))
 
@@ -239,6 +253,22 @@ def _source(counts: SourceCounts, rates: _Rates | None) -> Iterator[_Row]:
     yield "Requests", f"{counts.requests:,}", each["requests"], mean
     fills = f"{counts.fills_finished:,} finished, {counts.fills_given_up:,} given up"
     yield "Fills", f"{counts.fills_started:,}", "", fills
+
+
+def _unsent(reading: _Reading, rates: _Rates | None) -> Iterator[_Row]:
+    """What was written back. Nothing, where nothing was."""
+    unsent, counts = reading.unsent, reading.recorded.total.source
+    if unsent.files:
+        oldest = "" if unsent.since is None else f", the oldest for {formatting.age(reading.at - unsent.since)}"
+        yield "Unsent", f"{unsent.files:,}", "", f"{formatting.size(unsent.size)}{oldest}"
+    if counts.uploads or counts.uploads_failed:
+        rate = speed = ""
+        if rates is not None:
+            rate = _rate(rates.of_sources["uploads"])
+            speed = f", now {formatting.size(int(rates.of_sources['upload_bytes']))}/s"
+        yield "Uploads", f"{counts.uploads:,}", rate, f"{formatting.size(counts.upload_bytes)}{speed}"
+        causes = f"{counts.uploads_refused:,} refused, {counts.uploads_full:,} full"
+        yield "Uploads failed", f"{counts.uploads_failed:,}", "", f"{causes}, {counts.upload_conflicts:,} conflicts"
 
 
 def _rate(rate: float) -> str:

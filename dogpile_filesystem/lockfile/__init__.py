@@ -4,7 +4,7 @@ The one lock file of a cache directory: its locks, and its tables (ledger, stati
 May import: layout, failures, flusher; fasteners.
 """
 
-from dogpile_filesystem.lockfile.counts import Counts, SourceCounter, SourceCounts, Stats
+from dogpile_filesystem.lockfile.counts import Counts, SourceCounter, SourceCounts, Stats, UnsentCounts
 from dogpile_filesystem.lockfile.current import TRUST, Current, Fresh
 from dogpile_filesystem.lockfile.descriptor import Descriptor, collect_garbage, identity_of
 from dogpile_filesystem.lockfile.file import LockFile, detached_lock_file, open_lock_file
@@ -33,6 +33,7 @@ __all__ = [
     "SourceCounts",
     "Statistics",
     "Stats",
+    "UnsentCounts",
     "Usage",
     "collect_garbage",
     "detached_lock_file",

@@ -29,6 +29,12 @@ SOURCE_COUNTERS = (
     "fills_finished",
     "fills_given_up",
     "stale_served",
+    "uploads",
+    "upload_bytes",
+    "uploads_failed",
+    "uploads_refused",
+    "uploads_full",
+    "upload_conflicts",
 )
 #: How many of them the lock file has room for.
 SOURCE_ROOM = 32
@@ -61,6 +67,12 @@ class SourceCounts:
     :ivar fills_finished: those of which every block is there.
     :ivar fills_given_up: those that were given up.
     :ivar stale_served: lookups for which the source failed, and that were served from the last known version.
+    :ivar uploads: files that were written back, and that the source has by now, or has removed.
+    :ivar upload_bytes: their bytes.
+    :ivar uploads_failed: tries that failed, for whatever reason.
+    :ivar uploads_refused: those of them for which the source said no.
+    :ivar uploads_full: those for which the source had no room.
+    :ivar upload_conflicts: those that would have overwritten what somebody else has changed.
     :ivar fills_running: those of ``fills_started`` that have not ended yet, in this process; None: it is a total. A
      killed process never tells that its fills have ended, so the total of these cannot be known.
     """
@@ -81,6 +93,12 @@ class SourceCounts:
     fills_finished: int = 0
     fills_given_up: int = 0
     stale_served: int = 0
+    uploads: int = 0
+    upload_bytes: int = 0
+    uploads_failed: int = 0
+    uploads_refused: int = 0
+    uploads_full: int = 0
+    upload_conflicts: int = 0
     fills_running: int | None = None
 
     @classmethod
@@ -126,6 +144,8 @@ class SourceCounter:
     requests = request_ns = 0
     fills_started = fills_finished = fills_given_up = 0
     stale_served = 0
+    uploads = upload_bytes = 0
+    uploads_failed = uploads_refused = uploads_full = upload_conflicts = 0
 
     def start_anew(self) -> None:
         """Set all counters to zero."""
@@ -189,6 +209,21 @@ class Counts:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class UnsentCounts:
+    """
+    What was written back, and a source is still to get.
+
+    :ivar files: how many, those that it is to remove included.
+    :ivar size: bytes that they take on the disk. They are part of the size of the cache.
+    :ivar since: when the oldest of them was written, seconds since the epoch; None: there is none.
+    """
+
+    files: int = 0
+    size: int = 0
+    since: float | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Stats:
     """
     What was done with a cache, and what is in it.
@@ -200,10 +235,14 @@ class Stats:
      theirs every three seconds.
     :ivar entries: the number of entries, those that are being written included.
     :ivar size: bytes that they take on the disk, each file in whole blocks of 4096.
+    :ivar unsent: files that were written or removed here, and that a source is still to be told of.
+    :ivar unsent_size: bytes that they take on the disk. They are part of ``size``.
+    :ivar unsent_since: when the oldest of them was written, seconds since the epoch; None: there is none.
     :ivar is_available: False: the lock file cannot be used, so that nothing is known but what this process did.
     :ivar is_counted: False: the ledger was lost, and is being counted anew, ``entries`` and ``size`` are too low.
     :ivar cache_size: the bound of ``size``; None: unbounded.
     :ivar max_entries: the bound of ``entries``; None: unbounded.
+    :ivar unsent: what a source is still to get.
     """
 
     since: float | None
@@ -215,3 +254,4 @@ class Stats:
     is_counted: bool
     cache_size: int | None
     max_entries: int | None
+    unsent: UnsentCounts = UnsentCounts()

@@ -22,6 +22,7 @@ from dogpile_filesystem.maintenance.cache import Cache, is_cache
 from dogpile_filesystem.maintenance.check import Report, check, check_cache
 from dogpile_filesystem.maintenance.inventory import Description, describe, entries, find
 from dogpile_filesystem.maintenance.source_files import SourceFile, SourceFiles, of_source_files
+from dogpile_filesystem.maintenance.unsent_files import UnsentEntry, unsent_entries
 
 __all__ = [
     "Cache",
@@ -31,6 +32,7 @@ __all__ = [
     "Select",
     "SourceFile",
     "SourceFiles",
+    "UnsentEntry",
     "any_of",
     "check",
     "check_cache",
@@ -46,6 +48,7 @@ __all__ = [
     "selected",
     "shrink",
     "total",
+    "unsent_entries",
     "unused_since",
     "with_prefix",
 ]

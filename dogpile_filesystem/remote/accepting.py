@@ -8,7 +8,7 @@ the record is made anew when what it was made of is no longer there.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from dogpile_filesystem.remote import unsent
 from dogpile_filesystem.remote.back_file import Patience
@@ -51,16 +51,25 @@ class Acceptance:
     Accepts unsent files of a source.
 
     :param namespace: of the source.
+    :param origin: how the source is made again: as :func:`.origin.describe` has it.
     :param clock: seconds since the epoch.
     """
 
     def __init__(
-        self, store: Store, versions: Versions, patience: Patience, *, namespace: str, clock: Callable[[], float]
+        self,
+        store: Store,
+        versions: Versions,
+        patience: Patience,
+        *,
+        namespace: str,
+        origin: dict[str, Any],
+        clock: Callable[[], float],
     ) -> None:
         self._store = store
         self._versions = versions
         self._patience = patience
         self._namespace = namespace
+        self._origin = origin
         self.clock = clock
 
     def basis(self, path: str) -> Basis:
@@ -125,6 +134,6 @@ class Acceptance:
     def _record(self, path: str, before: UnsentFile | None, wait: float, *, removed: bool) -> Record:
         """The record of what is accepted now, in place of what is unsent before."""
         now, known = self.clock(), self._versions.known_identity(path)
-        record = Record(path, self._namespace, now, now + wait, removed=removed, base=known)
+        record = Record(path, self._namespace, now, now + wait, removed=removed, base=known, source=self._origin)
         record_before = None if before is None else unsent.unpack(before.metadata)
         return record if record_before is None else record_before.replaced(record)

@@ -26,6 +26,7 @@ from dogpile_filesystem.remote.source import Source
 from dogpile_filesystem.remote.unsent import Conflict, Record
 from dogpile_filesystem.remote.upload import Uploads
 from dogpile_filesystem.remote.versions import Version, Versions
+from dogpile_filesystem.sources import says_full
 from dogpile_filesystem.store import Store, UnsentFile
 
 #: Causes in the statistics and the log.
@@ -119,12 +120,24 @@ class Sender:
             if file is None or record is None:
                 return Outcome(End.NOTHING)
             outcome = self._send(file, record, overwrites=overwrites)
+            self._count(outcome, file.size)
             if outcome.end is not End.SENT:
                 # What the source said of an older content is not for those who open the newer one when it is sent.
                 self._versions.look_again(record.path)
             return outcome
         finally:
             mutex.release()
+
+    def _count(self, outcome: Outcome, size: int) -> None:
+        counter, error = self._store.source_counter, outcome.error
+        if outcome.end is End.SENT:
+            counter.uploads += 1
+            counter.upload_bytes += size
+        if error is not None:
+            counter.uploads_failed += 1
+            counter.upload_conflicts += isinstance(error, Conflict)
+            counter.uploads_full += says_full(error)
+            counter.uploads_refused += unsent.will_last(error) and not isinstance(error, Conflict)
 
     def _send(self, file: UnsentFile, record: Record, *, overwrites: bool) -> Outcome:
         try:

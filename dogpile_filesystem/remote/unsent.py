@@ -51,6 +51,7 @@ _TYPES: Mapping[str, Any] = {
     "tries": int,
     "error": str,
     "is_lasting": bool,
+    "source": dict,
 }
 
 
@@ -69,6 +70,7 @@ class Record:
     :ivar tries: how often it was sent in vain.
     :ivar error: why the last try failed; empty: there was none.
     :ivar is_lasting: whether that will not pass by itself.
+    :ivar source: how the source is made again, without secrets: as :func:`.origin.describe` has it.
     """
 
     path: str
@@ -81,6 +83,7 @@ class Record:
     tries: int = 0
     error: str = ""
     is_lasting: bool = False
+    source: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def pack(self) -> bytes:
         """As JSON."""

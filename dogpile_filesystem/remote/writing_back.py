@@ -22,6 +22,7 @@ from dogpile_filesystem.remote.back_file import BackFile, Patience, RawBackFile
 from dogpile_filesystem.remote.beside import exists
 from dogpile_filesystem.remote.local import copy
 from dogpile_filesystem.remote.options import Options
+from dogpile_filesystem.remote.origin import describe
 from dogpile_filesystem.remote.overlay import OverlaidFileSystem, Pending
 from dogpile_filesystem.remote.sending import Sender
 from dogpile_filesystem.remote.source import Source
@@ -76,7 +77,14 @@ class WrittenBackFileSystem(OverlaidFileSystem):
             overwrites=self.options.on_conflict == "overwrite",
             clock=time.time,
         )
-        self.acceptance = Acceptance(self.store, self.versions, self.patience, namespace=namespace, clock=time.time)
+        self.acceptance = Acceptance(
+            self.store,
+            self.versions,
+            self.patience,
+            namespace=namespace,
+            origin=describe(self.source.fs),
+            clock=time.time,
+        )
         self.uploader = Uploader(self.store, self.sender, namespace=namespace, max_uploads=self.options.max_uploads)
         with self.store.failures.reporting("cannot look for unsent files"):
             if self.uploader.files():

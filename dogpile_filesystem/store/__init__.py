@@ -17,6 +17,7 @@ from dogpile_filesystem.store.reading import Reader, State, StoredFile, content_
 from dogpile_filesystem.store.shard import Shard, Shards
 from dogpile_filesystem.store.store import Store
 from dogpile_filesystem.store.unsent import UnsentFile, UnsentFiles
+from dogpile_filesystem.store.unsent_counts import count_unsent
 from dogpile_filesystem.store.visit import Visitor
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "UnsentFiles",
     "Visitor",
     "content_of",
+    "count_unsent",
     "read_head",
     "see",
     "signing_key",

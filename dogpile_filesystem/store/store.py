@@ -44,6 +44,7 @@ from dogpile_filesystem.lockfile import (
     Recorded,
     Statistics,
     Stats,
+    UnsentCounts,
     Usage,
     key_offset,
     presence,
@@ -64,6 +65,7 @@ from dogpile_filesystem.store.recency import Recency, flush_all
 from dogpile_filesystem.store.removal import Remover
 from dogpile_filesystem.store.shard import Shards
 from dogpile_filesystem.store.unsent import UnsentFiles
+from dogpile_filesystem.store.unsent_counts import count_unsent
 from dogpile_filesystem.store.visit import Visitor
 from dogpile_filesystem.store.writing import FULL, Incoming, TooLarge, Writer
 
@@ -451,11 +453,11 @@ class Store:
         """What was done, and what is in it. Never fails, and makes nothing."""
         self._statistics.flush()
         process = self._statistics.counts()
-        said, usage, is_available = Recorded(), Usage(0, 0, 0), True
+        said, usage, unsent, is_available = Recorded(), Usage(0, 0, 0), UnsentCounts(), True
         try:
             ledger = self.directory.find_ledger()
             if ledger is not None:
-                said, usage = recorded(ledger), ledger.usage()
+                said, usage, unsent = recorded(ledger), ledger.usage(), count_unsent(self.shards)
         except OSError as error:
             self.failures.report_error(error, "cannot read the statistics")
             is_available = False
@@ -469,6 +471,7 @@ class Store:
             is_counted=usage.counted == ALL_SHARDS,
             cache_size=self._bound.size,
             max_entries=self._bound.entries,
+            unsent=unsent,
         )
 
     def flush(self) -> None:

@@ -4,6 +4,7 @@ Every command: how it opens a cache, as which user, what it prints where, and wh
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -17,11 +18,27 @@ from commands import COMMAND, COMMANDS, as_root, path_of, read_until, snapshot
 from forked import Child
 
 from dogpile_filesystem import cli
-from dogpile_filesystem.layout import VALUE
+from dogpile_filesystem.layout import VALUE, version_key
 from dogpile_filesystem.store.access import Access
 from dogpile_filesystem.store.store import Store
 
+#: The record of a file that the source is to remove. It is not there.
+REMOVED = {
+    "path": "/a",
+    "namespace": "n",
+    "since": 0.0,
+    "next_try": 0.0,
+    "removed": True,
+    "base": None,
+    "sent": [],
+    "tries": 0,
+    "error": "",
+    "is_lasting": False,
+    "source": {"protocol": "memory", "options": {}, "left_out": []},
+}
 READING = {
+    "unsent": ["unsent"],
+    "unsent --json": ["unsent", "--json"],
     "stats": ["stats"],
     "stats --json": ["stats", "--json"],
     "ls": ["ls"],
@@ -149,6 +166,7 @@ def make_cache_of_owner(directory, access):
     store = Store(directory, access=access)
     assert store.put(b"a", b"1")
     assert store.put(b"b", b"2")
+    store.unsent.accept(version_key("file:///a", "n"), json.dumps(REMOVED).encode())
     store.prune()
 
 
@@ -230,9 +248,9 @@ def test_who_may_only_read(parent):
         return done
 
     done = Child(look, OTHER).result()
-    assert [done[command][0] for command in ("stats", "ls", "show")] == [0, 0, 0]
+    assert [done[command][0] for command in ("stats", "ls", "show", "unsent")] == [0, 0, 0, 0]
     assert "Entries  " in done["stats"][1]
-    for command in ("check", "evict", "remove"):
+    for command in ("check", "evict", "remove", "discard"):
         code, _, err = done[command]
         assert (command, code) == (command, 1)
         assert len(err.splitlines()) == 1

@@ -242,6 +242,28 @@ def test_examples_of_source_files(root):
     run_transcript(transcript.replace("s3://bucket", f"file://{root}/bucket"))
 
 
+def test_examples_of_unsent_files(root):
+    """The commands on what is unsent work, and print lines with the labels that are shown."""
+    pytest.importorskip("click")
+    pytest.importorskip("rich")
+    pytest.importorskip("fsspec")
+    filesystem = importlib.import_module("dogpile_filesystem.remote").CachedFileSystem
+    fs = filesystem(
+        target_protocol="file",
+        target_options={"auto_mkdir": True},
+        base_dir=root / "var/cache/myapp-back",
+        write="back",
+        max_uploads=0,
+    )
+    fs.pipe_file(f"{root}/tmp/myapp/report.csv", b"a,b\n")
+    fs.pipe_file(f"{root}/tmp/myapp/wrong.csv", b"not a table\n")
+
+    [transcript] = documents.section("docs/writing-back.md", "Watching it", root).blocks("console")
+    run_transcript(transcript)
+    assert (root / "tmp/myapp/report.csv").read_bytes() == b"a,b\n"
+    assert not (root / "tmp/myapp/wrong.csv").exists()
+
+
 def run_transcript(transcript):
     """Run the commands of a transcript. They must print lines with the labels that it shows."""
     _, *examples = re.split(r"^\$ dogpile-filesystem ", transcript, flags=re.MULTILINE)

@@ -116,6 +116,12 @@ SOURCE = {
     "source_fills_finished_total": 14,
     "source_fills_given_up_total": 15,
     "source_stale_served_total": 16,
+    "source_uploads_total": 17,
+    "source_upload_bytes_total": 18,
+    "source_uploads_failed_total": 19,
+    "source_uploads_refused_total": 20,
+    "source_uploads_full_total": 21,
+    "source_upload_conflicts_total": 22,
 }
 
 
@@ -348,3 +354,20 @@ def test_dashboard_is_whole():
     variables = {variable["name"]: variable["type"] for variable in dashboard["templating"]["list"]}
     assert variables == {"datasource": "datasource", "instance": "query", "region": "query"}
     assert {panel["datasource"]["uid"] for panel in panels} == {"${datasource}"}
+
+
+def test_unsent(make, scrape):
+    """What a source is still to get is exported with its age, where there are sources or unsent files."""
+    region = make()
+    region.set("a", 1)
+    assert "unsent" not in scrape(pages=region)
+    region.backend.store.unsent.accept(b"key", b"record")
+    found = samples(scrape(pages=region), "pages")
+    assert (found["unsent_files"], found["unsent_bytes"]) == (1, 4096)
+    assert 0 <= found["unsent_oldest_seconds"] < 3600
+    [file] = region.backend.store.unsent.all()
+    assert region.backend.store.unsent.remove(file.key, file.token)
+    assert "unsent" not in scrape(pages=region)
+    region.backend.store.source_counter.uploads += 1
+    found = samples(scrape(pages=region), "pages")
+    assert (found["unsent_files"], found["unsent_oldest_seconds"], found["source_uploads_total"]) == (0, 0, 1)

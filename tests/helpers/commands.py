@@ -36,6 +36,9 @@ COMMANDS = {
     "evict": ["--to", "1"],
     "remove": ["a"],
     "clear": ["--yes"],
+    "unsent": [],
+    "flush": [],
+    "discard": ["file:///a", "--yes"],
 }
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs to be root, to act as several users")
 

@@ -57,7 +57,7 @@ def store(make_store):
 def test_names(store):
     """Every counter is counted under its own name, in the process and in the total."""
     numbers = {name: number for number, name in enumerate(SOURCE_COUNTERS, 1)}
-    assert len(numbers) == 16
+    assert len(numbers) == 22
     for name, number in numbers.items():
         setattr(store.source_counter, name, number)
     store.source_counter.fills_started = 100
@@ -191,11 +191,11 @@ def test_counters_of_a_later_version(store, lock_file):
     store.source_counter.requests += 1
     store.flush()
     block = bytearray(lock_file(SECOND_AT + 8, SECOND_LENGTH - 8))
-    struct.pack_into("<Q", block, 8 + 8 * 20, 99)
+    struct.pack_into("<Q", block, 8 + 8 * 30, 99)
     lock_file(SECOND_AT, new=struct.pack("<I4x", zlib.crc32(block)) + block)
     store.source_counter.requests += 1
     assert counted(store.stats().total) == {"requests": 2}
-    assert struct.unpack("<Q", lock_file(SECOND_AT + 8 + 8 + 8 * 20, 8)) == (99,)
+    assert struct.unpack("<Q", lock_file(SECOND_AT + 8 + 8 + 8 * 30, 8)) == (99,)
 
 
 @pytest.mark.parametrize("offset", [SECOND_AT, SECOND_AT + 9, SECOND_AT + 20, SECOND_AT + SECOND_LENGTH - 1])
