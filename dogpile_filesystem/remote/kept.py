@@ -226,7 +226,7 @@ class Kept:
 
         :param names: of which also that is dropped which was changed.
         """
-        generation = self._entries.generation()
+        generation = self._entries.generation(make=False)
         if generation is None:
             return
         key = self._entries.key(directory, generation)

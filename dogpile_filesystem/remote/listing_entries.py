@@ -90,11 +90,17 @@ class Entries:
         """Have nobody find what there is."""
         self._store.put(self._generation_key(), uuid.uuid4().hex.encode(), CHANGES)
 
-    def generation(self) -> str | None:
-        """The generation that is current; None: the cache cannot keep it, nor anything else."""
+    def generation(self, *, make: bool = True) -> str | None:
+        """
+        The generation that is current; None: the cache cannot keep it, nor anything else.
+
+        :param make: whether to begin one where there is none; False: None says that nothing is kept.
+        """
         key = self._generation_key()
         found = self._store.get(key, CHANGES)
         if found is None:
+            if not make:
+                return None
             # Guards the entry: two processes that each made one would not see each other's changes.
             mutex = self._store.mutex(CHANGES, key, self._lock_timeout)
             mutex.acquire()

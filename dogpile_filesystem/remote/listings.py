@@ -189,10 +189,9 @@ class Listings:
 
     def forget(self, path: str) -> None:
         """Drop what is known of a file or a directory, because nobody knows what the source has now."""
-        if self.expiry:
-            directory = self._parent(path)
-            self._kept.forget(directory, [name_in(directory, path)])
-            self._kept.forget(path)
+        directory = self._parent(path)
+        self._kept.forget(directory, [name_in(directory, path)])
+        self._kept.forget(path)
 
     def forget_all(self) -> None:
         """Drop what is known of all directories of the namespace."""
@@ -206,6 +205,7 @@ class Listings:
         :param added: what the source says of each.
         """
         if not self.expiry:
+            self._forget_for_others([*removed, *(added or ())])
             return
         now = self._clock()
         by_directory: dict[str, dict[str, Change]] = {}
@@ -221,6 +221,13 @@ class Listings:
             self._imply(directory, now)
         for directory in {self._parent(path) for path in removed}.difference(removed):
             self._forget_vanished(directory)
+
+    def _forget_for_others(self, paths: Collection[str]) -> None:
+        """Drop what other filesystems on this cache keep of these paths, and of the directories above them."""
+        for path in paths:
+            self.forget(path)
+            while path != (path := self._parent(path)):
+                self.forget(path)
 
     def _imply(self, directory: str, now: float) -> None:
         """Note that a directory is there, with those above it, since something was made in it."""

@@ -265,6 +265,7 @@ class PassedOnFileSystem(ChainedFileSystem):
         for path in changed:
             self.versions.forget(path)
         if not self.listings.expiry:
+            self.listings.changed(changed)
             return
         unknown, added = [*unknown], {}
         for path in (*written, *made):

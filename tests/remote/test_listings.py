@@ -15,7 +15,7 @@ fsspec = pytest.importorskip("fsspec")
 cached = pytest.importorskip("cached")
 
 from dogpile_filesystem.layout import CHANGES, LISTING, PART, VERSION, kind_of, place  # noqa: E402 - after what may be missing
-from dogpile_filesystem.remote import kept  # noqa: E402
+from dogpile_filesystem.remote import CachedFileSystem, kept  # noqa: E402
 
 NAMES = ["d/a", "d/b", "d/e"]
 
@@ -733,3 +733,23 @@ def test_times_survive(base_dir):
         assert fs.ls("/t") == memory.ls("/t")
         assert fs.find("/t", detail=True) == memory.find("/t", detail=True)
     memory.store.clear()
+
+
+def test_changes_by_a_filesystem_that_keeps_none(tmp_path):
+    """What is changed through a filesystem without kept listings is seen at once in those that others keep."""
+    source = fsspec.filesystem("file")
+    root = str(tmp_path / "source")
+    source.makedirs(root)
+    source.pipe_file(f"{root}/old", b"1")
+
+    def make(**arguments):
+        return CachedFileSystem(fs=source, base_dir=str(tmp_path / "cache"), skip_instance_cache=True, **arguments)
+
+    keeping, plain = make(listings_expiry_time=60), make()
+    assert keeping.ls(root, detail=False) == [f"{root}/old"]
+    plain.pipe_file(f"{root}/new", b"2")
+    plain.rm_file(f"{root}/old")
+    assert keeping.ls(root, detail=False) == [f"{root}/new"]
+    plain.makedirs(f"{root}/a/b")
+    plain.pipe_file(f"{root}/a/b/c", b"3")
+    assert keeping.find(root) == [f"{root}/a/b/c", f"{root}/new"]
