@@ -133,7 +133,7 @@ class Conflicts:
         """The record with a new name, which nothing has. It is on disk."""
         for number in itertools.count(1):
             path = path_beside(record.path, record.since, number)
-            if path != record.beside and not self._is_unsent(path) and not self._source.type(path):
+            if path != record.beside and not self._is_taken(path):
                 break
             if number == _NAMES:
                 raise Conflict(record.path)
@@ -152,7 +152,6 @@ class Conflicts:
                 if not self._source.has(record.beside, content, file.size):
                     raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), record.beside)
                 # Of a process that was killed before it could say so.
-                self._versions.forget(record.beside)
                 self._listings.forget(record.beside)
                 return
             try:
@@ -173,10 +172,9 @@ class Conflicts:
             raise PutFailed(record.sent_as(self._source.left(record.beside, ""))) from error
 
     def _is_taken(self, path: str) -> bool:
-        return self._is_unsent(path) or bool(self._source.type(path))
-
-    def _is_unsent(self, path: str) -> bool:
-        return self._store.unsent.find(self._versions.key(path)) is not None
+        """Whether the source has something under a name, or is to get it."""
+        is_unsent = self._store.unsent.find(self._versions.key(path)) is not None
+        return is_unsent or bool(self._source.type(path))
 
     def _show_theirs(self, path: str) -> None:
         """Have readers ask for the source's version, once ours no longer hides it."""

@@ -195,6 +195,14 @@ def test_taken(fs, source):
     assert source.files() == {"report.csv": b"theirs", BESIDE: b"another", SECOND: b"ours"}
 
 
+def test_many_taken(fs, source):
+    """However many are taken, there is one."""
+    for number in range(1, 13):
+        source.fs.pipe_file(path_beside("report.csv", NOW, number), b"another")
+    fs.flush()
+    assert source.files()[path_beside("report.csv", NOW, 13)] == b"ours"
+
+
 def test_taken_by_a_directory(fs, source):
     """Nor is a directory."""
     source.fs.makedirs(BESIDE)
@@ -204,6 +212,17 @@ def test_taken_by_a_directory(fs, source):
 
 def test_taken_by_what_is_unsent(fs, source):
     """Nor does ours get a name under which something else is still to be sent, and would replace it."""
+    fs.pipe_file(BESIDE, b"another")
+    fs.flush(path="report.csv")
+    fs.flush()
+    assert source.files() == {"report.csv": b"theirs", BESIDE: b"another", SECOND: b"ours"}
+
+
+def test_taken_by_what_is_unsent_since(fs, source):
+    """Nor does ours keep a name that something else got here before it was sent."""
+    source.control.fail("ConnectionError", "put", times=1)
+    with pytest.raises(UploadError):
+        fs.flush()
     fs.pipe_file(BESIDE, b"another")
     fs.flush(path="report.csv")
     fs.flush()
@@ -303,6 +322,25 @@ def test_killed(fs, make, source, spawn, clock, moment):
     assert after.unsent() == []
 
 
+def test_listing_after_a_kill(make, source, monkeypatch):
+    """A listing that is kept shows what was put beside by a process that was killed before it could note that."""
+    fs = conflicting(make(listings_expiry_time=3600), source)
+    fs.ls("")
+
+    def put_and_end(_, path, **__):
+        source.fs.pipe_file(path, b"ours")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fs.uploads, "put_held", put_and_end)
+    with pytest.raises(KeyboardInterrupt):
+        fs.sender.send(fs.versions.key("report.csv"))
+    monkeypatch.undo()
+    # Somebody lists the directory without what is shown later.
+    fs.listings.removed(BESIDE)
+    fs.flush()
+    assert fs.exists(BESIDE)
+
+
 def test_goes_on_though_theirs_is_gone(fs, source, monkeypatch):
     """What was put beside before a kill is not put again under its own name, whatever became of the other version."""
     monkeypatch.setattr(fs.store.unsent, "remove", raise_error)
@@ -335,8 +373,8 @@ def test_written_anew_meanwhile(fs, source, monkeypatch, clock):
     assert source.files() == {"report.csv": b"theirs", BESIDE: b"ours", newer: b"newer"}
 
 
-def test_written_anew_before_it_is_named(fs, source, monkeypatch):
-    """Nor is a content put that was replaced before it had a name."""
+def test_written_anew_before_it_is_named(fs, source, monkeypatch, caplog):
+    """Nor is a content put that was replaced before it had a name, which is no failure."""
     update = fs.store.unsent.update
 
     def write_and_update(*arguments):
@@ -347,3 +385,4 @@ def test_written_anew_before_it_is_named(fs, source, monkeypatch):
     monkeypatch.setattr(fs.store.unsent, "update", write_and_update)
     fs.flush()
     assert source.files() == {"report.csv": b"theirs", BESIDE: b"newer"}
+    assert "cannot send" not in caplog.text
