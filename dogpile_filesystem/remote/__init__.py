@@ -13,10 +13,10 @@ except ImportError as error:
     msg = "dogpile_filesystem.remote needs more packages: pip install 'dogpile_filesystem[fsspec]'"
     raise ImportError(msg) from error
 
-from dogpile_filesystem.remote.file import CachedFile
+from dogpile_filesystem.remote.back.writing_back import Unsent
 from dogpile_filesystem.remote.filesystem import CachedFileSystem
+from dogpile_filesystem.remote.reading.file import CachedFile
 from dogpile_filesystem.remote.source import SourceChanged
 from dogpile_filesystem.remote.unsent import Conflict, UploadError
-from dogpile_filesystem.remote.writing_back import Unsent
 
 __all__ = ["CachedFile", "CachedFileSystem", "Conflict", "SourceChanged", "Unsent", "UploadError"]

@@ -21,26 +21,26 @@ from fsspec.callbacks import DEFAULT_CALLBACK, Callback
 
 from dogpile_filesystem.layout import CHANGES, LISTING, PART, VERSION
 from dogpile_filesystem.lockfile import Stats
-from dogpile_filesystem.remote import ranges
-from dogpile_filesystem.remote.blocks import Blocks
-from dogpile_filesystem.remote.changes import Judge
-from dogpile_filesystem.remote.file import CachedFile
-from dogpile_filesystem.remote.fill import filler
-from dogpile_filesystem.remote.kept import Kept
-from dogpile_filesystem.remote.listing_entries import Entries
-from dogpile_filesystem.remote.listings import Listings
-from dogpile_filesystem.remote.local import LocalCopies, copy, copy_to_path
+from dogpile_filesystem.remote.back.rearranging import BackFileSystem
+from dogpile_filesystem.remote.metadata.changes import Judge
+from dogpile_filesystem.remote.metadata.entries import Entries
+from dogpile_filesystem.remote.metadata.kept import Kept
+from dogpile_filesystem.remote.metadata.listings import Listings
+from dogpile_filesystem.remote.metadata.places import Places
+from dogpile_filesystem.remote.metadata.versions import Version, Versions
+from dogpile_filesystem.remote.metadata.watched import Poller, Watched
 from dogpile_filesystem.remote.namespace import namespace_of
 from dogpile_filesystem.remote.options import OWN, SHARED, Options
-from dogpile_filesystem.remote.places import Places
-from dogpile_filesystem.remote.raw import RawCachedFile
-from dogpile_filesystem.remote.rearranging import BackFileSystem
+from dogpile_filesystem.remote.reading import ranges
+from dogpile_filesystem.remote.reading.blocks import Blocks
+from dogpile_filesystem.remote.reading.file import CachedFile
+from dogpile_filesystem.remote.reading.fill import filler
+from dogpile_filesystem.remote.reading.local import LocalCopies, copy, copy_to_path
+from dogpile_filesystem.remote.reading.raw import RawCachedFile
+from dogpile_filesystem.remote.reading.stream import RawStreamedFile
+from dogpile_filesystem.remote.reading.unsent_reader import open_unsent
 from dogpile_filesystem.remote.source import Source, SourceChanged
-from dogpile_filesystem.remote.stream import RawStreamedFile
-from dogpile_filesystem.remote.unsent_reader import open_unsent
-from dogpile_filesystem.remote.upload import Uploads
-from dogpile_filesystem.remote.versions import Version, Versions
-from dogpile_filesystem.remote.watched import Poller, Watched
+from dogpile_filesystem.remote.through.upload import Uploads
 from dogpile_filesystem.sources import lists_all, protocols_of
 from dogpile_filesystem.store import Store
 

@@ -38,6 +38,17 @@ ALLOWED = {
     "__main__": {"cli"},
 }
 
+#: The rooms inside of ``remote``, and what each may import of the others. Its modules at the top, but for the faces,
+#: stand below them all.
+ALLOWED_IN_REMOTE = {
+    "": set(),
+    "metadata": {""},
+    "reading": {"", "metadata"},
+    "through": {"", "metadata", "reading"},
+    "back": {"", "metadata", "reading", "through"},
+}
+FACES_OF_REMOTE = ("remote", "remote.filesystem")
+
 
 def modules() -> list[str]:
     """All modules, by their dotted names below the package."""
@@ -85,6 +96,17 @@ def test_imports(module):
     others = {target for target in imports(module) if room(target) != room(module)}
     assert {room(target) for target in others} <= ALLOWED[room(module)]
     assert {target for target in others if "." in target} == set()
+
+
+@pytest.mark.parametrize("module", [each for each in modules() if room(each) == "remote"])
+def test_imports_in_remote(module):
+    """Inside of ``remote``, a module imports only the rooms that its own may import."""
+    if module not in FACES_OF_REMOTE:
+        here = module.split(".")[1] if module.count(".") > 1 else ""
+        found = {target for target in imports(module) if room(target) == "remote"}
+        assert not found & set(FACES_OF_REMOTE)
+        inner = {target.split(".")[1] if target.count(".") > 1 else "" for target in found}
+        assert inner - {here} <= ALLOWED_IN_REMOTE[here]
 
 
 @pytest.mark.parametrize("rooms", [False, True], ids=["modules", "rooms"])

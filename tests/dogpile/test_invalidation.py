@@ -14,6 +14,7 @@ import pytest
 from dogpile.cache import make_region
 from dogpile.cache.api import NO_VALUE
 from forked import Child
+from patching import replace_here
 
 from dogpile_filesystem import FilesystemInvalidation
 from dogpile_filesystem.lockfile import current
@@ -115,7 +116,7 @@ def test_one_look(make_regions, monkeypatch):
         reads.append(length)
         return pread(fd, length, offset)
 
-    monkeypatch.setattr(os, "pread", count)
+    replace_here(monkeypatch, os, "pread", count)
     assert one.get("k") == "value"
     assert reads == [16]
     assert one.get_or_create("k", lambda: "unused") == "value"

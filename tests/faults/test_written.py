@@ -11,14 +11,17 @@ import pytest
 
 cached = pytest.importorskip("cached")
 
-from dogpile_filesystem.remote.upload import is_temporary  # noqa: E402 - the extra fsspec
+from dogpile_filesystem.remote.through.upload import is_temporary  # noqa: E402 - the extra fsspec
 
 BLOCK = cached.BLOCK_SIZE
 OLD, NEW = b"o" * (3 * BLOCK), b"n" * (3 * BLOCK)
 
 PROGRAM = """
     import os, signal
-    from dogpile_filesystem.remote import beside, upload, versions, written
+    from dogpile_filesystem.remote import beside
+from dogpile_filesystem.remote.through import upload
+from dogpile_filesystem.remote.metadata import versions
+from dogpile_filesystem.remote.through import written
     from dogpile_filesystem.store import Store
 
     def kill(*_, **__):

@@ -16,8 +16,8 @@ from cached_files import BLOCK, content
 from fsspec.implementations.memory import MemoryFileSystem
 
 from dogpile_filesystem.remote import CachedFileSystem
-from dogpile_filesystem.remote.fill import _turns
-from dogpile_filesystem.remote.versions import Version
+from dogpile_filesystem.remote.metadata.versions import Version
+from dogpile_filesystem.remote.reading.fill import _turns
 
 #: Two blocks that are written without a lock of their shard, and a small one.
 SIZE = 2 * BLOCK + 1000

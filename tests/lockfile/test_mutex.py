@@ -14,6 +14,7 @@ import time
 import pytest
 from forked import Child, Gate
 from holding import HOLDER, MUTEXES, OFFSET, go_on, must_block
+from patching import replace_here
 from patience import PATIENCE
 
 from dogpile_filesystem.lockfile import ranges as locking
@@ -191,7 +192,7 @@ def test_deadlock_that_is_none(make_mutex, monkeypatch):
         return fcntl.lockf(fd, flags, *rest)
 
     tries = [False, True, True, True]
-    monkeypatch.setattr(locking, "lockf", lockf)
+    replace_here(monkeypatch, locking, "lockf", lockf)
     assert make_mutex().acquire() is True
     assert tries == []
 
@@ -202,7 +203,7 @@ def test_filesystem_without_locks(make_mutex, monkeypatch, caplog):
     def lockf(*_):
         raise OSError(errno.ENOLCK, "no locks available")
 
-    monkeypatch.setattr(locking, "lockf", lockf)
+    replace_here(monkeypatch, locking, "lockf", lockf)
     mutex = make_mutex()
     assert mutex.acquire()
     assert "cannot use the lock file" in caplog.text

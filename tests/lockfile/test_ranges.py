@@ -11,6 +11,7 @@ import threading
 import pytest
 from forked import Child, Forked
 from holding import COUNTS, MUTEXES, OFFSET
+from patching import replace_here
 
 from dogpile_filesystem.lockfile import ranges as locking
 from dogpile_filesystem.lockfile.file import LockFile, detached_lock_file, open_lock_file
@@ -187,11 +188,11 @@ def test_file_turned_while_a_range_is_locked(path, monkeypatch):
     lockf = locking.lockf
 
     def turned_first(*arguments):
-        monkeypatch.setattr(locking, "lockf", lockf)
+        replace_here(monkeypatch, locking, "lockf", lockf)
         raise OSError(errno.EBADF, "Bad file descriptor")
 
     for acquire in (lock.__enter__, lock.acquire):
-        monkeypatch.setattr(locking, "lockf", turned_first)
+        replace_here(monkeypatch, locking, "lockf", turned_first)
         acquire()
         assert lock.owned
         lock.release()
@@ -204,13 +205,13 @@ def test_file_turned_after_a_range_was_locked(path, monkeypatch):
     lockf = locking.lockf
 
     def turned_after(*arguments):
-        monkeypatch.setattr(locking, "lockf", lockf)
+        replace_here(monkeypatch, locking, "lockf", lockf)
         lockf(*arguments)
         os.unlink(path)
         assert open_lock_file(path) is file
 
     for acquire in (lock.__enter__, lock.acquire):
-        monkeypatch.setattr(locking, "lockf", turned_after)
+        replace_here(monkeypatch, locking, "lockf", turned_after)
         acquire()
         # A child asks, since a process is never refused what it holds itself.
         assert Child(lambda: is_busy(path)).result() is True

@@ -18,6 +18,7 @@ import ondisk
 import pytest
 from dogpile.cache import make_region
 from forked import Child
+from patching import replace_here
 from patience import PATIENCE
 
 from dogpile_filesystem import flusher as flusher_module
@@ -525,7 +526,7 @@ def test_opened_for_reading_alone(make_store, base_dir):
     def read_then_write():
         lockfile._open_files.clear()  # The parent's descriptor was opened for writing.
         with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(os, "open", refuse_to_write)
+            replace_here(patched, os, "open", refuse_to_write)
             reading = Ledger.open(f"{base_dir}/lock", make=False)
         with pytest.raises(OSError, match="Bad file descriptor"):
             reading.stamp(2.0, hard=True)

@@ -10,6 +10,7 @@ import os
 import ondisk
 import pytest
 from listed import found, keys, path_of
+from patching import replace_here
 
 from dogpile_filesystem import layout
 from dogpile_filesystem.layout import ALL_SHARDS, BLOCK, FILE, SHARDS, VALUE
@@ -122,7 +123,7 @@ def test_what_cannot_be_removed(store, ledger, fill, shards, base_dir, monkeypat
             raise PermissionError(1, os.strerror(1))
         unlink(path, **arguments)
 
-    monkeypatch.setattr(os, "unlink", refuse)
+    replace_here(monkeypatch, os, "unlink", refuse)
     assert bulk.remove_entries(ledger, shards, bulk.with_prefix(b"")) == Removed(1, BLOCK, failed=1)
     assert keys(shards) == [b"a"]
     assert ondisk.difference(ledger.usage(), base_dir) == []
@@ -139,7 +140,7 @@ def test_content_that_cannot_be_removed(store, ledger, shards, monkeypatch):
             raise PermissionError(1, os.strerror(1))
         unlink(path, **arguments)
 
-    monkeypatch.setattr(os, "unlink", refuse)
+    replace_here(monkeypatch, os, "unlink", refuse)
     assert bulk.remove_entry(ledger, shards, FILE, b"a") == Removed(1, BLOCK)
     assert ledger.usage() == Usage(3 * BLOCK, 0, ALL_SHARDS)
 

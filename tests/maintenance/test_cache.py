@@ -8,6 +8,7 @@ import os
 
 import ondisk
 import pytest
+from patching import replace_here
 
 from dogpile_filesystem.layout import ALL_SHARDS, BLOCK, VALUE
 from dogpile_filesystem.lockfile.ledger import Usage
@@ -80,5 +81,5 @@ def test_clear_that_fails(cache, fill, monkeypatch):
     def refuse(*_, **__):
         raise PermissionError(1, os.strerror(1))
 
-    monkeypatch.setattr(os, "rename", refuse)
+    replace_here(monkeypatch, os, "rename", refuse)
     assert not cache.clear()

@@ -15,7 +15,10 @@ pytest.importorskip("cached")
 from fsspec.tests import abstract  # noqa: E402 - after those that may be missing
 
 
+@pytest.mark.time_intensive
 class OverLocal(abstract.AbstractFixtures):
+    """Each file that is put waits until no later change of it can have the same time."""
+
     arguments: ClassVar[dict[str, object]] = {}
 
     @pytest.fixture(params=[0, 60], ids=["", "listings"])
@@ -27,6 +30,7 @@ class OverLocal(abstract.AbstractFixtures):
             base_dir=base_dir,
             listings_expiry_time=request.param,
             skip_instance_cache=True,
+            **self.arguments,
         )
         yield fs
         fs.release()
@@ -52,6 +56,7 @@ class OverMemory(abstract.AbstractFixtures):
             base_dir=base_dir,
             listings_expiry_time=request.param,
             skip_instance_cache=True,
+            **self.arguments,
         )
         memory.store.clear()
         memory.pseudo_dirs.clear()

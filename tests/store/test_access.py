@@ -16,6 +16,7 @@ import pytest
 from dogpile.cache import make_region
 from dogpile.cache.api import NO_VALUE
 from forked import Child
+from patching import replace_here
 
 from dogpile_filesystem.store import access
 
@@ -400,7 +401,7 @@ def test_modes_that_do_not_stick(parent, monkeypatch):
     def lstat(path, **where):
         return os.stat_result((real(path, **where).st_mode | 0o777, *real(path, **where)[1:]))
 
-    monkeypatch.setattr(os, "lstat", lstat)
+    replace_here(monkeypatch, os, "lstat", lstat)
     message = refusal(path, VALUES)
     assert "does not keep permissions" in message
     assert "umask=077" in message

@@ -9,6 +9,7 @@ import os
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from patching import replace_here
 
 from dogpile_filesystem import layout
 from dogpile_filesystem.layout import FILE, VALUE
@@ -111,14 +112,14 @@ def test_short_reads(tmp_path, monkeypatch, most):
     payload, path = os.urandom(200_000), tmp_path / "entry"
     path.write_bytes(encoded(payload))
     monkeypatch.setattr(files, "_ONE_READ", most)
-    monkeypatch.setattr(os, "pread", lambda fd, length, start, pread=os.pread: pread(fd, length // 2, start))
+    replace_here(monkeypatch, os, "pread", lambda fd, length, start, pread=os.pread: pread(fd, length // 2, start))
     assert entry.decode(VALUE, b"key", files.read_file(path)) == (payload, 1234)
 
 
 def test_short_writes(tmp_path, monkeypatch):
     """Parts are written whole and in order, however little the system writes at once."""
-    monkeypatch.setattr(os, "writev", lambda fd, parts, write=os.write: write(fd, parts[0][:2]))
-    monkeypatch.setattr(os, "write", lambda fd, data, write=os.write: write(fd, data[:3]))
+    replace_here(monkeypatch, os, "writev", lambda fd, parts, write=os.write: write(fd, parts[0][:2]))
+    replace_here(monkeypatch, os, "write", lambda fd, data, write=os.write: write(fd, data[:3]))
     with open(tmp_path / "file", "wb") as file:
         files.write_all(file.fileno(), [b"head", b"", b"a payload"])
     assert (tmp_path / "file").read_bytes() == b"heada payload"

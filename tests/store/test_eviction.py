@@ -12,6 +12,7 @@ from collections import OrderedDict
 
 import ondisk
 import pytest
+from patching import replace_here
 
 from dogpile_filesystem import layout
 from dogpile_filesystem.layout import BLOCK
@@ -209,7 +210,7 @@ def test_entries_that_cannot_be_removed(make_store, clock, monkeypatch):
             raise PermissionError(1, "not permitted", path)
         unlink(path, **kwargs)
 
-    monkeypatch.setattr(os, "unlink", refuse)
+    replace_here(monkeypatch, os, "unlink", refuse)
     put_all(store, clock, [b"3"])
     assert kept(store, names(range(4))) == [b"0", b"2", b"3"]
 

@@ -12,6 +12,7 @@ import shutil
 import tempfile
 
 import pytest
+from patching import replace_here
 
 from dogpile_filesystem.store.access import Access
 from dogpile_filesystem.store.directory import Directory
@@ -180,7 +181,7 @@ def test_file_of_somebody_else(source_path, target, monkeypatch):
     def refuse(*_):
         raise PermissionError(errno.EPERM, "not permitted")
 
-    monkeypatch.setattr(os, "fchmod", refuse)
+    replace_here(monkeypatch, os, "fchmod", refuse)
     with open(source_path, "rb") as file:
         assert take_in(file, target, movable=True) == b"content"
 
@@ -234,7 +235,7 @@ def test_other_filesystem(source_path, target, monkeypatch):
     def rename(*_, **__):
         raise OSError(errno.EXDEV, "another filesystem")
 
-    monkeypatch.setattr(os, "rename", rename)
+    replace_here(monkeypatch, os, "rename", rename)
     with open(source_path, "rb") as file:
         assert take_in(file, target, movable=True) == b"content"
     assert not source_path.exists()
@@ -263,7 +264,7 @@ def test_kernel_that_does_not_copy(source_path, target, monkeypatch, refused):
         raise OSError(errno.EXDEV, "not between these")
 
     for name in refused:
-        monkeypatch.setattr(os, name, refuse)
+        replace_here(monkeypatch, os, name, refuse)
     with open(source_path, "rb") as file:
         file.seek(3)
         assert take_in(file, target) == b"content"
@@ -281,7 +282,7 @@ def test_kernel_that_stops_in_the_middle(source_path, target, monkeypatch):
         except StopIteration:
             raise OSError(errno.EIO, "no more") from None
 
-    monkeypatch.setattr(os, "copy_file_range", partly)
+    replace_here(monkeypatch, os, "copy_file_range", partly)
     with open(source_path, "rb") as file:
         assert take_in(file, target) == b"content"
 

@@ -8,6 +8,7 @@ import io
 import os
 
 import pytest
+from patching import replace_here
 
 from dogpile_filesystem.layout import BLOCK
 from dogpile_filesystem.lockfile import presence
@@ -64,7 +65,7 @@ def test_interrupted_when_moved(make_store, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with path.open("rb") as file:
-        monkeypatch.setattr(os, "rename", interrupted)
+        replace_here(monkeypatch, os, "rename", interrupted)
         with pytest.raises(KeyboardInterrupt):
             store.put_file(b"a", file, movable=True)
     assert path.read_bytes() == b"content"

@@ -18,6 +18,7 @@ import types
 import injection
 import ondisk
 import pytest
+from patching import replace_here
 from patience import PATIENCE
 
 from dogpile_filesystem import layout
@@ -518,7 +519,7 @@ def test_evicted_meanwhile(store, make_store, monkeypatch, is_known, moment):
             assert store.remove(b"key", PART)
         return call(*arguments, **options)
 
-    monkeypatch.setattr(os, name, evict_first)
+    replace_here(monkeypatch, os, name, evict_first)
     assert reader.read_part(b"key", 5, LENGTH) == (None if name == "open" else DATA[5:])
     assert reader.read_part(b"key", 5, LENGTH) is None
     assert reader.failures.counts == {}
@@ -639,7 +640,7 @@ def test_short_reads(store, make_store, name, monkeypatch):
         "pread": lambda fd, length, at: call(fd, min(length, 1000), at),
         "preadv": lambda fd, buffers, at: call(fd, [buffers[0][:1000]], at),
     }
-    monkeypatch.setattr(os, name, short[name])
+    replace_here(monkeypatch, os, name, short[name])
     reader = make_store()
     for _ in range(2):
         assert read(reader, 0, LENGTH) == DATA

@@ -10,6 +10,7 @@ import time
 
 import pytest
 from forked import Child
+from patching import replace_here
 
 from dogpile_filesystem import flusher as flusher_module
 from dogpile_filesystem.flusher import DELAY, flusher
@@ -142,7 +143,7 @@ def test_not_the_owner(recency, entry, monkeypatch):
             raise PermissionError(1, "not permitted", path)
         utime(path, follow_symlinks=follow_symlinks)
 
-    monkeypatch.setattr(os, "utime", refuse)
+    replace_here(monkeypatch, os, "utime", refuse)
     before = last_use(entry)
     recency.note(entry)
     recency.flush()

@@ -11,6 +11,7 @@ import shutil
 import types
 
 import pytest
+from patching import replace_here
 
 from dogpile_filesystem import layout
 from dogpile_filesystem.layout import BLOCK, FILE, VALUE
@@ -263,8 +264,8 @@ def test_trash_of_a_killed_clear(make_store, base_dir):
 def test_writes_that_fall_short(make_store, monkeypatch):
     """A value is stored whole even if each call writes less than it was asked to."""
     writev, write = os.writev, os.write
-    monkeypatch.setattr(os, "writev", lambda fd, parts: writev(fd, [parts[0][:5]]))
-    monkeypatch.setattr(os, "write", lambda fd, data: write(fd, data[:7]))
+    replace_here(monkeypatch, os, "writev", lambda fd, parts: writev(fd, [parts[0][:5]]))
+    replace_here(monkeypatch, os, "write", lambda fd, data: write(fd, data[:7]))
     store = make_store()
     assert store.put(b"a", bytes(range(100)))
     assert store.get(b"a") == bytes(range(100))
@@ -393,7 +394,7 @@ def test_moved_file_that_cannot_be_kept(make_store, tmp_path, monkeypatch, usage
 
     store = make_store()
     store.put(b"b", b"")  # It is evicted to make space.
-    monkeypatch.setattr(os, "writev", full)
+    replace_here(monkeypatch, os, "writev", full)
     with open(path, "rb") as file:
         assert not store.put_file(b"a", file, movable=True)
     assert path.read_bytes() == b"content"
@@ -410,8 +411,8 @@ def test_given_back_where_there_are_no_links(make_store, tmp_path, monkeypatch):
         raise OSError(errno.EPERM, "not permitted")
 
     store = make_store()
-    monkeypatch.setattr(os, "link", refuse)
-    monkeypatch.setattr(os, "writev", refuse)
+    replace_here(monkeypatch, os, "link", refuse)
+    replace_here(monkeypatch, os, "writev", refuse)
     with open(path, "rb") as file:
         assert not store.put_file(b"a", file, movable=True)
     assert path.read_bytes() == b"content"
