@@ -8,7 +8,7 @@ from dogpile_filesystem.lockfile.counts import Counts, SourceCounter, SourceCoun
 from dogpile_filesystem.lockfile.current import TRUST, Current, Fresh
 from dogpile_filesystem.lockfile.descriptor import Descriptor, collect_garbage, identity_of
 from dogpile_filesystem.lockfile.file import LockFile, detached_lock_file, open_lock_file
-from dogpile_filesystem.lockfile.format import HEAD, NEVER, key_offset
+from dogpile_filesystem.lockfile.format import HEADS, NEVER, key_offset
 from dogpile_filesystem.lockfile.ledger import Bound, Ledger, Usage
 from dogpile_filesystem.lockfile.mutex import KeyMutex
 from dogpile_filesystem.lockfile.ownership import has_entries, is_tagged
@@ -17,7 +17,7 @@ from dogpile_filesystem.lockfile.statistics import Statistics
 from dogpile_filesystem.lockfile.totals import Recorded, recorded
 
 __all__ = [
-    "HEAD",
+    "HEADS",
     "NEVER",
     "TRUST",
     "Bound",

@@ -16,9 +16,14 @@ offset     content
 4096       the record of each of the 256 shards, 8 bytes: blocks of 4096 bytes (u32), entries (u32)
 6144       the record of the shard of unsent files: likewise
 6152       a byte for each of these 257 shards: 1, if it has been counted, so that its record can be believed
+65536      the generations of entries, u64: see generations.py
+1048576    the last uses of entries, u64: see uses.py
 2**61      a byte for each process that writes, locked as long as it lives
 2**62      the mutexes of the keys, a byte each
 =========  =========================================================================================
+
+The file is sparse: it takes on the disk what was written of it, 5.5 MiB at most. Version 1 was the same without
+generations and last uses. A file of version 1 gets another head, and keeps the rest.
 
 Crash. A lost or damaged lock file is made anew with no shard counted. After a restart of the machine no record is
 believed either, where the kernel tells of a restart: a power cut may have kept entries whose bytes were never written
@@ -40,7 +45,7 @@ from zlib import adler32, crc32
 from dogpile_filesystem.layout import ALL_SHARDS, SHARDS, VALUES
 from dogpile_filesystem.lockfile.ownership import has_entries, is_tagged
 
-_MAGIC, _VERSION = b"dogpilfs", 1
+_MAGIC, _VERSION = b"dogpilfs", 2
 _HEADER = struct.Struct("<8sI")
 _CHECKSUM = struct.Struct("<I")
 
@@ -68,6 +73,9 @@ BLOCKS, ENTRIES = (
 _LOWER, _ONES = 0xFFFF, 0x01010101
 COUNTED_AT = RECORDS_AT + RECORDS.size
 LENGTH = COUNTED_AT + ALL_SHARDS
+#: Of each shard of ``values``, in a table of their own: some numbers, and some slots.
+GENERATIONS_AT, GENERATIONS_OF_SHARD = 1 << 16, 1 << 8
+USES_AT, USES_OF_SHARD = 1 << 20, 1 << 11
 #: The greatest number of blocks that a record can tell: 16 TiB of them.
 MOST = (1 << 32) - 1
 PROCESSES_AT = 1 << 61
@@ -86,6 +94,10 @@ def head(version: int) -> bytes:
 
 #: The first bytes of a lock file of this version.
 HEAD = head(_VERSION)
+#: Those of a file that can be read, but must be taken over before it is written.
+_OLD_HEAD = head(1)
+#: Of all lock files that can be read.
+HEADS = (HEAD, _OLD_HEAD)
 
 
 def key_offset(digest: str) -> int:
@@ -107,7 +119,7 @@ def make(fd: int, path: str, clock: Callable[[], float]) -> None:
     """
     data = os.pread(fd, LENGTH, 0)
     start = _START.pack(start_of_machine())
-    is_ours = data.startswith(HEAD)
+    is_ours = data.startswith(HEADS)
     is_of_this_start = is_ours and data[_START_AT:STAMPS_AT] == start
     stamps = data[STAMPS_AT : STAMPS_AT + STAMPS.size]
     if not is_ours:
@@ -117,7 +129,7 @@ def make(fd: int, path: str, clock: Callable[[], float]) -> None:
         # Where there are no values, the first may be older than the file that is made for it.
         is_lost = os.path.exists(os.path.join(os.path.dirname(path), VALUES))
         stamps = STAMPS.pack(clock() if is_lost else NEVER, NEVER)
-    elif is_of_this_start:
+    elif is_of_this_start and data.startswith(HEAD):
         return
     if not is_of_this_start:
         write(fd, bytes(ALL_SHARDS), COUNTED_AT)
@@ -133,7 +145,7 @@ def refuse_unmade(fd: int, path: str) -> None:
     :raises OSError: it cannot be read, or EPROTO: it has none.
     """
     data = os.pread(fd, LENGTH, 0)
-    if not data.startswith(HEAD):
+    if not data.startswith(HEADS):
         _refuse_foreign(data, os.fstat(fd).st_size, path)
         msg = "the lock file is damaged, or just being made: the next value stored mends it"
         raise OSError(errno.EPROTO, msg, path)

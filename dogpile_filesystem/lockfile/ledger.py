@@ -33,7 +33,7 @@ from dogpile_filesystem.lockfile.format import (
     CURSOR,
     CURSOR_AT,
     ENTRIES,
-    HEAD,
+    HEADS,
     MOST,
     NEVER,
     RECORD,
@@ -261,7 +261,7 @@ class Ledger:
         :raises OSError: the file cannot be read, or is none of this cache any more.
         """
         data = os.pread(self._descriptor.fd, STATISTICS_AT + length, 0)
-        if not data.startswith(HEAD):
+        if not data.startswith(HEADS):
             # Somebody has overwritten it, or closed its descriptor, whose number leads to another file by now.
             msg = "the lock file was overwritten"
             raise OSError(errno.EPROTO, msg, self.file.path)

@@ -20,7 +20,7 @@ from dogpile_filesystem.layout import (
     UNSENT_DIRECTORY,
     VALUES,
 )
-from dogpile_filesystem.lockfile import HEAD, Current, Ledger, has_entries, is_tagged, recorded
+from dogpile_filesystem.lockfile import HEADS, Current, Ledger, has_entries, is_tagged, recorded
 from dogpile_filesystem.store import READ_FLAGS, Access, Directory, Shards, Store, Visitor
 
 
@@ -125,4 +125,4 @@ def _has_lock_file(path: str) -> bool:
     except OSError:
         return False
     # Left open: to close it would drop the locks that this process may hold on it.
-    return os.read(fd, len(HEAD)) == HEAD
+    return os.read(fd, len(HEADS[0])) in HEADS

@@ -249,7 +249,7 @@ def test_other_backends(make, scrape):
 def test_unreadable(make, scrape, tmp_path, caplog):
     """A region whose lock file cannot be used is down and in the log; the others are up."""
     broken, whole = make("broken"), make("whole")
-    (tmp_path / "broken" / "lock").write_bytes(head(2))
+    (tmp_path / "broken" / "lock").write_bytes(head(3))
     exposition = scrape(broken=broken, whole=whole)
     assert samples(exposition, "broken") == {"up": 0}
     assert samples(exposition, "whole")["up"] == 1

@@ -179,7 +179,7 @@ def test_later_version(tmp_path, is_whole):
     """A lock file with the whole head of a later version stays as it is, also in a cache; with a damaged head, not."""
     base_dir = str(tmp_path / "cache")
     assert Store(base_dir).put(b"k", b"value")
-    head = struct.pack("<8sI", b"dogpilfs", 2)
+    head = struct.pack("<8sI", b"dogpilfs", 3)
     head += struct.pack("<I", zlib.crc32(head) ^ (not is_whole))
     Path(base_dir, "lock").write_bytes(head)
     assert Child(lambda: Store(base_dir).put(b"new", b"value")).result() is not is_whole

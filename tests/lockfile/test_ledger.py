@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import os
 import pathlib
-import zlib
 
 import pytest
 
@@ -109,7 +108,7 @@ def test_damaged_file(ledger, damage):
     if damage == "magic":
         data[0] ^= 1
     elif damage == "version":
-        data[8] ^= 2
+        data[8] ^= 4
     elif damage == "zeroed":
         data = bytearray(len(data))
     elif damage == "records only":  # This is the state left by a thread that had the ledger of a deleted file.
@@ -119,18 +118,32 @@ def test_damaged_file(ledger, damage):
         pathlib.Path(path).write_bytes(data)
     again = Ledger.open(path)
     assert again.usage().counted == 0
-    assert pathlib.Path(path).read_bytes().startswith(b"dogpilfs\1\0\0\0")
+    assert pathlib.Path(path).read_bytes().startswith(b"dogpilfs\2\0\0\0")
 
 
 def test_another_file(tmp_path):
     """A file that is not a ledger, or is of a later version, is refused and left unchanged."""
     path = tmp_path / "lock"
-    later = b"dogpilfs" + (2).to_bytes(4, "little")
-    for content in (b"12345\n", os.urandom(10_000), later + zlib.crc32(later).to_bytes(4, "little")):
+    for content in (b"12345\n", os.urandom(10_000), format_module.head(3)):
         path.write_bytes(content)
         with pytest.raises(OSError, match="base_dir"):
             Ledger.open(str(path))
         assert path.read_bytes() == content
+
+
+def test_earlier_version(ledger):
+    """A lock file of version 1 is taken over with its records and stamps, and can be read before that."""
+    with ledger.shard(3):
+        ledger.add(3, BLOCK, 1)
+    ledger.stamp(5.0, hard=True)
+    usage, path = ledger.usage(), ledger.file.path
+    os.pwrite(ledger.file.fd, format_module.head(1), 0)
+    reading = Ledger.open(path, make=False)
+    assert (reading.usage(), reading.stamps()) == (usage, (5.0, 1.0))
+    assert pathlib.Path(path).read_bytes().startswith(b"dogpilfs\1\0\0\0")
+    again = Ledger.open(path)
+    assert (again.usage(), again.stamps()) == (usage, (5.0, 1.0))
+    assert pathlib.Path(path).read_bytes().startswith(format_module.HEAD)
 
 
 def test_machine_started_again(ledger, monkeypatch):

@@ -223,7 +223,7 @@ def test_lock_file_that_cannot_be_used(make_store, base_dir):
     store = make_store()
     put_all(store, b"a", b"b")
     with open(f"{base_dir}/lock", "wb") as lock:
-        lock.write(format_module.head(2))
+        lock.write(format_module.head(3))
     store = make_store()
     assert not store.put(b"a", b"new")
     assert store.get(b"a") is None
