@@ -40,6 +40,8 @@ from dogpile_filesystem.store.files import CREATE_FLAGS, DIRECTORY_FLAGS, filesy
 _LINK_TRUST = 1.0
 #: How many times to open the lock file again because it was deleted meanwhile.
 _DELETIONS = 10
+#: Types of filesystems that only this machine uses, and on which writing in place was measured.
+_LOCAL = {"ext4", "xfs", "btrfs", "tmpfs", "overlay"}
 
 
 # Of a directory that is not there, or refused.
@@ -58,13 +60,14 @@ class Directory:
     :ivar loses_content: whether its filesystem may keep the length of a file and lose what was in it. After a power
      cut, ext4 did so with one content in 50 that were written while the journal committed, and each was a hole; xfs,
      and ext4 without delayed allocation, did not. Elsewhere holes say nothing: ZFS makes them of zeros.
+    :ivar is_local: whether its filesystem is one of this machine alone, known to write a part of a page as a whole.
     :ivar fresh: until when a reader trusts that the directory at the path is still the one that is open.
     """
 
     def __init__(self, base_dir: str, access: Access, clock: Callable[[], float] = time.time) -> None:
         self.base_dir = base_dir
         self.access = access
-        self.loses_content = False
+        self.loses_content = self.is_local = False
         self.checked: set[str] = set()
         # Kept under one number for good. What is to be used is this, or none.
         self._opened = Descriptor()
@@ -168,7 +171,8 @@ class Directory:
             self.access.verify(self.base_dir, found)
             if not self._opened.leads_to(found):
                 self._turn_to_path()
-                self.loses_content = filesystem_type(found.st_dev) == "ext4"
+                kind = filesystem_type(found.st_dev, self.base_dir)
+                self.loses_content, self.is_local = kind == "ext4", kind in _LOCAL
                 self.checked.clear()
         except (Refused, FileNotFoundError, NotADirectoryError):
             self.usable = _NONE  # What is open may still be there, under another name.
