@@ -15,10 +15,12 @@ from dogpile_filesystem.lockfile.ownership import has_entries, is_tagged
 from dogpile_filesystem.lockfile.presence import presence
 from dogpile_filesystem.lockfile.statistics import Statistics
 from dogpile_filesystem.lockfile.totals import Recorded, recorded
+from dogpile_filesystem.lockfile.uses import NO_USES, ShardUses
 
 __all__ = [
     "HEADS",
     "NEVER",
+    "NO_USES",
     "TRUST",
     "Bound",
     "Counts",
@@ -29,6 +31,7 @@ __all__ = [
     "Ledger",
     "LockFile",
     "Recorded",
+    "ShardUses",
     "SourceCounter",
     "SourceCounts",
     "Statistics",

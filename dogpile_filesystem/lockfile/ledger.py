@@ -47,6 +47,7 @@ from dogpile_filesystem.lockfile.format import (
     write,
 )
 from dogpile_filesystem.lockfile.ranges import RangeLock
+from dogpile_filesystem.lockfile.uses import Uses
 
 # Seconds that a stamp may lie in the future: more than clocks differ. With one beyond, all values would be misses.
 _FUTURE = 60.0
@@ -95,6 +96,7 @@ class Ledger:
     :ivar identity: its device and inode. The lock file itself moves on to another when this one is deleted.
     :ivar eviction: the lock under which a process evicts.
     :ivar statistics: the lock under which statistics are added.
+    :ivar uses: the last uses of entries.
     """
 
     def __init__(self, file: LockFile) -> None:
@@ -103,6 +105,7 @@ class Ledger:
         self.identity = file.identity
         self.eviction = file.borrow(file_format.EVICT_AT, 1)
         self.statistics = file.borrow(file_format.STATISTICS_GUARD_AT, 1)
+        self.uses = Uses(file)
         self._shards: dict[int, RangeLock] = {}
 
     @classmethod

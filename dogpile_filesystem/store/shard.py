@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from dogpile_filesystem.layout import CLEARED_PREFIX, SHARD_PREFIXES, UNSENT_SHARD, charge, has_no_content, shard_path
-from dogpile_filesystem.lockfile import Ledger
+from dogpile_filesystem.lockfile import NO_USES, Ledger, ShardUses
 from dogpile_filesystem.store.directory import Directory
 from dogpile_filesystem.store.files import DIRECTORY_FLAGS, close_quietly, open_below, remove_tree, unlink_quietly
 from dogpile_filesystem.store.listing import Listing, Seen
@@ -221,12 +221,20 @@ class Shard:
         try:
             # A use between this look and the removal is lost: its reader has the value, the next one a miss.
             found = os.stat(self._prefix + seen.name, dir_fd=self._fd, follow_symlinks=False)
-            if found.st_mtime_ns != seen.used_ns:
+            if self.last_use(seen.name, found) > seen.used_ns:
                 return None
             size = charge(found.st_size)
             return self.remove(seen.name, Entry(size, seen.content, seen.size - size))
         except OSError:  # It is gone already; or it cannot be removed, and others are evicted in its place.
             return None
+
+    def last_use(self, name: str, found: os.stat_result) -> int:
+        """
+        The last use of an entry, in nanoseconds since the epoch.
+
+        :param found: its file, looked at just now.
+        """
+        return max(found.st_mtime_ns, self._ledger.uses.of_entry(name, int(self._clock() * 1e9)))
 
     def remove_content(self, found: Entry) -> int:
         """Remove the content of an entry that is gone; the bytes that were freed. Never fails."""
@@ -264,7 +272,8 @@ class Shard:
         """
         if self._listed is not None:
             self._listed.close()
-        self._listed = Listing(self._base_fd, self.number)
+        uses = self._ledger.uses.of_shard(self.number, int(self._clock() * 1e9))
+        self._listed = Listing(self._base_fd, self.number, uses)
         self._fd, self._prefix = self._listed.fd, ""
         return self._listed
 
@@ -341,11 +350,19 @@ class Shards:
     The shards of a directory.
 
     :param clock: seconds since the epoch.
+    :param find_ledger: finds the ledger whose uses are to be read without a lock; None: there is none. Raises OSError
+     if it cannot be read. By default that of the directory.
     """
 
-    def __init__(self, directory: Directory, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        directory: Directory,
+        clock: Callable[[], float],
+        find_ledger: Callable[[], Ledger | None] | None = None,
+    ) -> None:
         self.directory = directory
         self._clock = clock
+        self._find_ledger = find_ledger or directory.find_ledger
 
     def locked(self, ledger: Ledger, number: int, listing: Listing | None = None) -> Shard:
         """
@@ -367,7 +384,14 @@ class Shards:
 
         :raises OSError: it cannot be listed.
         """
-        return Listing(self.directory.fd, number)
+        return Listing(self.directory.fd, number, self.uses(number))
+
+    def uses(self, number: int) -> ShardUses:
+        """The uses of the entries of a shard, without its lock. Never fails: what cannot be read is no use."""
+        ledger = None
+        with contextlib.suppress(OSError):
+            ledger = None if number == UNSENT_SHARD else self._find_ledger()
+        return NO_USES if ledger is None else ledger.uses.of_shard(number, int(self._clock() * 1e9))
 
     @contextlib.contextmanager
     def opened(self, number: int) -> Iterator[int]:

@@ -51,7 +51,7 @@ class Incoming(NamedTuple):
 
     :ivar unique_part: of the names of its temporary file and its content.
     :ivar pieces: of the entry's file.
-    :ivar stamp: of its creation and last use, in nanoseconds.
+    :ivar stamp: of its creation, in nanoseconds.
     :ivar size: the bytes charged for it, its content included.
     :ivar file: the caller's, which becomes the content; None: it has no content.
     """
