@@ -9,7 +9,9 @@ Invariants, by the functions that keep them:
 - S1. A record is never less than what lies in the shard: :meth:`Shard.reserve` raises it before anything is written,
   and the bytes of what :meth:`Shard.publish` and :meth:`Shard.remove` unlink are taken off at the end, in one write.
 - S2. Under the lock, a content has its entry or its temporary file. Any other content was left behind.
-- S3. A removal unlinks the entry first, then its content. Where the content stays, so does its charge, until
+- S3. What changes an entry says so to all processes: :meth:`Shard.changed` afterwards, and before it replaces one,
+  :meth:`Shard.changing`.
+- S4. A removal unlinks the entry first, then its content. Where the content stays, so does its charge, until
   :meth:`Shard.recount` or a visit finds it.
 
 Concurrency. A :class:`Shard` exists while its lock is held. Readers need no lock, and are not disturbed. Nobody holds
@@ -151,8 +153,11 @@ class Shard:
             if not is_new:
                 return False
             os.rename(prefix + temporary, path, src_dir_fd=fd, dst_dir_fd=fd)
+            self.changed(name)
             return True
+        self.changing(name)
         os.rename(prefix + temporary, path, src_dir_fd=fd, dst_dir_fd=fd)
+        self.changed(name)
         self._size += size
         self._entries += is_new
         if content:
@@ -171,7 +176,9 @@ class Shard:
             found = self.find(name)
         except FileNotFoundError:
             found = None
+        self.changing(name)
         self.rename(temporary, name)
+        self.changed(name)
         if found is None:
             return Entry(0)
         self._size += found.size
@@ -186,6 +193,27 @@ class Shard:
         """
         prefix, fd = self._prefix, self._fd
         os.rename(prefix + old, prefix + new, src_dir_fd=fd, dst_dir_fd=fd)
+
+    def changing(self, name: str) -> None:
+        """
+        Say that an entry is just being replaced: no process trusts what it keeps of it in memory, until
+        :meth:`changed`.
+
+        :raises OSError: that cannot be written.
+        """
+        if self.number != UNSENT_SHARD:
+            self._ledger.generations.changing(name)
+
+    def changed(self, name: str) -> None:
+        """
+        Say that an entry was published, or removed: what processes keep of the old one in memory does not count any
+        more. Never fails.
+        """
+        if self.number != UNSENT_SHARD:
+            # What was published cannot be taken back. Where this cannot be written, `changing` still stands; an entry
+            # that was removed is missed by those who keep it within a second (see memory.py).
+            with contextlib.suppress(OSError):
+                self._ledger.generations.changed(name)
 
     def remove(self, name: str, found: Entry | None = None) -> int:
         """
@@ -209,6 +237,7 @@ class Shard:
         :raises OSError: it cannot be removed, or there is none.
         """
         os.unlink(self._prefix + name, dir_fd=self._fd)
+        self.changed(name)
         self._size += found.size
         self._entries += 1
 

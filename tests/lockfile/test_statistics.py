@@ -366,7 +366,7 @@ def test_overwritten_lock_file(make_store, base_dir, monkeypatch):
     stats = store.stats()
     assert stats.total == stats.process
     with open(f"{base_dir}/lock", "rb") as file:
-        assert file.read() == content
+        assert file.read(len(content)) == content
     store.directory.distrust()
     stats = store.stats()
     assert stats.is_available
