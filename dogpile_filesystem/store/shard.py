@@ -22,13 +22,24 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from dogpile_filesystem.layout import CLEARED_PREFIX, SHARD_PREFIXES, UNSENT_SHARD, charge, has_no_content, shard_path
+from dogpile_filesystem.layout import (
+    BLOCK,
+    CLEARED_PREFIX,
+    SHARD_PREFIXES,
+    UNSENT_SHARD,
+    charge,
+    has_no_content,
+    shard_path,
+)
 from dogpile_filesystem.lockfile import Ledger
+from dogpile_filesystem.store import in_place
+from dogpile_filesystem.store.access import Access
 from dogpile_filesystem.store.directory import Directory
 from dogpile_filesystem.store.files import DIRECTORY_FLAGS, close_quietly, open_below, remove_tree, unlink_quietly
+from dogpile_filesystem.store.header import Piece
 from dogpile_filesystem.store.listing import Listing, Seen
 from dogpile_filesystem.store.reading import content_of
 from dogpile_filesystem.store.survey import Survey, survey
@@ -158,6 +169,45 @@ class Shard:
         if content:
             self.remove_content(Entry(size, *content))
         return True
+
+    def overwrite(self, name: str, pieces: Sequence[Piece], stamp: int, mode: int) -> bool:
+        """
+        Write a small entry over another one. The record stays as it is: both take one block.
+
+        :param mode: permission bits that the other one must have.
+        :return: False: the entry is to be published by a rename.
+        :raises FileNotFoundError: there is none.
+        :raises OSError: it may be written in part.
+        """
+        fd, length = in_place.open_to_overwrite(self._prefix + name, self._fd, mode)
+        if fd < 0:
+            return False
+        try:
+            is_whole = in_place.overwrite(fd, length, b"".join(pieces), stamp)
+        except BaseException:  # An interrupt.
+            close_quietly(fd)
+            self.remove_entry(name, Entry(BLOCK))
+            raise
+        os.close(fd)
+        return is_whole
+
+    def create(self, name: str, pieces: Sequence[Piece], stamp: int, access: Access) -> None:
+        """
+        Write an entry where there is none. One is reserved for it.
+
+        :raises OSError: as :func:`.in_place.create`. Then :meth:`discard` it.
+        """
+        in_place.create(self._prefix + name, self._fd, pieces, stamp, access)
+
+    def discard(self, name: str, size: int) -> None:
+        """Remove what may be there of an entry that was to be created, and give back what was reserved. Never fails."""
+        try:
+            os.unlink(self._prefix + name, dir_fd=self._fd)
+        except FileNotFoundError:
+            pass
+        except OSError:
+            return  # It stays, and is charged.
+        self.give_back(size, 1)
 
     def replace(self, temporary: str, name: str) -> Entry:
         """
