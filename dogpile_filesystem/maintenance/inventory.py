@@ -2,7 +2,8 @@
 The entries of a cache, listed and described: for the tools, and for the removal of many entries at once.
 
 Listing takes no lock, changes nothing, and does not check what it reads: an entry is described by what its first bytes
-say. It may or may not see what applications do in the meantime.
+say. It may or may not see what applications do in the meantime. An entry that seems to be damaged is looked at again,
+since an application may just be writing it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """
 Removing one entry: because the caller asks for it, because it could not be replaced, or because it is damaged.
 
+Concurrency. An entry is taken for damaged only under its shard's lock, while nobody writes it.
+
 Limits. On a filesystem mounted read-only, say, an entry that is to be removed stays. This process remembers up to
 10,000 such entries, and does not read them any more; another process may.
 """

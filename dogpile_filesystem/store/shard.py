@@ -8,12 +8,13 @@ Invariants, by the functions that keep them:
 
 - S1. A record is never less than what lies in the shard: :meth:`Shard.reserve` raises it before anything is written,
   and the bytes of what :meth:`Shard.publish` and :meth:`Shard.remove` unlink are taken off at the end, in one write.
+  :meth:`Shard.overwrite` leaves it as it is: one block replaces one block.
 - S2. Under the lock, a content has its entry or its temporary file. Any other content was left behind.
 - S3. A removal unlinks the entry first, then its content. Where the content stays, so does its charge, until
   :meth:`Shard.recount` or a visit finds it.
 
-Concurrency. A :class:`Shard` exists while its lock is held. Readers need no lock, and are not disturbed. Nobody holds
-two shards.
+Concurrency. A :class:`Shard` exists while its lock is held. Readers need no lock, and are not disturbed; those of an
+entry that is written in place look again (see in_place.py). Nobody holds two shards.
 
 Crash. A process killed in between leaves the record too high, until the next visit.
 """

@@ -8,8 +8,11 @@ alone: see in_place.py.
 A value is tried again when the directory was deleted meanwhile; when there is no room beside what others are writing;
 and once when the disk or the quota is full, after entries were evicted for it.
 
-Concurrency. A value that takes no time to write is written and published under one lock of its shard. Everything else
-is written without any lock.
+Concurrency. A value that takes no time to write is written under the lock of its shard, in place, or to a temporary
+file that is then published. Everything else is written without any lock.
+
+Crash. Killed between the reservation and the creation of a small entry, a process leaves the record one block too high,
+until the next visit.
 """
 
 from __future__ import annotations
