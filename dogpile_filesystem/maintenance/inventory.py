@@ -2,17 +2,22 @@
 The entries of a cache, listed and described: for the tools, and for the removal of many entries at once.
 
 Listing takes no lock, changes nothing, and does not check what it reads: an entry is described by what its first bytes
-say. It may or may not see what applications do in the meantime.
+say. It may or may not see what applications do in the meantime. An entry that seems to be damaged is looked at again,
+since an application may just be writing it.
 """
 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from dogpile_filesystem.layout import SHARDS, WITH_CONTENT, place
 from dogpile_filesystem.store import READ_FLAGS, Content, Damaged, Head, Seen, Shards, read_head, see
+
+#: Seconds to wait before looking again at an entry that is damaged or being written, and then once more.
+_PAUSES = (0.001, 0.02)
 
 
 class Description(NamedTuple):
@@ -56,11 +61,20 @@ def describe(shards: Shards, seen: Seen, most: int = 0) -> Description:
     :raises OSError: it cannot be read, or was removed.
     """
     with shards.opened(seen.shard) as fd:
-        head, data = read_head(seen.name, fd, most)
+        head, data = _read_head(seen.name, fd, most)
         if head.kind not in WITH_CONTENT:
             return Description(seen, head, None, data[:most])
         content = Content.unpack(data, seen.name)
         return Description(seen, head, content, _read_start(content.name, fd, most) if most else b"")
+
+
+def _read_head(name: str, fd: int, most: int) -> tuple[Head, bytes]:
+    for pause in _PAUSES:
+        try:
+            return read_head(name, fd, most)
+        except Damaged:  # Perhaps an application is just writing it.
+            time.sleep(pause)
+    return read_head(name, fd, most)
 
 
 def find(shards: Shards, kind: int, key: bytes) -> Seen | None:

@@ -47,6 +47,8 @@ SAMPLE = 500
 BATCH = 64
 #: Seconds to wait before trying to evict again on a disk that is full of other people's files.
 _RESIGNATION = 1.0
+#: Seconds for which a bound that held is trusted to hold, by what adds nothing to the total.
+_HELD = 1.0
 
 
 class Watermarks(NamedTuple):
@@ -106,7 +108,7 @@ class Room:
         self._visitor = visitor
         self._evictor = evictor
         self._recency = recency
-        self._resigned_until = 0.0
+        self._resigned_until = self._held_until = 0.0
 
     def fits(self, ledger: Ledger, size: int) -> bool:
         """
@@ -116,6 +118,20 @@ class Room:
         :raises OSError: the ledger cannot be read.
         """
         return ledger.holds(self._high if size else self.bound) and self._is_free(size)
+
+    def holds(self, ledger: Ledger) -> bool:
+        """
+        Whether the bound holds, for a write that adds nothing to the total. Who adds something looks each time; this
+        is for a bound that was lowered, so it looks once in a second.
+
+        :raises OSError: the ledger cannot be read.
+        """
+        now = time.monotonic()
+        if now >= self._held_until:
+            if not self.fits(ledger, 0):
+                return False
+            self._held_until = now + _HELD
+        return True
 
     def make(self, ledger: Ledger, place: Place | None, size: int) -> None:
         """

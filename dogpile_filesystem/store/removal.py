@@ -1,6 +1,8 @@
 """
 Removing one entry: because the caller asks for it, because it could not be replaced, or because it is damaged.
 
+Concurrency. An entry is taken for damaged only under its shard's lock, while nobody writes it.
+
 Limits. On a filesystem mounted read-only, say, an entry that is to be removed stays. This process remembers up to
 10,000 such entries, and does not read them any more; another process may.
 """
@@ -31,11 +33,11 @@ class Remover:
     """
     Removes entries of a directory.
 
-    :cvar stale: entries that should be gone but could not be removed, by directory and path, with their inodes; 0: not
-     even that could be found out. For all stores of this process.
+    :cvar stale: entries that should be gone but could not be removed, by directory and path, with their inodes and
+     ``mtime``; None: not even that could be found out. For all stores of this process.
     """
 
-    stale: ClassVar[dict[tuple[str, str], int]] = {}
+    stale: ClassVar[dict[tuple[str, str], tuple[int, int] | None]] = {}
 
     def __init__(
         self,
@@ -92,7 +94,7 @@ class Remover:
             if len(self.stale) >= _STALE_LIMIT:
                 with contextlib.suppress(RuntimeError):  # Another thread adds one.
                     self.stale.pop(next(iter(self.stale)), None)
-            self.stale[directory.base_dir, path] = self._inode(path)
+            self.stale[directory.base_dir, path] = self._version(path)
             return False
         with contextlib.suppress(OSError):
             directory.ledger().generations.changed(os.path.basename(path))
@@ -105,24 +107,25 @@ class Remover:
     def is_stale(self, path: str) -> bool:
         """Whether an entry that was read a moment ago should be gone."""
         known = self._directory.base_dir, path
-        stale = self.stale.get(known)
-        if stale is None:
+        if known not in self.stale:
             return False
-        if stale not in (0, self._inode(path)):
+        stale = self.stale.get(known)
+        if stale is not None and stale != self._version(path):
             # Another process has written a new one: perhaps since this one was read.
             self.stale.pop(known, None)
         return True
 
-    def _inode(self, path: str) -> int:
+    def _version(self, path: str) -> tuple[int, int] | None:
         try:
-            return os.stat(path, dir_fd=self._directory.fd, follow_symlinks=False).st_ino
+            found = os.stat(path, dir_fd=self._directory.fd, follow_symlinks=False)
         except OSError:
-            return 0
+            return None
+        return found.st_ino, found.st_mtime_ns  # An entry that was written in place has the inode of the old one.
 
     def second_look(self, place: Place, trouble: Exception, look: Callable[[], _T]) -> _T | None:
         """
-        Look at an entry once more, after a first look failed. It is removed if it is damaged, and reported if it cannot
-        be read.
+        Look at an entry once more, after a first look failed; and if it fails its checks again, a last time under the
+        shard's lock. It is removed if it is damaged, and reported if it cannot be read.
 
         :param trouble: what the first look raised.
         :param look: looks at it.
@@ -133,7 +136,10 @@ class Remover:
                 # Perhaps the directory was not open; or the program became a daemon, and closed all descriptors.
                 self._directory.look()
                 self._directory.refuse_link(place.name[:2])
-            return look()
+            try:
+                return look()
+            except Damaged:  # Perhaps somebody is writing it in place.
+                return self._last_look(place, look)
         except FileNotFoundError:
             pass
         except Damaged as damage:
@@ -144,6 +150,13 @@ class Remover:
             else:
                 self._failures.report_error(error, "cannot read an entry")
         return None
+
+    def _last_look(self, place: Place, look: Callable[[], _T]) -> _T:
+        """Look at an entry while nobody writes it."""
+        ledger = self._directory.ledger()
+        self._directory.refuse_link(place.name[:2])
+        with self._shards.locked(ledger, place.shard):
+            return look()
 
     def remove_damaged(self, place: Place, damage: object) -> None:
         """Remove an entry that did not pass its checks, if it still does not."""

@@ -1,5 +1,6 @@
 """
-How an entry gets in: its place is reserved, it is written, it is published.
+How an entry gets in that is not written in place (see in_place.py): its place is reserved, it is written, it is
+published.
 
 An entry on its way has these states, each reached by one method of :class:`Reservation`:
 

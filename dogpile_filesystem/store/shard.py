@@ -8,14 +8,15 @@ Invariants, by the functions that keep them:
 
 - S1. A record is never less than what lies in the shard: :meth:`Shard.reserve` raises it before anything is written,
   and the bytes of what :meth:`Shard.publish` and :meth:`Shard.remove` unlink are taken off at the end, in one write.
+  :meth:`Shard.overwrite` leaves it as it is: one block replaces one block.
 - S2. Under the lock, a content has its entry or its temporary file. Any other content was left behind.
 - S3. What changes an entry says so to all processes: :meth:`Shard.changed` afterwards, and before it replaces one,
   :meth:`Shard.changing`.
 - S4. A removal unlinks the entry first, then its content. Where the content stays, so does its charge, until
   :meth:`Shard.recount` or a visit finds it.
 
-Concurrency. A :class:`Shard` exists while its lock is held. Readers need no lock, and are not disturbed. Nobody holds
-two shards.
+Concurrency. A :class:`Shard` exists while its lock is held. Readers need no lock, and are not disturbed; those of an
+entry that is written in place look again (see in_place.py). Nobody holds two shards.
 
 Crash. A process killed in between leaves the record too high, until the next visit.
 """
@@ -24,13 +25,24 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from dogpile_filesystem.layout import CLEARED_PREFIX, SHARD_PREFIXES, UNSENT_SHARD, charge, has_no_content, shard_path
+from dogpile_filesystem.layout import (
+    BLOCK,
+    CLEARED_PREFIX,
+    SHARD_PREFIXES,
+    UNSENT_SHARD,
+    charge,
+    has_no_content,
+    shard_path,
+)
 from dogpile_filesystem.lockfile import NO_USES, Ledger, ShardUses
+from dogpile_filesystem.store import in_place
+from dogpile_filesystem.store.access import Access
 from dogpile_filesystem.store.directory import Directory
 from dogpile_filesystem.store.files import DIRECTORY_FLAGS, close_quietly, open_below, remove_tree, unlink_quietly
+from dogpile_filesystem.store.header import Piece
 from dogpile_filesystem.store.listing import Listing, Seen
 from dogpile_filesystem.store.reading import content_of
 from dogpile_filesystem.store.survey import Survey, survey
@@ -163,6 +175,50 @@ class Shard:
         if content:
             self.remove_content(Entry(size, *content))
         return True
+
+    def overwrite(self, name: str, pieces: Sequence[Piece], stamp: int, mode: int) -> bool:
+        """
+        Write a small entry over another one. The record stays as it is: both take one block.
+
+        :param mode: permission bits that the other one must have.
+        :return: False: the entry is to be published by a rename.
+        :raises FileNotFoundError: there is none.
+        :raises OSError: it may be written in part.
+        """
+        fd, length = in_place.open_to_overwrite(self._prefix + name, self._fd, mode)
+        if fd < 0:
+            return False
+        try:
+            self.changing(name)
+            is_whole = in_place.overwrite(fd, length, b"".join(pieces), stamp)
+        except BaseException:  # An interrupt.
+            close_quietly(fd)
+            self.remove_entry(name, Entry(BLOCK))
+            raise
+        os.close(fd)
+        if is_whole:
+            self.changed(name)
+        return is_whole
+
+    def create(self, name: str, pieces: Sequence[Piece], stamp: int, access: Access) -> None:
+        """
+        Write an entry where there is none. One is reserved for it.
+
+        :raises OSError: as :func:`.in_place.create`. Then :meth:`discard` it.
+        """
+        in_place.create(self._prefix + name, self._fd, pieces, stamp, access)
+        self.changed(name)
+
+    def discard(self, name: str, size: int) -> None:
+        """Remove what may be there of an entry that was to be created, and give back what was reserved. Never fails."""
+        try:
+            os.unlink(self._prefix + name, dir_fd=self._fd)
+        except FileNotFoundError:
+            pass
+        except OSError:
+            return  # It stays, and is charged.
+        self.changed(name)
+        self.give_back(size, 1)
 
     def replace(self, temporary: str, name: str) -> Entry:
         """

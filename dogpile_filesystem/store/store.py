@@ -1,16 +1,18 @@
 """
 The face of the package: a size-bounded store of values and files under one directory, shared by threads and processes.
 
-Concurrency. A reader takes no lock: it opens, reads and checks an entry, and gets it as it was written, or nothing. The
-rename alone decides which; locks only keep the ledger right. There are two exceptions. With an ``expiration_time``, a
-read now and then makes a visit. A reader whose content was replaced :data:`_TRIES` times in a row locks the shard.
+Concurrency. A reader takes no lock: it opens, reads and checks an entry, and gets it as it was written, or nothing. Its
+checks alone decide which; locks only keep the ledger right. There are three exceptions. With an ``expiration_time``, a
+read now and then makes a visit. A reader whose content was replaced :data:`_TRIES` times in a row locks the shard. So
+does a reader before it takes an entry for damaged, since somebody may just be writing it in place.
 
-Crash. The next visit to a shard mends what a killed process left there (see visit.py). After a power cut an entry may
-be empty or torn under its final name: it does not pass its checks, and is a miss.
+Crash. The next visit to a shard mends what a killed process left there (see visit.py). After a kill or a power cut an
+entry may be empty or torn under its final name: it does not pass its checks, and is a miss.
 
 Limits. Nothing here raises for trouble with the filesystem: a read is then a miss, a value is not kept, and the entry
 that it should have replaced is removed, so that no reader gets something stale. An entry that cannot be removed is not
-read by this process any more. Directories and the lock file are not counted.
+read by this process any more. A reader that meets an entry half written by a process that was stopped waits for 5
+seconds, and then gets a miss. Directories and the lock file are not counted.
 """
 
 from __future__ import annotations

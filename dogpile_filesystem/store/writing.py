@@ -2,11 +2,17 @@
 How a value or a file is stored: its bytes are reserved, room is made for them, the entry is written and published. A
 try that fails is repeated where that may help. See reservation.py for the states of one try.
 
+A small entry for which there is room is written under its final name at once, if the filesystem is one of this machine
+alone: see in_place.py.
+
 A value is tried again when the directory was deleted meanwhile; when there is no room beside what others are writing;
 and once when the disk or the quota is full, after entries were evicted for it.
 
-Concurrency. A value that takes no time to write is written and published under one lock of its shard. Everything else
-is written without any lock.
+Concurrency. A value that takes no time to write is written under the lock of its shard, in place, or to a temporary
+file that is then published. Everything else is written without any lock.
+
+Crash. Killed between the reservation and the creation of a small entry, a process leaves the record one block too high,
+until the next visit.
 """
 
 from __future__ import annotations
@@ -21,7 +27,7 @@ from typing import NamedTuple
 from dogpile_filesystem.failures import Failures
 from dogpile_filesystem.layout import FILE, PART, Place, charge, content_name, place
 from dogpile_filesystem.lockfile import Ledger, presence
-from dogpile_filesystem.store import entry, header, part_format
+from dogpile_filesystem.store import entry, header, in_place, part_format
 from dogpile_filesystem.store.directory import Directory
 from dogpile_filesystem.store.eviction import NoRoom, NotCounted, Room
 from dogpile_filesystem.store.header import Piece
@@ -49,19 +55,21 @@ class Incoming(NamedTuple):
     """
     What is to be stored.
 
-    :ivar unique_part: of the names of its temporary file and its content.
     :ivar pieces: of the entry's file.
     :ivar stamp: of its creation, in nanoseconds.
     :ivar size: the bytes charged for it, its content included.
+    :ivar is_small: whether it may be written in place: it fits one page, and its readers always read all of it.
     :ivar file: the caller's, which becomes the content; None: it has no content.
+    :ivar unique_part: of the names of its temporary file and its content; empty: any.
     """
 
     place: Place
-    unique_part: str
     pieces: Sequence[Piece]
     stamp: int
     size: int
+    is_small: bool = False
     file: ExternalFile | None = None
+    unique_part: str = ""
 
     @classmethod
     def of_value(
@@ -69,13 +77,14 @@ class Incoming(NamedTuple):
     ) -> Incoming:
         """A value, or another entry that is always read whole, by the pieces of its payload."""
         pieces = [header.pack(kind, key, payload, stamp, signing_key), *payload]
-        return cls(place(kind, key), presence.unique(), pieces, stamp, charge(sum(map(len, pieces))))
+        size = charge(sum(map(len, pieces)))
+        return cls(place(kind, key), pieces, stamp, size, size <= in_place.LIMIT)
 
     @classmethod
     def of_part(cls, key: bytes, data: memoryview, stamp: int, signing_key: bytes | None) -> Incoming:
         """A part, by its bytes."""
         head = part_format.pack(key, data, stamp, signing_key)
-        return cls(place(PART, key), presence.unique(), [head, data], stamp, charge(len(head) + len(data)))
+        return cls(place(PART, key), [head, data], stamp, charge(len(head) + len(data)))
 
     @classmethod
     def of_file(
@@ -87,7 +96,7 @@ class Incoming(NamedTuple):
         payload = entry.Content(name, file.length, file.position, file.is_dense, metadata).pack()
         head = header.pack(FILE, where.key, [payload], stamp, signing_key)
         size = charge(len(head) + len(payload)) + charge(file.length)
-        return cls(where, unique_part, [head, payload], stamp, size, file)
+        return cls(where, [head, payload], stamp, size, file=file, unique_part=unique_part)
 
 
 class Writer:
@@ -137,12 +146,15 @@ class Writer:
         raise AssertionError  # The last round returns or raises.
 
     def _try(self, incoming: Incoming) -> None:
-        """Reserve, write, publish; or discard."""
+        """Write in place; or reserve, write, publish; or discard."""
         place = incoming.place
         ledger = self._directory.ledger()
         if place.name[:2] not in self._directory.checked:
             self._directory.refuse_link(place.name[:2])
-        reservation = Reservation(self._shards, ledger, place, incoming.unique_part, incoming.size)
+        if incoming.is_small and self._directory.is_local and self._write_in_place(incoming, ledger):
+            return
+        unique_part = incoming.unique_part or presence.unique()
+        reservation = Reservation(self._shards, ledger, place, unique_part, incoming.size)
         try:
             if not self._write_locked(incoming, ledger, reservation):
                 self._write_unlocked(incoming, ledger, reservation)
@@ -154,6 +166,28 @@ class Writer:
             finally:
                 reservation.discard()
             raise
+
+    def _write_in_place(self, incoming: Incoming, ledger: Ledger) -> bool:
+        """Write a small entry under its final name, if there is room; whether that was done."""
+        place, pieces, stamp, size, *_ = incoming
+        room, access = self._room, self._directory.access
+        with self._shards.locked(ledger, place.shard) as shard:
+            try:
+                return room.holds(ledger) and shard.overwrite(place.name, pieces, stamp, access.file_mode)
+            except FileNotFoundError:
+                pass  # It is new.
+            shard.reserve(size, 1)
+            try:
+                if room.fits(ledger, size):
+                    shard.create(place.name, pieces, stamp, access)
+                    return True
+            except FileExistsError:
+                pass  # It lies there in spite of the lock.
+            except BaseException:
+                shard.discard(place.name, size)
+                raise
+            shard.give_back(size, 1)
+        return False
 
     def _write_locked(self, incoming: Incoming, ledger: Ledger, reservation: Reservation) -> bool:
         """Reserve. Write and publish a small value at once, if there is room; whether it was published."""

@@ -158,7 +158,9 @@ class FaultyMachine(RuleBasedStateMachine):
     @rule(process=processes, reader=processes, owner=owners, blocks=st.integers(1, 3), fault=faults)
     def put(self, process, reader, owner, blocks, fault):
         self.count += 1
-        value = (b"%d of %r " % (self.count, owner[1])).ljust(blocks * BLOCK - 200, b".")
+        # Of several lengths in one block, in which values are written over one another.
+        length = blocks * BLOCK - 200 - self.count % 3 * 500
+        value = (b"%d of %r " % (self.count, owner[1])).ljust(length, b".")
         was_whole = self.is_whole
         try:
             kept, struck = self.do(process, fault, "put", *owner, value)

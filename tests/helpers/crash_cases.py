@@ -43,13 +43,18 @@ def _content(name: str, length: int) -> bytes:
 OLD, NEW = _content("old", 6_400), _content("new", 12_800)
 OLD_FILE, NEW_FILE = _content("old file", 40_000), _content("new file", 80_000)
 LARGE = _content("large", 96_000)
+# Small ones are written in place. The second is as long as the first, the others are shorter and longer.
+SMALL, AS_SMALL = _content("small", 1_600), _content("as small", 1_600)
+SMALLER, LESS_SMALL = _content("smaller", 960), _content("less small", 3_200)
 OLD_PART = _content("old part", 22_400)
 K, F, ABSENT, ABSENT_FILE = (VALUE, b"k"), (FILE, b"f"), (VALUE, b"absent"), (FILE, b"absent")
 P, ABSENT_PART = (PART, b"p"), (PART, b"absent")
-# 42 blocks in 8 entries.
+S = (VALUE, b"s")
+# 43 blocks in 9 entries.
 _FILLED: dict[Key, bytes] = {K: OLD, F: OLD_FILE, P: OLD_PART, (FILE, b"other"): _content("other file", 40_000)}
+_FILLED |= {S: SMALL}
 _FILLED |= {(VALUE, b"other %d" % number): _content(f"other {number}", 9_600) for number in range(4)}
-_FULL, _ALL = 46 * BLOCK, 8
+_FULL, _ALL = 47 * BLOCK, 9
 
 
 class Case:
@@ -141,6 +146,12 @@ OPERATIONS = {
     "overwrite, entries bounded": Operation(
         lambda store, case: store.put(b"k", LARGE), {K: LARGE}, arguments={"max_entries": _ALL}
     ),
+    "set small": Operation(lambda store, case: store.put(b"absent", SMALL), {ABSENT: SMALL}),
+    "overwrite in place": Operation(lambda store, case: store.put(b"s", AS_SMALL), {S: AS_SMALL}),
+    "overwrite in place, shorter": Operation(lambda store, case: store.put(b"s", SMALLER), {S: SMALLER}),
+    "overwrite in place, longer": Operation(lambda store, case: store.put(b"s", LESS_SMALL), {S: LESS_SMALL}),
+    "overwrite with small": Operation(lambda store, case: store.put(b"k", SMALL), {K: SMALL}),
+    "overwrite small": Operation(lambda store, case: store.put(b"s", NEW), {S: NEW}),
     "create": Operation(_create, {K: NEW}),
     "copy": Operation(lambda store, case: _copy(store, case, b"absent"), {ABSENT_FILE: NEW_FILE}),
     "copy over": Operation(lambda store, case: _copy(store, case, b"f"), {F: NEW_FILE}),
@@ -178,6 +189,10 @@ OPERATIONS = {
     ),
     "flush": Operation(_use_all, arguments={"clock": lambda: _NOW + 60}),
     "clear": Operation(lambda store, case: store.clear(), evicts=True),
+    "first set, small": Operation(lambda store, case: store.put(b"absent", SMALL), {ABSENT: SMALL}, prepare=None),
+    "set small that evicts": Operation(
+        lambda store, case: store.put(b"absent", SMALL), {ABSENT: SMALL}, evicts=True, arguments={"max_entries": _ALL}
+    ),
     "first set": Operation(lambda store, case: store.put(b"absent", NEW), {ABSENT: NEW}, prepare=None),
     "first copy": Operation(lambda store, case: _copy(store, case, b"absent"), {ABSENT_FILE: NEW_FILE}, prepare=None),
     "set, the ledger lost": Operation(

@@ -47,7 +47,9 @@ def _content(name: str, length: int) -> bytes:
 
 
 OLD, NEW, LARGE = _content("old", 6_400), _content("new", 12_800), _content("large", 96_000)
-_VALUES = {"k": OLD, "other": _content("other", 6_400), "third": _content("third", 6_400)}
+# Written in place, the first two without a change of length.
+SMALL, AS_SMALL, SMALLER = _content("small", 1_600), _content("as small", 1_600), _content("smaller", 960)
+_VALUES = {"k": OLD, "small": SMALL, "other": _content("other", 6_400), "third": _content("third", 6_400)}
 _FILES = {"k": _content("old file", 20_000), "other": _content("other file", 6_400)}
 _PARTS = {"k": _content("old part", 40_000), "other": _content("other part", 3_200)}
 _NEW_FILE = _content("new file", 40_000)
@@ -219,6 +221,9 @@ OPERATIONS = {
         tuple(map(list, itertools.product((OLD, NO_VALUE), (_VALUES["other"], NO_VALUE)))),
     ),
     "set": Operation(lambda cache: cache.values.set("absent", NEW), values={"absent": (NEW,)}),
+    "set small": Operation(lambda cache: cache.values.set("absent", SMALL), values={"absent": (SMALL,)}),
+    "set small over": Operation(lambda cache: cache.values.set("small", AS_SMALL), values={"small": (AS_SMALL,)}),
+    "set smaller over": Operation(lambda cache: cache.values.set("small", SMALLER), values={"small": (SMALLER,)}),
     "set over": Operation(lambda cache: cache.values.set("k", NEW), values={"k": (NEW,)}),
     "set large over": Operation(lambda cache: cache.values.set("k", LARGE), values={"k": (LARGE,)}),
     "set_multi": Operation(

@@ -90,7 +90,7 @@ def test_left_over(store, base_dir, usage_on_disk, spawn):
         from dogpile_filesystem.store.reservation import Reservation
         from dogpile_filesystem.store.store import Store
         Reservation.write = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-        Store(sys.argv[1]).put(b"new", b"value")
+        Store(sys.argv[1]).put(b"new", bytes(5000))
     """
     assert spawn(program, base_dir).wait() == -9
     os.unlink(path_of(base_dir, FILE, b"f"))

@@ -7,7 +7,9 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+import struct
 import time
+from collections import Counter
 
 import disks
 import pytest
@@ -16,6 +18,8 @@ from ondisk import left_over
 from workload import Workload, in_threads
 
 from dogpile_filesystem.layout import BLOCK
+from dogpile_filesystem.store import directory
+from dogpile_filesystem.store.store import Store
 
 THREADS, STEPS = 4, 1500
 #: On average a value takes 3 blocks, so only about half of 240 values fit.
@@ -142,6 +146,70 @@ def test_values_never_mix(spawn, base_dir, make_store, tmp_path):
         lengths.add(len(value))
     stop.touch()
     assert [process.wait() for process in processes] == [0, 0, 0]
+
+
+#: Keys, each of which all writers write over.
+OVERWRITTEN = [b"key %d" % number for number in range(16)]
+WRITERS, READERS = 4, 4
+#: Reads of each reader, and seconds with ``--full``.
+READS, FULL_SECONDS = 3_000, 60
+
+
+def _sealed(writer, count, rng):
+    """A value that says which one it is; most fit one page."""
+    body = struct.pack("<BQ", writer, count) + rng.randbytes(rng.choice((400, 400, 1000, 3000, 3900, 5000)))
+    return hashlib.sha256(body).digest() + body
+
+
+def _write_over(pipe, base_dir, writer):
+    """Writes over all keys until the parent closes the pipe; says how often."""
+    store, rng, count = Store(base_dir), random.Random(writer), 0
+    while not pipe.poll():
+        count += 1
+        assert store.put(rng.choice(OVERWRITTEN), _sealed(writer, count, rng))
+    pipe.send((count, dict(store.failures.counts)))
+
+
+def _read_without_pause(pipe, base_dir, seed, seconds):
+    """Reads all keys; sends the number of reads and what was wrong."""
+    store, rng, give_up_at = Store(base_dir), random.Random(seed), time.monotonic() + seconds
+    newest, found = {}, Counter()
+    while found["reads"] < READS or time.monotonic() < give_up_at:
+        found["reads"] += 1
+        key = rng.choice(OVERWRITTEN)
+        value = store.get(key)
+        if value is None:
+            found["misses"] += 1
+            continue
+        if hashlib.sha256(value[32:]).digest() != value[:32]:
+            found["wrong"] += 1
+        writer, count = struct.unpack_from("<BQ", value, 32)
+        found["older"] += count < newest.get((key, writer), 0)
+        newest[key, writer] = count
+    pipe.send((+found, dict(store.failures.counts)))
+
+
+@pytest.mark.parametrize("is_local", [True, False], ids=["in place", "renamed"])
+def test_written_over_without_pause(base_dir, make_store, monkeypatch, request, is_local):
+    """
+    While 4 processes write over 16 keys without pause, 4 readers get only whole values, never a miss, and none that is
+    older than one of the same writer that they read before.
+    """
+    if not is_local:
+        monkeypatch.setattr(directory, "_LOCAL", set())
+    store = make_store(clock=time.time)
+    for key in OVERWRITTEN:
+        assert store.put(key, _sealed(0, 0, random.Random(0)))
+    assert store.directory.is_local == is_local
+    writers = [Forked(_write_over, base_dir, number) for number in range(WRITERS)]
+    seconds = FULL_SECONDS if request.config.getoption("full") else 0
+    readers = [Forked(_read_without_pause, base_dir, seed, seconds) for seed in range(READERS)]
+    found = [reader.pipe.recv() for reader in readers]
+    wrote = [writer.ask("stop") for writer in writers]
+    assert [each.wait() for each in (*readers, *writers)] == [0] * (READERS + WRITERS)
+    print(found, wrote)
+    assert [failures for _, failures in (*found, *wrote)] == [{}] * (READERS + WRITERS)
+    assert [counts.keys() for counts, _ in found] == [{"reads"}] * READERS
 
 
 @pytest.fixture

@@ -44,6 +44,7 @@ def test_interrupted_when_reserved(make_store, files, monkeypatch):
     """A writer that is interrupted when it has made its temporary file leaves no reservation."""
     store = make_store()
     assert store.put(b"a", b"old")
+    monkeypatch.setattr(store.directory, "is_local", False)
     interrupt_after(monkeypatch, Access, "create")
     with pytest.raises(KeyboardInterrupt):
         store.put(b"a", b"new")

@@ -25,8 +25,12 @@ class StoreMachine(RuleBasedStateMachine):
     Either the cache is bounded, to so few entries that eviction is exact; or its entries expire.
 
     The model keeps the blocks of each key in the order of last use. Values take 1 to 4 blocks: header and key take
-    less than 100 bytes of the last.
+    less than 100 bytes of the last. Those of one block are written in place.
+
+    :cvar in_place: False: as on a filesystem where nothing is.
     """
+
+    in_place = True
 
     @initialize(bound=st.sampled_from([(10, None), (40, None), (None, 5), (40, 15), (None, None)]))
     def begin(self, bound):
@@ -50,12 +54,14 @@ class StoreMachine(RuleBasedStateMachine):
             expiration_time=self.expiration_time,
             clock=lambda: self.now,
         )
+        self.store.open()
+        self.store.directory.is_local &= self.in_place
 
     def is_expired(self, key):
         return self.expiration_time is not None and self.now - self.model[key][1] > self.expiration_time
 
     def blocks(self):
-        # A value of b blocks is b * 4096 - 100 bytes long.
+        # A value of b blocks is b * 4096 - 100 bytes long, or somewhat shorter.
         return sum(len(value) // BLOCK + 1 for value, _ in self.model.values())
 
     @rule(seconds=st.floats(0.001, 60))
@@ -72,10 +78,15 @@ class StoreMachine(RuleBasedStateMachine):
             assert hit == self.model[key][0]
             self.model.move_to_end(key)
 
-    @rule(key=KEYS, blocks=BLOCKS, fill=st.binary(min_size=1, max_size=1))
-    def put(self, key, blocks, fill):
+    @rule(
+        key=KEYS,
+        blocks=BLOCKS | st.just(1),
+        fill=st.binary(min_size=1, max_size=1),
+        shorter=st.sampled_from([0, 0, 1, 2000]),
+    )
+    def put(self, key, blocks, fill, shorter):
         self.now += 0.001
-        value = fill * (blocks * BLOCK - 100)
+        value = fill * (blocks * BLOCK - 100 - shorter)
         assert self.store.put(key, value)
         # The old and the new value exist side by side for a moment, so there must be room for both.
         if key in self.model:
@@ -136,5 +147,14 @@ class StoreMachine(RuleBasedStateMachine):
             shutil.rmtree(self.directory)
 
 
+class RenamingMachine(StoreMachine):
+    """
+    All values are renamed to their final names.
+    """
+
+    in_place = False
+
+
 TestStore = StoreMachine.TestCase
-TestStore.settings = settings(max_examples=100, stateful_step_count=50)
+TestRenamingStore = RenamingMachine.TestCase
+TestStore.settings = TestRenamingStore.settings = settings(max_examples=100, stateful_step_count=50)
