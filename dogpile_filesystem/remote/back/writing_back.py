@@ -46,6 +46,8 @@ class Unsent(NamedTuple):
     :ivar error: why the last try failed; empty: there was none.
     :ivar next_try: when it is sent, seconds since the epoch.
     :ivar removed: whether it is to be removed.
+    :ivar beside: the path that it goes to, beside a file that somebody else has changed and that is kept: see
+     ``on_conflict``; empty: it goes to ``path``.
     """
 
     path: str
@@ -55,6 +57,7 @@ class Unsent(NamedTuple):
     error: str
     next_try: float
     removed: bool
+    beside: str
 
 
 class WrittenBackFileSystem(OverlaidFileSystem):
@@ -99,7 +102,16 @@ class WrittenBackFileSystem(OverlaidFileSystem):
         :raises OSError: it cannot be listed.
         """
         return [
-            Unsent(record.path, file.size, record.since, record.tries, record.error, record.next_try, record.removed)
+            Unsent(
+                record.path,
+                file.size,
+                record.since,
+                record.tries,
+                record.error,
+                record.next_try,
+                record.removed,
+                record.beside,
+            )
             for file, record in self._pending(is_strict=True)
         ]
 
