@@ -211,6 +211,8 @@ class Listings:
         by_directory: dict[str, dict[str, Change]] = {}
         for path, info in {**dict.fromkeys(removed), **(added or {})}.items():
             directory = self._parent(path)
+            if directory == path:
+                continue  # The root is in no directory.
             changes = by_directory.setdefault(directory, {})
             changes[name_in(directory, path)] = Change(now, None if info is None else {**info, "name": path})
         for directory, changes in by_directory.items():
