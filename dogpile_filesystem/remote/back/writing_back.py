@@ -230,10 +230,13 @@ class WrittenBackFileSystem(OverlaidFileSystem):
             copy(source, file, callback)
 
     def cp_file(self, path1: str, path2: str, **kwargs: Any) -> None:
-        """Copy a file: at the source, unless one of the two is unsent."""
+        """Copy a file: at the source, unless one of the two is unsent. Of a directory, one is made at the source."""
         source, target = self._strip_protocol(path1), self._strip_protocol(path2)
         if not self._is_unsent(source) and not self._is_unsent(target):
-            super().cp_file(path1, path2, **kwargs)
+            if self._is_implied(source):  # A directory, which the source may not have.
+                self.makedirs(target, exist_ok=True)
+            else:
+                super().cp_file(path1, path2, **kwargs)
         elif not self._is_back:
             self._settle([source, target])
             super().cp_file(path1, path2, **kwargs)

@@ -611,6 +611,17 @@ def test_copied(fs, source):
     assert source.files() == {"a": b"content", "b": b"content"}
 
 
+@pytest.mark.parametrize("write", ["back", "through"])
+def test_directory_copied(fs, make, source, write):
+    """A directory that the source does not have yet is copied with all that is in it."""
+    fs.pipe_file("d/e/a", b"content")
+    other = make(write=write)
+    other.cp("d", "x", recursive=True)
+    assert other.find("") == ["d/e/a", "x/e/a"]
+    fs.flush()
+    assert source.files() == {"d/e/a": b"content", "x/e/a": b"content"}
+
+
 def test_renamed_onto_unsent(fs, source):
     """A file of the source that is renamed to the name of an unsent one takes its place."""
     source.fs.pipe_file("a", b"source's")
