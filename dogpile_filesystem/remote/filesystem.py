@@ -232,6 +232,7 @@ class CachedFileSystem(BackFileSystem):
     ) -> Any:
         if mode != "rb":
             return self._open_written(path, mode, autocommit=autocommit, block_size=block_size, **kwargs)
+        self._take_over()
         for _ in range(_CHANGES):
             with contextlib.suppress(SourceChanged):  # An unsent file was sent or replaced in this moment.
                 return self.open_version(self.versions.opened(path))
@@ -274,6 +275,7 @@ class CachedFileSystem(BackFileSystem):
         :raises SourceChanged: the source changes the file each time it is read.
         :raises Exception: whatever the source raises.
         """
+        self._take_over()
         data: bytes = ranges.read(self, self._strip_protocol(path), [(start, end)])[0]
         return data
 
@@ -298,6 +300,7 @@ class CachedFileSystem(BackFileSystem):
         if not isinstance(paths, list):
             msg = "paths: pass a list"
             raise TypeError(msg)
+        self._take_over()
         starts = starts if isinstance(starts, list) else [starts] * len(paths)
         ends = ends if isinstance(ends, list) else [ends] * len(paths)
         if not len(starts) == len(ends) == len(paths):

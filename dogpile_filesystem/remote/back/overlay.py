@@ -22,6 +22,7 @@ from dogpile_filesystem.layout import UNSENT_DIRECTORY
 from dogpile_filesystem.remote import unsent
 from dogpile_filesystem.remote.back.uploader import Uploader
 from dogpile_filesystem.remote.metadata.versions import Version
+from dogpile_filesystem.remote.options import Options
 from dogpile_filesystem.remote.through.passed_on import without_prefix
 from dogpile_filesystem.remote.through.writing import WritingFileSystem
 from dogpile_filesystem.remote.unsent import Record
@@ -80,7 +81,13 @@ class OverlaidFileSystem(WritingFileSystem):
     """
 
     store: Store
+    options: Options
     uploader: Uploader
+
+    def _take_over(self) -> None:
+        """Now and then, have sent what a killed process has left. Called by all that reads."""
+        if self.options.write_back:
+            self.uploader.start_if_late()
 
     def _pending(self, path: str = "", *, is_strict: bool = False) -> list[Pending]:
         """
@@ -89,6 +96,7 @@ class OverlaidFileSystem(WritingFileSystem):
         :param is_strict: whether trouble with the cache is raised. Otherwise it is reported, and there is nothing.
         :raises OSError: it cannot be listed.
         """
+        self._take_over()
         try:
             files = self.uploader.files()
         except OSError as error:
@@ -99,6 +107,7 @@ class OverlaidFileSystem(WritingFileSystem):
         return [each for each in files if not path.strip("/") or below(each[1].path, path) is not None]
 
     def _unsent_version(self, path: str) -> Version | None:
+        self._take_over()
         version = self.versions.unsent(self._strip_protocol(path))
         return version if isinstance(version, Version) else None
 

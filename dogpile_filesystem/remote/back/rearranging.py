@@ -3,6 +3,7 @@ How files and directories are removed and renamed, of which something is unsent.
 
 Concurrency. To remove a file at the source holds its mutex, so that what is written from then on is sent afterwards.
 What is written while another thread or process renames the file is renamed too, or stays under the old name.
+While the source renames a file or a directory, its mutex is held, and nothing is sent there.
 
 Crash. Of a file that is renamed while it is unsent, the new name is accepted first: a kill leaves both names, and never
 neither.
@@ -45,8 +46,7 @@ class BackFileSystem(WrittenBackFileSystem):
             if self._is_unsent(path):
                 return False
             if not is_held:
-                msg = f"{path!r} is being sent for longer than lock_timeout: try again later"
-                raise TimeoutError(msg)
+                raise _is_busy(path)
             super().rm_file(path)
             return True
 
@@ -127,26 +127,44 @@ class BackFileSystem(WrittenBackFileSystem):
         """
         Rename files and directories: at the source, and what is unsent of them here.
 
-        :raises OSError: EBUSY: what is unsent has to be sent first, by :meth:`flush`.
+        :raises TimeoutError: something in them is being sent for longer than ``lock_timeout``.
         :raises Exception: whatever the source raises.
         """
         if not self._pending_change():
-            super().mv(path1, path2, **kwargs)
+            self._mv_at_source(path1, path2, **kwargs)
             return
         if isinstance(path1, list) or isinstance(path2, list) or _is_pattern(str(path1)):
             self.flush()
-            super().mv(path1, path2, **kwargs)
+            self._mv_at_source(path1, path2, **kwargs)
             return
         source, target = self._strip_protocol(path1), self._strip_protocol(path2)
         mine, theirs = self._pending_change(source), self._pending_change(target)
         if not mine and not theirs:
-            super().mv(path1, path2, **kwargs)
+            self._mv_at_source(path1, path2, **kwargs)
         elif self.info(source)["type"] != "directory":
             if str(path2).endswith("/") or self.isdir(target):
                 target = f"{target.rstrip('/')}/{source.rpartition('/')[2]}"
             self._mv_file(source, target)
         else:
             self._mv_directory(path1, path2, mine, theirs, kwargs)
+
+    def _mv_at_source(self, path1: Any, path2: Any, **options: Any) -> None:
+        """Many sources copy what they list, and remove what they list then: so nothing is sent there in between."""
+        paths = self._strip_protocol(path1 if isinstance(path1, list) else [path1])
+        with contextlib.ExitStack() as stack:
+            held = sorted({self._fixed_part(path) for path in paths})
+            for path in held:
+                self._hold(path, stack)
+            # What is being sent since before that.
+            for _, record in [each for path in held for each in self._pending(path)]:
+                if record.path not in held:
+                    with contextlib.ExitStack() as waiting:
+                        self._hold(record.path, waiting)
+            super().mv(path1, path2, **options)
+
+    def _hold(self, path: str, stack: contextlib.ExitStack) -> None:
+        if not stack.enter_context(self.uploads.holding(path)):
+            raise _is_busy(path)
 
     def _mv_file(self, source: str, target: str) -> None:
         """The new name first: a kill leaves both, and never neither."""
@@ -179,11 +197,11 @@ class BackFileSystem(WrittenBackFileSystem):
         source, target = self._strip_protocol(path1), self._strip_protocol(path2)
         if theirs or self.exists(target) or not self._is_back:
             self._flush([*mine, *theirs])
-            super().mv(path1, path2, **options)
+            self._mv_at_source(path1, path2, **options)
             return
         # The source has nothing of it, perhaps.
         with contextlib.suppress(FileNotFoundError):
-            super().mv(path1, path2, **{"recursive": True, **options})
+            self._mv_at_source(path1, path2, **{"recursive": True, **options})
         for _, record in mine:
             inner = below(record.path, source)
             if not inner:
@@ -195,6 +213,10 @@ class BackFileSystem(WrittenBackFileSystem):
                 # It was sent in between, and renamed by the source; or removed.
                 with contextlib.suppress(FileNotFoundError):
                     self._mv_file(record.path, new)
+
+
+def _is_busy(path: str) -> TimeoutError:
+    return TimeoutError(f"{path!r} is being sent for longer than lock_timeout: try again later")
 
 
 def _is_pattern(path: str) -> bool:

@@ -37,7 +37,7 @@ class End(enum.Enum):
     SENT = enum.auto()
     #: There is nothing to send.
     NOTHING = enum.auto()
-    #: Another thread or process is sending it.
+    #: Another thread or process is sending it, or renaming a directory above it.
     HELD = enum.auto()
     #: It was written or removed meanwhile: it is to be sent again.
     CHANGED = enum.auto()
@@ -105,6 +105,8 @@ class Sender:
             record = None if file is None else unsent.unpack(file.metadata)
             if file is None or record is None:
                 return Outcome(End.NOTHING)
+            if self._is_in_renamed_directory(record.path):
+                return Outcome(End.HELD)
             outcome = self._send(file, record, on_conflict)
             self._count(outcome, file.size)
             if outcome.end is not End.SENT:
@@ -113,6 +115,13 @@ class Sender:
             return outcome
         finally:
             mutex.release()
+
+    def _is_in_renamed_directory(self, path: str) -> bool:
+        """Whether a directory above a file is being renamed at the source. Who does that has its mutex."""
+        while path != (path := self._checked.source.parent(path)):
+            if self._store.unsent.mutex(self._versions.key(path)).locked():
+                return True
+        return False
 
     def _count(self, outcome: Outcome, size: int) -> None:
         counter, error = self._store.source_counter, outcome.error

@@ -5,8 +5,10 @@ Concurrency. Any process may send any file of its source; which one does, is dec
 are started when there is something to send, and end when there is nothing left. They are daemons: what a process has
 not sent at its end, the next one does. A forked child has none of its parent's.
 
-Limits. A process that has opened a source before another one was killed takes over what that left, when it next writes
-something itself.
+Crash. What a killed process left is sent by the next one that opens the source; or by one that has it open, with
+``write="back"``: when it writes, and when it opens or lists something, at most once a minute.
+
+Limits. A process that does none of this does not send what others left.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from dogpile_filesystem.store import Store, UnsentFile
 UNSENT = "unsent"
 #: Seconds until a file is tried again that another process was sending, or whose failure could not be noted.
 _LATER = 1.0
-#: Seconds that a thread sleeps at most: other processes write too.
+#: Seconds that a thread sleeps at most, and that a reader has none look: other processes write too, or are killed.
 _LONGEST = 60.0
 #: A listing is good for so many times the seconds that it took.
 _WORTH = 20
@@ -79,6 +81,8 @@ class Uploader:
         self._due_until = 0.0
         # Until when to leave a file alone, by its key, on the monotonic clock.
         self._later: dict[bytes, float] = {}
+        # When a reader is to have a thread look, on that clock. To have two look at once is harmless.
+        self._next_look = self._monotonic() + _LONGEST
 
     def files(self) -> list[tuple[UnsentFile, Record]]:
         """
@@ -99,11 +103,17 @@ class Uploader:
 
     def start(self) -> None:
         """Have threads send what is unsent. Does nothing if they are there already."""
+        self._next_look = self._monotonic() + _LONGEST
         with self._changed:
             self._news += 1
             self._changed.notify()
             if not self._threads:
                 self._start_thread()
+
+    def start_if_late(self) -> None:
+        """As :meth:`start`, at most once a minute: another process may have been killed. Otherwise compares numbers."""
+        if self._monotonic() >= self._next_look:
+            self.start()
 
     def _start_thread(self) -> None:
         if self._is_closed or self._threads >= self._max_uploads:

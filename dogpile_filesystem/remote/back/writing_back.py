@@ -46,6 +46,8 @@ class Unsent(NamedTuple):
     :ivar error: why the last try failed; empty: there was none.
     :ivar next_try: when it is sent, seconds since the epoch.
     :ivar removed: whether it is to be removed.
+    :ivar beside: the path that it goes to, beside a file that somebody else has changed and that is kept: see
+     ``on_conflict``; empty: it goes to ``path``.
     """
 
     path: str
@@ -55,6 +57,7 @@ class Unsent(NamedTuple):
     error: str
     next_try: float
     removed: bool
+    beside: str
 
 
 class WrittenBackFileSystem(OverlaidFileSystem):
@@ -99,7 +102,16 @@ class WrittenBackFileSystem(OverlaidFileSystem):
         :raises OSError: it cannot be listed.
         """
         return [
-            Unsent(record.path, file.size, record.since, record.tries, record.error, record.next_try, record.removed)
+            Unsent(
+                record.path,
+                file.size,
+                record.since,
+                record.tries,
+                record.error,
+                record.next_try,
+                record.removed,
+                record.beside,
+            )
             for file, record in self._pending(is_strict=True)
         ]
 
@@ -218,10 +230,13 @@ class WrittenBackFileSystem(OverlaidFileSystem):
             copy(source, file, callback)
 
     def cp_file(self, path1: str, path2: str, **kwargs: Any) -> None:
-        """Copy a file: at the source, unless one of the two is unsent."""
+        """Copy a file: at the source, unless one of the two is unsent. Of a directory, one is made at the source."""
         source, target = self._strip_protocol(path1), self._strip_protocol(path2)
         if not self._is_unsent(source) and not self._is_unsent(target):
-            super().cp_file(path1, path2, **kwargs)
+            if self._is_implied(source):  # A directory, which the source may not have.
+                self.makedirs(target, exist_ok=True)
+            else:
+                super().cp_file(path1, path2, **kwargs)
         elif not self._is_back:
             self._settle([source, target])
             super().cp_file(path1, path2, **kwargs)

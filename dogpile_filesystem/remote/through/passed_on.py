@@ -110,9 +110,12 @@ class PassedOnFileSystem(ChainedFileSystem):
 
     def find(self, path: str, *args: Any, **kwargs: Any) -> Any:
         """All files below a directory."""
-        if not args and self.listings.expiry and {"refresh"}.issuperset(kwargs):
-            path = self._strip_protocol(path)  # Nobody wants more than names.
-            return self.listings.find(path, **kwargs) or ([path] if self.isfile(path) else [])
+        if not args and self.listings.expiry and {"refresh", "detail"}.issuperset(kwargs):
+            path, detail = self._strip_protocol(path), kwargs.pop("detail", False)
+            found: Any = (self.listings.details if detail else self.listings.find)(path, **kwargs)
+            if found or not self.isfile(path):
+                return found
+            return {path: self.info(path)} if detail else [path]
         if self._is_listed(kwargs):
             return super().find(path, *args, **kwargs)
         return _shown(self.fs.find(self._strip_protocol(path), *args, **kwargs))

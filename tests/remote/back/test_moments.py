@@ -8,9 +8,11 @@ import contextlib
 import errno
 import os
 import shutil
+import threading
 import time
 
 import pytest
+from serving import wait_for
 
 pytest.importorskip("fsspec")
 backed = pytest.importorskip("backed")
@@ -305,6 +307,47 @@ def test_directory_sent_while_renamed(make, source, monkeypatch):
     fs.mv("d", "e", recursive=True)
     fs.flush()
     assert source.files() == {"e/a": b"a", "e/b": b"b", "e/sent": b"sent"}
+
+
+@pytest.mark.parametrize("is_written_before", [True, False])
+def test_sent_while_the_source_renames_the_directory(make, source, monkeypatch, is_written_before):
+    """
+    A file that is to be sent after the source has copied its directory, and before it removes the old one, is not lost:
+    it is renamed too, or stays under the old name.
+    """
+    fs, other = make(), make()
+    source.fs.makedirs("d")
+    source.fs.pipe_file("d/sent", b"sent")
+    if is_written_before:
+        fs.pipe_file("d/a", b"a")
+    rm = fs.fs.rm
+
+    def send_and_rm(*arguments, **options):
+        if not is_written_before:
+            other.pipe_file("d/a", b"a")
+        other.uploader.flush([other.versions.key("d/a")], 0.2)
+        rm(*arguments, **options)
+
+    monkeypatch.setattr(fs.fs, "rm", send_and_rm)
+    fs.mv("d", "e", recursive=True)
+    fs.flush()
+    assert source.files() == {"e/sent": b"sent", "e/a" if is_written_before else "d/a": b"a"}
+
+
+def test_being_sent_when_its_directory_is_renamed(make, source):
+    """A directory is not renamed at the source while one of its files is being sent."""
+    fs, other = make(), make()
+    source.fs.makedirs("d")
+    fs.pipe_file("d/a", b"a")
+    with source.control.holding("put"):
+        sending = threading.Thread(target=other.flush)
+        sending.start()
+        wait_for(lambda: source.control.requests("put"))
+        with pytest.raises(TimeoutError, match="being sent"):
+            fs.mv("d", "e", recursive=True)
+    sending.join()
+    fs.mv("d", "e", recursive=True)
+    assert source.files() == {"e/a": b"a"}
 
 
 def test_written_at_the_end_of_a_rename(make, source, monkeypatch):
