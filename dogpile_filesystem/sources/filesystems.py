@@ -22,6 +22,8 @@ _REPLACING = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "sw
 _IMPLY_DIRECTORIES = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oss", "swift", "memory"}
 #: A listing is made of the links in a page.
 _LIST_LINKS = {"http", "https"}
+#: Their clients have one connection, on which each request waits for its answer.
+_ONE_CONNECTION = {"sftp", "ssh", "ftp"}
 #: Answers of an HTTP server.
 _MISSING_OR_DENIED = {401, 403, 404, 410}
 #: Of its errors, the lowest, and the number beyond the highest.
@@ -80,6 +82,12 @@ def implies_directories(fs: Any) -> bool:
 def lists_all(fs: Any) -> bool:
     """Whether a name that a listing of its directory lacks does not exist."""
     return not protocols_of(fs) & _LIST_LINKS
+
+
+def serves_threads(fs: Any) -> bool:
+    """Whether several threads may use a filesystem at once, as they may all asynchronous ones, such as sshfs."""
+    fs = _unwrapped(fs)
+    return not _names(fs) & _ONE_CONNECTION or bool(fs.async_impl)
 
 
 def honours_ranges(fs: Any, info: Mapping[str, Any] | None = None) -> bool:

@@ -27,6 +27,20 @@ def sshd(tmp_path_factory):
         yield options
 
 
+@pytest.fixture(scope="session")
+def ftpd(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("ftpd")
+    with storage_servers.ftpd(directory) as options:
+        yield directory / "root", options
+
+
+@pytest.fixture(scope="session")
+def webdav_server(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("webdav")
+    with storage_servers.webdav(directory) as url:
+        yield directory / "root", url
+
+
 @pytest.fixture
 def s3(moto):
     """
@@ -56,6 +70,29 @@ def sftp(sshd, tmp_path):
     for made in sftp.SFTPFileSystem._cache.values():
         made.client.close()
     sftp.SFTPFileSystem.clear_instance_cache()
+
+
+@pytest.fixture
+def ftp(ftpd):
+    """
+    A directory on an FTP server.
+    """
+    root, options = ftpd
+    name = f"d{next(_numbers)}"
+    (root / name).mkdir()
+    return Storage("ftp", options, f"/{name}")
+
+
+@pytest.fixture
+def webdav(webdav_server):
+    """
+    A directory on a WebDAV server.
+    """
+    pytest.importorskip("webdav4")
+    root, url = webdav_server
+    name = f"d{next(_numbers)}"
+    (root / name).mkdir()
+    return Storage("webdav", {"base_url": url}, name)
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from dogpile_filesystem.sources import (
     identity_of_stat,
     is_rewritten_in_place,
     says_missing,
+    serves_threads,
     source_identity,
 )
 
@@ -92,6 +93,18 @@ def test_rewritten_in_place(protocol, expected):
     fs = Filesystem()
     fs.protocol = protocol
     assert is_rewritten_in_place(fs) is expected
+
+
+@pytest.mark.parametrize(
+    ("protocol", "is_async", "expected"),
+    [(("sftp", "ssh"), False, False), (("sftp", "ssh"), True, True), ("ftp", False, False), ("s3", True, True)],
+)
+def test_serves_threads(protocol, is_async, expected):
+    """A client with one connection is for one thread, unless it is asynchronous; so is a directory of it."""
+    fs = Filesystem()
+    fs.protocol, fs.async_impl = protocol, is_async
+    assert serves_threads(fs) is expected
+    assert serves_threads(Wrapper(fs)) is expected
 
 
 def test_ranges():
