@@ -28,6 +28,8 @@ _ONE_CONNECTION = {"sftp", "ssh", "ftp"}
 _MISSING_OR_DENIED = {401, 403, 404, 410}
 #: Of its errors, the lowest, and the number beyond the highest.
 _LOWEST, _BEYOND = 400, 600
+#: The answer of an FTP server.
+_FTP_MISSING_OR_DENIED = "550"
 _SAYS_MISSING = (FileNotFoundError, NotADirectoryError, PermissionError)
 #: An HTTP server's answer: insufficient storage.
 _FULL = 507
@@ -118,6 +120,8 @@ def says_missing(error: Exception) -> bool:
             return status in _MISSING_OR_DENIED
     if isinstance(error, _SAYS_MISSING):
         return not isinstance(cause, _BROKEN) and type(cause).__module__.partition(".")[0] != "aiohttp"
+    if type(error).__module__ == "ftplib" and str(error).startswith(_FTP_MISSING_OR_DENIED):
+        return True
     # The package of SMB sets errno, in a class of its own. gcsfs has nothing but a text.
     return isinstance(error, OSError) and (error.errno in _MISSING_ERRNOS or str(error).startswith("Forbidden: "))
 

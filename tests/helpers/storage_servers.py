@@ -43,11 +43,13 @@ class Storage(NamedTuple):
     :ivar protocol: of its filesystem of fsspec.
     :ivar options: of this filesystem.
     :ivar root: the path below which a test puts its files; empty, and the test's own.
+    :ivar directory: where the server has it on this machine; None: nowhere.
     """
 
     protocol: str
     options: Mapping[str, Any]
     root: str
+    directory: Path | None = None
 
 
 @contextlib.contextmanager

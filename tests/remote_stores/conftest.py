@@ -65,7 +65,7 @@ def sftp(sshd, tmp_path):
     fsspec.register_implementation("sftp", sftp.SFTPFileSystem, clobber=True)
     directory = tmp_path / "sftp"
     directory.mkdir()
-    yield Storage("sftp", sshd, str(directory))
+    yield Storage("sftp", sshd, str(directory), directory)
     # One made by the test would keep its connection beyond the server's end.
     for made in sftp.SFTPFileSystem._cache.values():
         made.client.close()
@@ -78,9 +78,9 @@ def ftp(ftpd):
     A directory on an FTP server.
     """
     root, options = ftpd
-    name = f"d{next(_numbers)}"
-    (root / name).mkdir()
-    return Storage("ftp", options, f"/{name}")
+    directory = root / f"d{next(_numbers)}"
+    directory.mkdir()
+    return Storage("ftp", options, f"/{directory.name}", directory)
 
 
 @pytest.fixture
@@ -90,9 +90,10 @@ def webdav(webdav_server):
     """
     pytest.importorskip("webdav4")
     root, url = webdav_server
-    name = f"d{next(_numbers)}"
-    (root / name).mkdir()
-    return Storage("webdav", {"base_url": url}, name)
+    directory = root / f"d{next(_numbers)}"
+    directory.mkdir()
+    # Its client keeps connections that nobody closes.
+    return Storage("webdav", {"base_url": url, "headers": {"Connection": "close"}}, directory.name, directory)
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ Filesystems as sources: what they tell of a file now, and what is known of their
 from __future__ import annotations
 
 import errno
+import ftplib
 import os
 from pathlib import Path
 
@@ -214,6 +215,8 @@ class Response:
         (Exception("broken"), {"code": 1}, False),
         (OSError("denied"), {"errno": errno.EACCES}, True),  # smbprotocol
         (OSError("broken"), {"errno": errno.EIO}, False),
+        (ftplib.error_perm("550 No such file or directory."), {}, True),
+        (ftplib.error_perm("530 Not logged in."), {}, False),
         (NotADirectoryError("a/b"), {}, True),
         (Exception("broken"), {}, False),
     ],
