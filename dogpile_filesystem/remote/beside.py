@@ -29,6 +29,7 @@ from fsspec.spec import AbstractFileSystem
 from dogpile_filesystem.sources import is_rewritten_in_place, protocols_of
 
 _SUFFIX = ".dogpile-part"
+_WEBDAV = {"webdav", "dav"}
 _NAME = re.compile(r"\..*\.[0-9a-f]{16}" + re.escape(_SUFFIX), re.DOTALL)
 #: Bytes of the file's name that the temporary one has. Most filesystems take 255 bytes in all.
 _LONGEST = 200
@@ -87,6 +88,14 @@ def replace(fs: Any, path: str, put: Callable[..., None], token: str, *, is_new:
             refuse_existing(fs, path)
         if fs.isdir(path):  # WebDAV would have the file replace it, with all that is in it.
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+        _rename(fs, temporary, path)
+
+
+def _rename(fs: Any, temporary: str, path: str) -> None:
+    if protocols_of(fs) & _WEBDAV and hasattr(fs, "client"):
+        # The filesystem's own method copies, and refuses to replace.
+        fs.client.move(fs._strip_protocol(temporary), fs._strip_protocol(path), overwrite=True)  # noqa: SLF001 - as it does
+    else:
         fs.mv(temporary, path)
 
 

@@ -15,6 +15,7 @@ from dogpile_filesystem.sources.filesystems import (
     protocols_of,
     says_full,
     says_missing,
+    serves_threads,
     source_identity,
 )
 from dogpile_filesystem.sources.identity import Identity, identity_of_info, identity_of_numbers, identity_of_stat
@@ -32,6 +33,7 @@ __all__ = [
     "protocols_of",
     "says_full",
     "says_missing",
+    "serves_threads",
     "source_identity",
     "url_of",
     "without_secrets",

@@ -188,7 +188,8 @@ class Sender:
             self._conflicts.keep_removed(record)
             return
         try:
-            if self._checked.type(record.path) != "directory":  # WebDAV would remove all that is in it.
+            # WebDAV would remove all that is in a directory. FTP has no error of its own where there is nothing.
+            if self._checked.type(record.path) not in ("", "directory"):
                 self._checked.source.fs.rm_file(record.path)
         except FileNotFoundError:
             pass

@@ -38,7 +38,7 @@ from dogpile_filesystem.remote.beside import (
 from dogpile_filesystem.remote.metadata.listings import Listings
 from dogpile_filesystem.remote.metadata.versions import Version, Versions
 from dogpile_filesystem.remote.source import Source, SourceChanged
-from dogpile_filesystem.sources import is_local, is_rewritten_in_place, protocols_of
+from dogpile_filesystem.sources import is_local, is_rewritten_in_place, protocols_of, says_missing
 from dogpile_filesystem.store import Store
 
 __all__ = ["Uploads", "is_temporary"]
@@ -196,9 +196,14 @@ class Uploads:
         :raises Exception: whatever the source raises.
         """
         fs = self._source.fs
-        if is_rewritten_in_place(fs):
-            with contextlib.suppress(FileNotFoundError), self._source.request():
+        if not is_rewritten_in_place(fs):
+            return
+        try:
+            with self._source.request():
                 fs.rm_file(temporary_path(path, self._token(path, is_held=True)))
+        except Exception as error:
+            if not says_missing(error):  # Not all raise FileNotFoundError.
+                raise
 
     def copy(self, path1: str, path2: str, **options: Any) -> None:
         """
