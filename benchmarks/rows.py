@@ -5,6 +5,8 @@ Rows and tables of the report.
 from __future__ import annotations
 
 import dataclasses
+import statistics
+from collections.abc import Sequence
 
 from rich.table import Table
 
@@ -16,19 +18,37 @@ class Row:
 
     :ivar measured: the figure; None: it was not measured.
     :ivar unit: printed after the limit and the figure.
+    :ivar lowest: of the rounds; None: it is not known.
+    :ivar highest: of the rounds; None: it is not known.
     """
 
     name: str
     limit: float
     measured: float | None
     unit: str
+    lowest: float | None = None
+    highest: float | None = None
 
-    def cells(self) -> tuple[str, str, str, str]:
+    @classmethod
+    def of_rounds(cls, name: str, limit: float, figures: Sequence[float], unit: str) -> Row:
+        """The median of the rounds' figures, with their range; without figures, it was not measured."""
+        if not figures:
+            return cls(name, limit, None, unit)
+        return cls(name, limit, statistics.median(figures), unit, min(figures), max(figures))
+
+    def cells(self) -> tuple[str, str, str, str, str]:
         """The cells of its row in the table."""
         limit = f"{self.limit:.4g}{self.unit}"
         if self.measured is None:
-            return self.name, limit, "not measured", ""
-        return self.name, limit, f"{self.measured:.4g}{self.unit}", "yes" if self.measured <= self.limit else "NO"
+            return self.name, limit, "not measured", "", ""
+        rounds = "" if self.lowest is None else f"{self.lowest:.4g} to {self.highest:.4g}"
+        return (
+            self.name,
+            limit,
+            f"{self.measured:.4g}{self.unit}",
+            rounds,
+            "yes" if self.measured <= self.limit else "NO",
+        )
 
 
 def make_table(title: str, *columns: str) -> Table:
@@ -37,3 +57,11 @@ def make_table(title: str, *columns: str) -> Table:
     for number, column in enumerate(columns):
         table.add_column(column, justify="right" if number else "left", no_wrap=not number)
     return table
+
+
+def to_markdown(table: Table) -> str:
+    """The same table in Markdown. Its title is the header of the first column."""
+    headers = [str(table.title), *(str(column.header) for column in table.columns[1:])]
+    rows = zip(*(column.cells for column in table.columns), strict=True)
+    lines = [headers, ["---"] * len(headers), *([str(cell) for cell in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

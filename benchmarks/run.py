@@ -23,19 +23,24 @@ import click
 from environments import ENVIRONMENTS, HERE, dbm_kind, interpreter, prepare, versions
 from plot import draw
 from report import make_console, show
+from report_calls import USUAL
 from results import Results
 
 #: The names that ``--jobs`` accepts.
-JOBS = ["basic", "open", "mixed", "herd", "raw", "large", "files", "listings", "writing", "pollers"]
-JOBS += ["bound", "trace", "leaks", "tools", "full", "curve"]
+JOBS = ["calls", "open", "mixed", "herd", "raw", "large", "files", "listings", "writing", "pollers"]
+JOBS += ["bound", "trace", "tier", "leaks", "tools", "full", "curve"]
 _CURVE_SIZES = [100, 300, 1000, 3000, 10_000, 30_000, 100_000, 300_000, 1_000_000]
 _CURVE_SYSTEMS = ["floor", "ours", "diskcache-lru", "cachelib", "django", "old"]
 _COMMANDS = {
     "ls --limit 20 --sort used": ["ls", "DIR", "--limit", "20", "--sort", "used"],
     "check": ["check", "DIR"],
 }
-#: The number of timed operations of each kind: smaller for systems whose operations take milliseconds.
-_PEERS = {"diskcache-lru": 3000, "diskcache": 3000, "cachelib": 3000, "django": 500, "dbm": 200}
+#: The systems that are called in turn in one process.
+_INTERLEAVED = ["floor", "ours", "ours-memory", "ours-invalidated", "diskcache-lru", "diskcache", "lmdb", "memory"]
+#: The systems whose operations take milliseconds are measured with few calls.
+_SLOW = ["floor", "cachelib", "django"]
+_FULL = ["floor", "ours", "ours-memory", "diskcache-lru", "diskcache"]
+_MIXED = ["ours", "ours-memory", "diskcache-lru", "diskcache", "lmdb"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +48,7 @@ class Options:
     """The command's options that decide what is measured. ``big`` is in bytes."""
 
     jobs: frozenset[str]
+    calls: int
     max_entries: int
     big: int
     largest: int
@@ -60,15 +66,14 @@ class Step:
 
 def each_round(options: Options, number: int) -> Iterator[Step]:
     """The steps of every round."""
-    if "basic" in options.jobs:
-        yield Step("latency", "peers", {"systems": ["floor", "ours"], "count": 3000})
-        yield Step("latency", "peers", {"systems": ["floor", "ours-invalidated"], "count": 3000})
-        yield Step("latency", "old", {"systems": ["floor", "old"], "count": 100, "block": 10})
-        yield Step("latency", "peers", {"systems": ["diskcache-lru", "ours"], "count": 3000, "block": 100})
-        for peer, count in _PEERS.items():
-            yield Step("latency", "peers", {"systems": ["floor", peer], "count": count, "block": 100})
+    if "calls" in options.jobs:
+        yield from _calls(options)
+    if "full" in options.jobs:
+        for entries in (1000, 10_000, 100_000, 1_000_000):
+            if entries <= options.max_entries:
+                yield Step("full", "peers", {"systems": _FULL, "entries": entries, "count": 2 * options.calls})
     if "mixed" in options.jobs:
-        yield Step("mixed", "peers", {"systems": ["ours", "diskcache-lru"][:: -1 if number % 2 else 1]})
+        yield Step("mixed", "peers", {"systems": _MIXED[:: -1 if number % 2 else 1]})
     if "herd" in options.jobs:
         yield Step("herd", "peers", {"system": "ours"})
         yield Step("herd", "old", {"system": "old"})
@@ -85,6 +90,16 @@ def each_round(options: Options, number: int) -> Iterator[Step]:
         yield Step("writing-streaming", "peers", {})
 
 
+def _calls(options: Options) -> Iterator[Step]:
+    """The steps about single calls."""
+    for keys in (200, 2000, 20_000):
+        for distribution in ("uniform", "zipf"):
+            parameters = {"keys": keys, "distribution": distribution, "count": options.calls}
+            yield Step("calls", "peers", {"systems": _INTERLEAVED, **parameters})
+    yield Step("calls", "peers", {"systems": _SLOW, **USUAL, "count": min(200, options.calls)})
+    yield Step("calls", "old", {"systems": ["floor", "old"], **USUAL, "count": min(100, options.calls)})
+
+
 def _files(big: int) -> Iterator[Step]:
     """
     The steps about files of slow storage.
@@ -99,10 +114,15 @@ def _files(big: int) -> Iterator[Step]:
 
 def once(options: Options) -> Iterator[Step]:
     """The steps that run once, because they take long and alternate the systems or repeat by themselves."""
+    if "calls" in options.jobs:
+        # To fill it takes half a minute.
+        yield Step("calls", "peers", {"systems": ["floor", "dbm"], **USUAL, "count": min(100, options.calls)})
     if "open" in options.jobs:
         yield Step("open", "peers", {"sizes": [100, min(100_000, options.max_entries)]})
     if "trace" in options.jobs:
         yield Step("trace", "peers", {})
+    if "tier" in options.jobs:
+        yield Step("tier", "peers", {})
     if "leaks" in options.jobs:
         yield Step("leaks", "peers", {})
     if "large" in options.jobs:
@@ -122,10 +142,6 @@ def once(options: Options) -> Iterator[Step]:
         for directories in (1, 100):
             yield Step("unchanged", "peers", {"files": files, "directories": directories})
         yield Step("state", "peers", {"paths": options.max_entries})
-    if "full" in options.jobs:
-        for entries in (1000, 10_000, 100_000, 1_000_000):
-            if entries <= options.max_entries:
-                yield Step("full", "peers", {"entries": entries, "count": 50_000})
     if "curve" in options.jobs:
         sizes = [size for size in _CURVE_SIZES if size <= options.max_entries]
         for system in _CURVE_SYSTEMS:
@@ -191,7 +207,18 @@ def _jobs(_context: click.Context, _parameter: click.Parameter, text: str) -> fr
 )
 @click.option("--jobs", default=",".join(JOBS), show_default=True, callback=_jobs, help="What to measure.")
 @click.option(
-    "--max-entries", default=1_000_000, show_default=True, type=click.IntRange(1000), help="Entries in a cache."
+    "--calls",
+    default=5000,
+    show_default=True,
+    type=click.IntRange(10),
+    help="Calls of each operation of each system in a round of the job 'calls'; 'full' makes twice as many.",
+)
+@click.option(
+    "--max-entries",
+    default=100_000,
+    show_default=True,
+    type=click.IntRange(1000),
+    help="The most entries in a cache. With 1000000, the jobs 'full', 'curve', 'tools' and 'pollers' take long.",
 )
 @click.option(
     "--big",
@@ -226,6 +253,7 @@ def main(
     directory: Path,
     rounds: int,
     jobs: frozenset[str],
+    calls: int,
     max_entries: int,
     big: int,
     largest: int,
@@ -235,7 +263,7 @@ def main(
 ) -> None:
     """Measure this project, its peers and the floor; print tables, write results.json and the plots."""
     console = make_console()
-    options = Options(jobs, max_entries, big, largest, bound_seconds)
+    options = Options(jobs, calls, max_entries, big, largest, bound_seconds)
     results = Results(about(directory))
     for environment in ENVIRONMENTS:
         console.print(f"Preparing the environment {environment} ...")
