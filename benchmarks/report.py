@@ -117,6 +117,11 @@ def _other_rows(results: Results) -> Iterator[Row]:
     for cache in ("max_entries", "cache_size"):
         below = results.median(lambda r, c=cache: 100 * (r["exact"] - r[c]), "trace")
         yield Row(f"hit ratio on a Zipf trace, bound by {cache}", 0.35, below, " points below exact LRU")
+    for system in ("ours", "ours-memory"):
+        runs = [result for result in results.of("overwriting", system=system) if "reads" in result]
+        for count in ("wrong", "missing", "older"):
+            most = max((result[count] for result in runs), default=None)
+            yield Row(f"4 processes overwrite 16 keys, 4 read them: {count}, {LABELS[system]}", 0, most, " reads")
     tiers = [result["memory"] / result["size"] for result in results.of("tier") if "memory" in result]
     yield Row.of_rounds("memory of the memory tier", 1.25, tiers, " × memory_size")
     # A leak of one byte per hit is still within the limit.
@@ -202,6 +207,9 @@ def show(results: Results, console: Console) -> None:
     for table in (*call_tables(results), *file_tables(results)):
         console.print(table)
     console.print(_limits(results))
+    loads = [run["load"] for run in results.runs if "load" in run]
+    if loads:
+        console.print(f"Load of the machine before each measurement: {min(loads):.1f} to {max(loads):.1f}.")
     if "dbm" in results.about:
         console.print(f"dogpile.cache.dbm was measured with {results.about['dbm']}, the dbm module of this Python.")
     for package in results.about.get("not installed", {}):

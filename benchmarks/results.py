@@ -20,7 +20,8 @@ class Results:
     The results.
 
     :ivar about: the machine, the versions, and the packages that could not be installed.
-    :ivar runs: for each run of a worker, its ``job``, ``round``, ``parameters``, and ``result`` or ``error``.
+    :ivar runs: for each run of a worker, its ``job``, ``round``, ``parameters``, ``load`` (the
+     processes that wanted to run in the minute before), and ``result`` or ``error``.
     """
 
     about: dict[str, Any]

@@ -24,6 +24,7 @@ JOBS = {
     "leaks": ("jobs.reads", "leaks"),
     "mixed": ("jobs.processes", "mixed"),
     "herd": ("jobs.processes", "herd"),
+    "overwriting": ("jobs.overwriting", "overwriting"),
     "bound": ("jobs.processes", "bound"),
     "moving": ("jobs.raw", "moving"),
     "copying": ("jobs.raw", "copying"),
