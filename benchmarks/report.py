@@ -196,7 +196,7 @@ _TABLES: tuple[tuple[tuple[str, ...], Callable[[Results], Table]], ...] = (
 def make_console() -> Console:
     """A console that is wide enough for the tables, even if the output goes to a file."""
     console = Console()
-    return console if console.is_terminal else Console(width=150)
+    return console if console.is_terminal else Console(width=190)
 
 
 def show(results: Results, console: Console) -> None:

@@ -5,12 +5,12 @@ The figures about single calls and about sets in a full cache, for report.py.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from results import Results
 from rich.table import Table
-from rows import Row, make_table
+from rows import Row, make_table, range_of
 from systems import LABELS
 
 OPERATIONS = ("hit", "miss", "new", "overwrite")
@@ -103,50 +103,49 @@ def summary_tables(results: Results) -> Iterator[Table]:
 def _by_system(
     results: Results, title: str, columns: dict[str, tuple[str, dict[str, Any]]], numbers: Sequence[str]
 ) -> Table:
-    """A table of the systems that were measured beside the floor; its columns: operations with their working sets."""
+    """A table of the systems that have figures in all its columns, which are operations with their working sets."""
     table = make_table(title, "", *columns)
     for system, label in LABELS.items():
-        cells = []
-        for operation, working_set in columns.values():
-
-            def of(number: str, s: str = system, o: str = operation, w: dict[str, Any] = working_set) -> list[float]:
-                if s == "floor":
-                    # As it was beside this project, not beside a system that is measured with fewer calls.
-                    return _microseconds(results.figures("calls", s, (o, number), beside="ours", **w))
-                return results.ratios("calls", s, "floor", (o, number), **w)
-
-            cells.append(_medians(of, numbers))
-        if any(cells):
+        cells = [
+            _medians([_beside_floor(results, system, (operation, number), working_set) for number in numbers])
+            for operation, working_set in columns.values()
+        ]
+        if all(cells):
             table.add_row(f"{label}, µs" if system == "floor" else label, *cells)
     return table
+
+
+def _beside_floor(results: Results, system: str, path: Sequence[str], working_set: dict[str, Any]) -> list[float]:
+    """How often the floor's figure it takes; of the floor itself, microseconds."""
+    if system != "floor":
+        return results.ratios("calls", system, "floor", path, **working_set)
+    # As it was beside this project, not beside a system that is measured with fewer calls.
+    return _microseconds(results.figures("calls", system, path, beside="ours", **working_set))
 
 
 def _full_summary(results: Results) -> Table:
     sizes = [entries for entries in _ENTRIES if any(results.of("full", entries=entries))]
     table = make_table("set in a full cache: p50 / mean / p99", "", *(f"{entries:,}" for entries in sizes))
-
-    def add(label: str, of: Callable[[str, int], list[float]]) -> None:
-        cells = [_medians(lambda number, e=entries: of(number, e), NUMBERS) for entries in sizes]  # type: ignore[misc]
-        if any(cells):
-            table.add_row(label, *cells)
-
     for system, label in LABELS.items():
-        add(
-            f"{label}, µs",
-            lambda number, entries, s=system: _microseconds(results.figures("full", s, (number,), entries=entries)),
-        )
+        found = [[results.figures("full", system, (number,), entries=size) for number in NUMBERS] for size in sizes]
+        cells = [_medians([_microseconds(each) for each in cell]) for cell in found]
+        if any(cells):
+            table.add_row(f"{label}, µs", *cells)
+    peer = "diskcache-lru"
     for system in ("ours", "ours-memory"):
-        add(
-            f"{LABELS[system]}, × {LABELS['diskcache-lru']}",
-            lambda number, entries, s=system: results.ratios("full", s, "diskcache-lru", (number,), entries=entries),
-        )
+        found = [
+            [results.ratios("full", system, peer, (number,), entries=size) for number in NUMBERS] for size in sizes
+        ]
+        cells = [_medians(cell) for cell in found]
+        if any(cells):
+            table.add_row(f"{LABELS[system]}, × {LABELS[peer]}", *cells)
     return table
 
 
-def _medians(of: Callable[[str], list[float]], numbers: Sequence[str]) -> str:
-    """The medians of the numbers in one cell; empty if there are none."""
-    found = [of(number) for number in numbers]
-    return " / ".join(f"{statistics.median(each):.3g}" for each in found if each)
+def _medians(found: list[list[float]]) -> str:
+    """The median of each list in one cell; empty if there are no figures."""
+    medians = [statistics.median(each) for each in found if each]
+    return " / ".join(f"{each:,.0f}" if each >= 100 else f"{each:.3g}" for each in medians)
 
 
 def _microseconds(seconds: list[float]) -> list[float]:
@@ -174,8 +173,13 @@ def _calls(results: Results, working_set: dict[str, Any]) -> Table:
 def _cell(microseconds: list[float], ratios: list[float]) -> str:
     if not microseconds:
         return ""
-    ranged = f" ({statistics.median(ratios):.2f}, {min(ratios):.2f} to {max(ratios):.2f})" if ratios else ""
-    return f"{statistics.median(microseconds):,.1f}{ranged}"
+    return f"{statistics.median(microseconds):,.1f}{f' ({_ranged(ratios)})' if ratios else ''}"
+
+
+def _ranged(figures: list[float]) -> str:
+    """The median of the rounds' figures, and their range if there is one."""
+    median, between = f"{statistics.median(figures):.2f}", range_of(figures)
+    return f"{median}, {between}" if between else median
 
 
 def _full_sets(results: Results) -> Table:
@@ -197,7 +201,7 @@ def _full_sets(results: Results) -> Table:
                 label,
                 f"{entries:,}",
                 *(f"{median[name] * 1e6:,.1f}" for name in NUMBERS),
-                f"{statistics.median(ratios):.2f}, {min(ratios):.2f} to {max(ratios):.2f}" if ratios else "",
+                _ranged(ratios) if ratios else "",
                 *(f"{median[name] * 1e3:.2f}" for name in ("p999", "slowest_mean", "slowest_max")),
                 f"{max(after):,}" if after else "",
             )
@@ -214,6 +218,6 @@ def _mixed(results: Results) -> Table:
                 label,
                 f"{statistics.median(seconds) * 1e6:,.1f}",
                 f"{statistics.median(per_second):,.0f}",
-                f"{min(per_second):,.0f} to {max(per_second):,.0f}",
+                f"{min(per_second):,.0f} to {max(per_second):,.0f}" if len(per_second) > 1 else "",
             )
     return table

@@ -18,37 +18,32 @@ class Row:
 
     :ivar measured: the figure; None: it was not measured.
     :ivar unit: printed after the limit and the figure.
-    :ivar lowest: of the rounds; None: it is not known.
-    :ivar highest: of the rounds; None: it is not known.
+    :ivar rounds: the range of the rounds' figures; empty: there is no more than one.
     """
 
     name: str
     limit: float
     measured: float | None
     unit: str
-    lowest: float | None = None
-    highest: float | None = None
+    rounds: str = ""
 
     @classmethod
     def of_rounds(cls, name: str, limit: float, figures: Sequence[float], unit: str) -> Row:
         """The median of the rounds' figures, with their range; without figures, it was not measured."""
-        if not figures:
-            return cls(name, limit, None, unit)
-        return cls(name, limit, statistics.median(figures), unit, min(figures), max(figures))
+        return cls(name, limit, statistics.median(figures) if figures else None, unit, range_of(figures))
 
     def cells(self) -> tuple[str, str, str, str, str]:
         """The cells of its row in the table."""
         limit = f"{self.limit:.4g}{self.unit}"
         if self.measured is None:
             return self.name, limit, "not measured", "", ""
-        rounds = "" if self.lowest is None else f"{self.lowest:.4g} to {self.highest:.4g}"
-        return (
-            self.name,
-            limit,
-            f"{self.measured:.4g}{self.unit}",
-            rounds,
-            "yes" if self.measured <= self.limit else "NO",
-        )
+        holds = "yes" if self.measured <= self.limit else "NO"
+        return self.name, limit, f"{self.measured:.4g}{self.unit}", self.rounds, holds
+
+
+def range_of(figures: Sequence[float]) -> str:
+    """The lowest and the highest of the rounds' figures; empty for less than two."""
+    return f"{min(figures):.3g} to {max(figures):.3g}" if len(figures) > 1 else ""
 
 
 def make_table(title: str, *columns: str) -> Table:
