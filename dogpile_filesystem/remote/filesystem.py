@@ -149,6 +149,7 @@ class CachedFileSystem(BackFileSystem):
             block_size=self.options.block_size,
             check=self.options.check,
             stale_if_error=self.options.stale_if_error,
+            is_back=self.options.write_back,
         )
         self.blocks = Blocks(
             self.store,

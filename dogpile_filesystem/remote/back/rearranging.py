@@ -15,7 +15,7 @@ import errno
 from collections.abc import Sequence
 from typing import Any
 
-from dogpile_filesystem.remote.back.overlay import Pending, below
+from dogpile_filesystem.remote.back.overlay import Pending, below, is_pattern
 from dogpile_filesystem.remote.back.writing_back import WrittenBackFileSystem
 from dogpile_filesystem.remote.source import SourceChanged
 from dogpile_filesystem.store import UnsentFile
@@ -60,12 +60,14 @@ class BackFileSystem(WrittenBackFileSystem):
         Remove files, or directories with all that is in them.
 
         :raises FileNotFoundError: there is nothing.
+        :raises OSError: nobody can tell what is unsent.
         :raises Exception: whatever the source raises. What was unsent is removed nevertheless.
         """
         targets = self._strip_protocol(path if isinstance(path, list) else [path])
-        pending = [each for target in targets for each in self._pending_change(self._fixed_part(target))]
+        with self._seeing(self._pending_change()):
+            pending = [each for target in targets for each in self._pending(self._fixed_part(target))]
         if not pending:
-            if not recursive and not isinstance(path, list) and not _is_pattern(targets[0]):
+            if not recursive and not isinstance(path, list) and not is_pattern(targets[0]):
                 self._rm_one(path, targets[0])
             else:
                 super().rm(path, recursive=recursive, maxdepth=maxdepth)
@@ -102,7 +104,7 @@ class BackFileSystem(WrittenBackFileSystem):
     @staticmethod
     def _fixed_part(path: str) -> str:
         """The directory in which all matches of a pattern lie; of another path, itself."""
-        if not _is_pattern(path):
+        if not is_pattern(path):
             return path
         at = min(path.index(sign) for sign in "*?[" if sign in path)
         return path[:at].rpartition("/")[0]
@@ -127,26 +129,38 @@ class BackFileSystem(WrittenBackFileSystem):
         """
         Rename files and directories: at the source, and what is unsent of them here.
 
-        :raises OSError: EBUSY: what is unsent has to be sent first, by :meth:`flush`.
+        :raises UploadError: what has to be sent first cannot be.
+        :raises OSError: nobody can tell what is unsent.
         :raises Exception: whatever the source raises.
         """
-        if not self._pending_change():
+        everything = self._pending_change()
+        if not everything:
             super().mv(path1, path2, **kwargs)
             return
-        if isinstance(path1, list) or isinstance(path2, list) or _is_pattern(str(path1)):
+        if isinstance(path1, list) or isinstance(path2, list) or is_pattern(str(path1)):
             self.flush()
             super().mv(path1, path2, **kwargs)
             return
         source, target = self._strip_protocol(path1), self._strip_protocol(path2)
-        mine, theirs = self._pending_change(source), self._pending_change(target)
+        with self._seeing(everything):
+            mine, theirs = self._pending(source), self._pending(target)
+            is_file = bool(mine or theirs) and self.info(source)["type"] != "directory"
+            is_into = is_file and (str(path2).endswith("/") or self._is_directory(target))
         if not mine and not theirs:
             super().mv(path1, path2, **kwargs)
-        elif self.info(source)["type"] != "directory":
-            if str(path2).endswith("/") or self.isdir(target):
-                target = f"{target.rstrip('/')}/{source.rpartition('/')[2]}"
-            self._mv_file(source, target)
+        elif is_file:
+            self._mv_file(source, f"{target.rstrip('/')}/{source.rpartition('/')[2]}" if is_into else target)
         else:
             self._mv_directory(path1, path2, mine, theirs, kwargs)
+
+    def _is_directory(self, path: str) -> bool:
+        """As :meth:`isdir`, which takes any error for a no."""
+        with contextlib.suppress(FileNotFoundError):  # It was removed here.
+            if self._unsent_version(path) is not None:
+                return False
+            if self.fs.isdir(path):
+                return True
+        return self._is_implied(path)
 
     def _mv_file(self, source: str, target: str) -> None:
         """The new name first: a kill leaves both, and never neither."""
@@ -195,7 +209,3 @@ class BackFileSystem(WrittenBackFileSystem):
                 # It was sent in between, and renamed by the source; or removed.
                 with contextlib.suppress(FileNotFoundError):
                     self._mv_file(record.path, new)
-
-
-def _is_pattern(path: str) -> bool:
-    return not {"*", "?", "["}.isdisjoint(path)

@@ -186,8 +186,8 @@ def test_written_while_thread_ends(source, base_dir, monkeypatch):
     fs = source.make(base_dir, write_after=0, max_uploads=1)
     look, written = fs.uploader.files, []
 
-    def look_and_write():
-        found = look()
+    def look_and_write(*arguments):
+        found = look(*arguments)
         if not found and not written:
             written.append("b")
             fs.pipe_file("b", b"")
@@ -406,10 +406,10 @@ def test_written_through_while_an_older_content_is_sent(make, source):
 def test_removed_while_renamed(make, source, monkeypatch):
     """A file that is removed while it is renamed, and made once more, is not taken for a directory."""
     fs, other = make(), make()
-    pending, isfile = fs._pending_change, fs.isfile
+    pending, isfile = fs._pending, fs.isfile
 
-    def look_and_remove(path=""):
-        found = pending(path)
+    def look_and_remove(path="", **options):
+        found = pending(path, **options)
         if path == "b":
             other.rm_file("a")
         return found
@@ -420,7 +420,7 @@ def test_removed_while_renamed(make, source, monkeypatch):
         return found
 
     fs.pipe_file("a", b"first")
-    monkeypatch.setattr(fs, "_pending_change", look_and_remove)
+    monkeypatch.setattr(fs, "_pending", look_and_remove)
     monkeypatch.setattr(fs, "isfile", look_and_write)
     with pytest.raises(FileNotFoundError):
         fs.mv("a", "b")
