@@ -164,10 +164,12 @@ class Errnos:
     :param check: makes a :class:`Check`, of an operation, a case, and whether it was done.
     :cvar errnos: the errors.
     :cvar most: how many calls of one place meet each.
+    :cvar lasting: whether all calls from there on meet it.
     """
 
     errnos = _ERRNOS
     most = 1
+    lasting: tuple[bool, ...] = (False, True)
 
     def __init__(self, operation: Any, directory: str, check: Any = Check) -> None:
         self.operation = operation
@@ -185,7 +187,7 @@ class Errnos:
         for number in injection.thinned(calls, self.most):
             for code in self.errnos:
                 if injection.can_fail_with(code)(calls[number - 1]):
-                    for lasting in (False, True):
+                    for lasting in self.lasting:
                         self.fail(code, number, calls[number - 1], lasting=lasting)
         return {"calls": len(calls), "cases": self.cases, "struck": self.struck, "done": self.done, "wrong": self.wrong}
 

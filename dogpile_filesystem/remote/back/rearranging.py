@@ -20,6 +20,9 @@ from dogpile_filesystem.remote.back.writing_back import WrittenBackFileSystem
 from dogpile_filesystem.remote.source import SourceChanged
 from dogpile_filesystem.store import UnsentFile
 
+#: How often to begin anew to remove a directory in which others remove files.
+_TRIES = 100
+
 
 class BackFileSystem(WrittenBackFileSystem):
     """
@@ -90,9 +93,17 @@ class BackFileSystem(WrittenBackFileSystem):
                 self._accept_removal(record.path)
                 self.sender.send(file.key)
         for each in path if isinstance(path, list) else [path]:
-            # The source has nothing of it, perhaps.
-            with contextlib.suppress(FileNotFoundError):
-                super().rm(each, recursive=True)
+            self._rm_at_source(each)
+
+    def _rm_at_source(self, path: Any) -> None:
+        """Remove what the source has of a path. It ends early when a file is gone that another thread has removed."""
+        for _ in range(_TRIES):
+            try:
+                return super().rm(path, recursive=True)
+            except FileNotFoundError:
+                if not self.fs.exists(self._strip_protocol(path)):  # It had nothing of it, perhaps.
+                    return None
+        raise SourceChanged(path)
 
     def _rm_one(self, path: Any, target: str) -> None:
         with self.uploads.holding(target):

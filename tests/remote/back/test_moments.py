@@ -403,6 +403,25 @@ def test_written_through_while_an_older_content_is_sent(make, source):
     assert source.files() == {}
 
 
+def test_removed_by_a_thread_in_a_directory(fs, source, monkeypatch):
+    """A directory goes, though the thread that sends removes a file in it, so that the source ends early."""
+    fs.pipe_file("d/sent", b"content")
+    fs.flush()
+    fs.pipe_file("d/a", b"content")
+    remove, ended = fs.fs.rm, []
+
+    def end_early(*arguments, **options):
+        if not ended:
+            ended.append(True)
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        return remove(*arguments, **options)
+
+    monkeypatch.setattr(fs.fs, "rm", end_early)
+    fs.rm("d", recursive=True)
+    assert source.files() == {}
+    assert ended
+
+
 def test_removed_while_renamed(make, source, monkeypatch):
     """A file that is removed while it is renamed, and made once more, is not taken for a directory."""
     fs, other = make(), make()
