@@ -177,7 +177,9 @@ class UnsentFiles:
         :raises OSError: they cannot be listed.
         """
         self._directory.look(make=True)
-        if not self._directory.has(UNSENT_DIRECTORY):
+        try:
+            os.stat(UNSENT_DIRECTORY, dir_fd=self._directory.require(), follow_symlinks=False)
+        except FileNotFoundError:
             return []
         ledger = self._means.ledger()
         names = self._names()

@@ -107,6 +107,28 @@ def test_readers(fs, make, unreadable, monkeypatch, write):
     assert reader.cat_file("a") == b"new"
 
 
+def test_directory_that_cannot_be_looked_at(make, source, monkeypatch):
+    """Where nobody can tell whether something is unsent at all, a rename raises, and takes no older content."""
+    fs = make()
+    fs.pipe_file("a", b"old")
+    fs.flush()
+    fs.pipe_file("a", b"new")
+    real = os.stat
+
+    def refuse(path, *arguments, **options):
+        if path == "unsent":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(path, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        replace_here(patch, os, "stat", refuse)
+        with pytest.raises(OSError, match="Input/output"):
+            fs.mv("a", "b")
+    fs.mv("a", "b")
+    fs.flush()
+    assert source.files() == {"b": b"new"}
+
+
 def test_no_descriptors(make, monkeypatch):
     """Where nothing is unsent, readers need no descriptor to know it: they get the source's bytes."""
     fs = make()
