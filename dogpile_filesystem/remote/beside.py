@@ -126,11 +126,14 @@ def _renames(fs: Any) -> bool:
     return type(fs).mv is not AbstractFileSystem.mv or "memory" in protocols_of(fs)
 
 
-def replace_local(content: str, path: str, token: str, *, is_new: bool) -> os.stat_result | None:
+def replace_local(
+    content: str, path: str, token: str, *, is_new: bool, is_durable: bool = False
+) -> os.stat_result | None:
     """
     Put a local file at a local path: it appears there when it is whole, with the mode of the file that it replaces.
 
     :param content: the path of what is to be put.
+    :param is_durable: whether it is synced before it has its name: no power cut leaves a part under that.
     :return: what the new file is, before it had its name; None: it had to be written in place.
     :raises FileExistsError: as :func:`replace`.
     :raises OSError: it cannot be written.
@@ -157,6 +160,8 @@ def replace_local(content: str, path: str, token: str, *, is_new: bool) -> os.st
         with created, open(content, "rb") as source:
             shutil.copyfileobj(source, created, 1 << 20)
             created.flush()
+            if is_durable:
+                os.fsync(created.fileno())
             made = os.fstat(created.fileno())
         if is_new:
             os.link(temporary, path)

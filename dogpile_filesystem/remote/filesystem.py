@@ -153,6 +153,7 @@ class CachedFileSystem(BackFileSystem):
             block_size=options.block_size,
             check=options.check,
             stale_if_error=options.stale_if_error,
+            is_back=options.write_back,
         )
         self.listings = Listings(
             store,

@@ -162,6 +162,13 @@ def is_local(fs: Any) -> bool:
     return type(fs).__module__ == "fsspec.implementations.local"
 
 
+def local_path(fs: Any, path: str) -> str | None:
+    """Where a file of a filesystem lies on this machine; None: elsewhere. Directories of a local filesystem count."""
+    while type(fs).__module__ == "fsspec.implementations.dirfs":
+        path, fs = fs._join(fs._strip_protocol(path)), fs.fs  # noqa: SLF001 - as it does itself
+    return str(fs._strip_protocol(path)) if is_local(fs) else None  # noqa: SLF001 - likewise
+
+
 def _local(fs: Any, path: str, info: Mapping[str, Any] | None) -> tuple[dict[str, Any], Identity]:
     info = fs.info(path) if info is None else info
     found = _stat(fs._strip_protocol(path))  # noqa: SLF001 - the path as the filesystem itself uses it

@@ -4,7 +4,8 @@ Sending one unsent file to its source, with the checks that belong to it.
 Concurrency. Who sends a file holds its mutex, so that one process does, and no older content comes after a newer one. A
 file that is written or removed meanwhile stays unsent, and is sent again.
 
-Crash. The record goes last. A file whose process is killed before that is sent once more.
+Crash. The record goes last. A file whose process is killed before that is sent once more. If the source lies on this
+machine, what was put or removed there is synced first: after a power cut, the source or the record has it.
 """
 
 from __future__ import annotations
@@ -94,7 +95,7 @@ class Sender:
         Send a file, if nobody else does. Errors of the source are in the outcome, and in the file's record.
 
         :param on_conflict: instead of what this object was made with; None: that.
-        :raises OSError: the record cannot be removed. The file is sent once more then.
+        :raises OSError: the record cannot be read or removed. The file is sent, perhaps once more, later.
         """
         on_conflict = on_conflict or self._on_conflict
         mutex = self._store.unsent.mutex(key)
@@ -198,6 +199,7 @@ class Sender:
         self._uploads.remove_part(record.path)
         if self._checked.type(record.path) == "file":
             raise OSError(errno.EIO, "the source removed the file, and still has it", record.path)
+        self._checked.sync(record.path)
         self._listings.removed(record.path)
 
     def _tell_successor(self, key: bytes, identity: str) -> None:

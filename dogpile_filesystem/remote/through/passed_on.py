@@ -220,6 +220,7 @@ class PassedOnFileSystem(ChainedFileSystem):
         try:
             with self._changing(removed=sources):
                 self.fs.mv(self._strip_protocol(path1), without_prefix(path2), **kwargs)
+                self._sync_changed(written=targets)
         finally:
             with contextlib.suppress(Exception):  # It is not there.
                 targets += self._expand(path2, recursive=True)
@@ -245,10 +246,16 @@ class PassedOnFileSystem(ChainedFileSystem):
         """Change something at the source. Also where that fails, it may have been changed."""
         try:
             yield
+            self._sync_changed(**paths)
         except BaseException:
             self._changed(unknown=[path for each in paths.values() for path in each])
             raise
         self._changed(**paths)
+
+    def _sync_changed(
+        self, removed: Collection[str] = (), written: Collection[str] = (), made: Collection[str] = ()
+    ) -> None:
+        """Have the source keep through a power cut what was changed there. Here it keeps what it keeps by itself."""
 
     def _changed(
         self,

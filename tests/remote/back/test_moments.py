@@ -188,8 +188,8 @@ def test_written_while_thread_ends(source, base_dir, monkeypatch):
     fs = source.make(base_dir, write_after=0, max_uploads=1)
     look, written = fs.uploader.files, []
 
-    def look_and_write():
-        found = look()
+    def look_and_write(*arguments):
+        found = look(*arguments)
         if not found and not written:
             written.append("b")
             fs.pipe_file("b", b"")
@@ -446,13 +446,32 @@ def test_written_through_while_an_older_content_is_sent(make, source):
     assert source.files() == {}
 
 
+def test_removed_by_a_thread_in_a_directory(fs, source, monkeypatch):
+    """A directory goes, though the thread that sends removes a file in it, so that the source ends early."""
+    fs.pipe_file("d/sent", b"content")
+    fs.flush()
+    fs.pipe_file("d/a", b"content")
+    remove, ended = fs.fs.rm, []
+
+    def end_early(*arguments, **options):
+        if not ended:
+            ended.append(True)
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        return remove(*arguments, **options)
+
+    monkeypatch.setattr(fs.fs, "rm", end_early)
+    fs.rm("d", recursive=True)
+    assert source.files() == {}
+    assert ended
+
+
 def test_removed_while_renamed(make, source, monkeypatch):
     """A file that is removed while it is renamed, and made once more, is not taken for a directory."""
     fs, other = make(), make()
-    pending, isfile = fs._pending_change, fs.isfile
+    pending, isfile = fs._pending, fs.isfile
 
-    def look_and_remove(path=""):
-        found = pending(path)
+    def look_and_remove(path="", **options):
+        found = pending(path, **options)
         if path == "b":
             other.rm_file("a")
         return found
@@ -463,7 +482,7 @@ def test_removed_while_renamed(make, source, monkeypatch):
         return found
 
     fs.pipe_file("a", b"first")
-    monkeypatch.setattr(fs, "_pending_change", look_and_remove)
+    monkeypatch.setattr(fs, "_pending", look_and_remove)
     monkeypatch.setattr(fs, "isfile", look_and_write)
     with pytest.raises(FileNotFoundError):
         fs.mv("a", "b")
