@@ -110,6 +110,7 @@ class OverlaidFileSystem(WritingFileSystem):
          left out.
         :raises OSError: it cannot be listed, or a record cannot be read.
         """
+        self._take_over()
         files = self._seen.files
         if files is None:
             files = self.uploader.files() if is_strict else self._readable()
@@ -132,7 +133,6 @@ class OverlaidFileSystem(WritingFileSystem):
         :raises Unreadable: a record cannot be read, and so nobody knows what to change.
         :raises OSError: it cannot be listed, likewise; not when nothing is written back here.
         """
-        self._take_over()
         try:
             return self._pending(path, is_strict=True)
         except Unreadable:
