@@ -525,6 +525,20 @@ def test_again_in_one_thread(read, monkeypatch):
     assert memory.size == sum(kept.charge for kept in memory._entries.values())
 
 
+def test_dropped_by_two_threads(store, read):
+    """When two threads drop the same value, the second drops nothing, not even the one that has come in its place."""
+    keep(read, b"k", b"old")
+    memory = store._memory
+    old = memory._entries[b"k"]
+    for _ in range(2):
+        memory._drop(b"k", old)
+    assert memory.size == 0
+    keep(read, b"k", b"new")
+    memory._drop(b"k", old)
+    assert read(b"k") == b"new"
+    assert read.was_kept
+
+
 def test_threads(make_store):
     """Threads that keep, use and drop values all at once get right ones, and the memory in use is known at the end."""
     store = make_store(memory_size=40_000)
