@@ -212,8 +212,10 @@ class Shard:
         if self.number != UNSENT_SHARD:
             # What was published cannot be taken back. Where this cannot be written, `changing` still stands; an entry
             # that was removed is missed by those who keep it within a second (see memory.py).
-            with contextlib.suppress(OSError):
+            try:  # Not `suppress`, which costs as much again as all else here but the call of the system.
                 self._ledger.generations.changed(name)
+            except OSError:
+                pass
 
     def remove(self, name: str, found: Entry | None = None) -> int:
         """
