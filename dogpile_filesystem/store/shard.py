@@ -23,6 +23,7 @@ Crash. A process killed in between leaves the record too high, until the next vi
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -199,10 +200,15 @@ class Shard:
         Say that an entry is just being replaced: no process trusts what it keeps of it in memory, until
         :meth:`changed`.
 
-        :raises OSError: that cannot be written.
+        :raises OSError: that cannot be written. A limit of file sizes that is too low for the table does not
+         raise: values are stored, and other processes may serve what they keep in memory for a second.
         """
         if self.number != UNSENT_SHARD:
-            self._ledger.generations.changing(name)
+            try:
+                self._ledger.generations.changing(name)
+            except OSError as error:
+                if error.errno != errno.EFBIG:
+                    raise
 
     def changed(self, name: str) -> None:
         """
