@@ -31,7 +31,7 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-from dogpile_filesystem.layout import SHARDS, Place
+from dogpile_filesystem.layout import BLOCK, SHARDS, Place
 from dogpile_filesystem.lockfile import Bound, Ledger, Statistics, Usage
 from dogpile_filesystem.store.directory import Directory
 from dogpile_filesystem.store.listing import Seen
@@ -189,7 +189,10 @@ class Room:
 
     def _is_free(self, size: int) -> bool:
         """Whether ``size`` bytes can be written."""
-        return self._min_free_space is None or self._free_space() - size >= self._min_free_space
+        if self._min_free_space is None:
+            return True
+        # A block more: the lock file may grow by one, for the generation of the entry.
+        return self._free_space() - size - BLOCK >= self._min_free_space
 
     def _free_space(self) -> int:
         found = os.fstatvfs(self._directory.fd)

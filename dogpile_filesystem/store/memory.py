@@ -8,8 +8,10 @@ seen by the next read in every other one.
 Changes that leave no generation are a deletion or replacement of the file by hand, and a process killed between a
 removal and the note of it. They are seen within :data:`_TRUST` seconds: a hit that comes later looks at the file.
 
-The first read of a value keeps it. A set does not: the next read takes the value from its file, under a generation that
-is surely its own.
+A value is kept when it is read the second time within some thousands of reads. To keep it at the first would make each
+read of a value that does not come back half as dear again, and would push out others: on a Zipf trace, a tier for a
+tenth of the values had 70 % of hits so, and has 74 %. A set keeps nothing: the next read takes the value from its file,
+under a generation that is surely its own.
 
 What was not used for longest is dropped first, as the clock algorithm has it: of what has become the oldest, that which
 was used meanwhile starts anew. So a hit moves nothing, and needs no lock.
@@ -44,6 +46,13 @@ _OVERHEAD = 720
 #: A value that takes more than this part of the tier is not kept: it would push out too many others. Its hit costs a
 #: checksum and a copy, beside which what the tier saves is little.
 _LARGEST = 8
+
+#: How many bytes of the tier there are for each byte of the table of values that were read lately. That has a place for
+#: four times as many values as the tier, if they are of 400 bytes.
+_FOR_EACH_PLACE = 256
+
+#: How many digits of a digest say its place there, and its byte.
+_DIGITS = 12
 
 # Of no lock file.
 _NONE = Descriptor()
@@ -111,6 +120,8 @@ class Memory:
     def _start_anew(self) -> None:
         self._entries: OrderedDict[bytes, Kept] = OrderedDict()
         self._size = 0
+        # Which values were read lately: a byte of the digest of each, at the place that the rest of it says; 0: none.
+        self._read_lately = bytearray(max(1, self._most // _FOR_EACH_PLACE))
         # None: there is no lock file that can be used. Then the descriptor is none, too.
         self._ledger: Ledger | None = None
         self._descriptor = _NONE
@@ -164,8 +175,13 @@ class Memory:
         :param name: of the entry.
         :param path: of its file, below the cache directory.
         :param now: on the monotonic clock.
-        :return: to be read, and given to :meth:`keep`; None: it cannot be kept.
+        :return: to be read, and given to :meth:`keep`; None: it is not to be kept, or cannot be.
         """
+        rest, place = divmod(int(name[:_DIGITS], 16), len(self._read_lately))
+        mark = rest % 0xFF + 1
+        if self._read_lately[place] != mark:
+            self._read_lately[place] = mark
+            return None
         if now >= self._until:
             self._look(now)
         ledger = self._ledger
@@ -229,12 +245,10 @@ class Memory:
         """Look for the lock file that is at its path. None is made for a reader."""
         self._until = now + TRUST
         found, directory = None, self._directory
-        if directory.usable.fd < 0:
-            pass  # It is not there, or refused.
-        elif directory.is_local:
+        if directory.is_local:
             with contextlib.suppress(OSError):
                 found = directory.find_ledger()
-        else:
+        elif directory.usable.fd >= 0:
             what = "memory_size has no effect here: it needs a filesystem of this machine, such as ext4, xfs or tmpfs"
             log_once(directory.base_dir, what)
         self._ledger = found

@@ -24,6 +24,7 @@ Crash. A process killed in between leaves the record too high, until the next vi
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
@@ -255,10 +256,15 @@ class Shard:
         Say that an entry is just being replaced: no process trusts what it keeps of it in memory, until
         :meth:`changed`.
 
-        :raises OSError: that cannot be written.
+        :raises OSError: that cannot be written. A limit of file sizes that is too low for the table does not
+         raise: values are stored, and other processes may serve what they keep in memory for a second.
         """
         if self.number != UNSENT_SHARD:
-            self._ledger.generations.changing(name)
+            try:
+                self._ledger.generations.changing(name)
+            except OSError as error:
+                if error.errno != errno.EFBIG:
+                    raise
 
     def changed(self, name: str) -> None:
         """
@@ -268,8 +274,10 @@ class Shard:
         if self.number != UNSENT_SHARD:
             # What was published cannot be taken back. Where this cannot be written, `changing` still stands; an entry
             # that was removed is missed by those who keep it within a second (see memory.py).
-            with contextlib.suppress(OSError):
+            try:  # Not `suppress`, which costs as much again as all else here but the call of the system.
                 self._ledger.generations.changed(name)
+            except OSError:
+                pass
 
     def remove(self, name: str, found: Entry | None = None) -> int:
         """

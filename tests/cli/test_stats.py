@@ -57,6 +57,23 @@ def test_stats(base_dir, run):
     assert told["since"] <= told["time"] <= time.time()
 
 
+def test_stats_of_memory(base_dir, run):
+    """Hits in the memory of processes are shown where there were any."""
+    store = Store(base_dir, memory_size=1 << 20)
+    store.put(b"a", b"value")
+    store.get(b"a")
+    store.get(b"a")
+    store.flush()
+    assert "Memory hits" not in run("stats").stdout
+    store.get(b"a")
+    store.get(b"a")
+    store.flush()
+    (row,) = (line for line in run("stats").stdout.splitlines() if line.startswith("Memory hits"))
+    assert row.split()[2] == "2"
+    total = json.loads(run("stats", "--json").stdout)["total"]
+    assert (total["hits"], total["memory_hits"]) == (4, 2)
+
+
 def test_stats_json_has_all_counts(store, run):
     """JSON has the names of all counts, even before anything has been counted."""
     told = json.loads(run("stats", "--json").stdout)
