@@ -173,11 +173,11 @@ def test_nothing_is_evicted(make_store, usage_on_disk):
 
 def test_new_entry_in_a_full_cache(make_store, usage_on_disk):
     """Where there is no room for a new entry, others are evicted first, and the ledger stays right."""
-    store = make_store(cache_size=2 * BLOCK)
-    for number in range(5):
+    store = make_store(cache_size=30 * BLOCK)
+    for number in range(60):  # Not each eviction visits the shards, and counts them again.
         assert store.put(b"%d" % number, b"value")
         assert store.usage() == usage_on_disk()
-    assert store.usage() == (2 * BLOCK, 2, 257)
+        assert store.usage().size <= 30 * BLOCK
 
 
 def test_empty_entry(store, path, usage_on_disk):
