@@ -184,13 +184,13 @@ class Shard:
         if fd < 0:
             return False
         try:
-            is_whole = in_place.overwrite(fd, length, b"".join(pieces), stamp)
-        except BaseException:  # An interrupt.
-            close_quietly(fd)
-            self.remove_entry(name, Entry(BLOCK))
+            return in_place.overwrite(fd, length, b"".join(pieces), stamp)
+        except BaseException:  # An interrupt: it may be written in part.
+            with contextlib.suppress(OSError):
+                self.remove_entry(name, Entry(BLOCK))
             raise
-        os.close(fd)
-        return is_whole
+        finally:
+            os.close(fd)
 
     def create(self, name: str, pieces: Sequence[Piece], stamp: int, access: Access) -> None:
         """
