@@ -14,7 +14,7 @@ HERE = Path(__file__).parent
 
 #: The packages of each environment, by its name.
 ENVIRONMENTS: dict[str, list[str]] = {
-    "peers": [f"{HERE.parent}[cli,fsspec,inotify]", "diskcache", "cachelib", "Django"],
+    "peers": [f"{HERE.parent}[cli,fsspec,inotify]", "diskcache", "lmdb", "cachelib", "Django"],
     "old": ["dogpile_filesystem==0.2.0", "dogpile.cache"],
 }
 

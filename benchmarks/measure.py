@@ -4,12 +4,16 @@ Measures the time of each operation, and the memory and descriptors of this proc
 
 from __future__ import annotations
 
+import gc
+import itertools
 import os
+import random
 import re
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 #: Bytes per value, unless a job says otherwise.
 VALUE_SIZE = 400
@@ -27,25 +31,47 @@ def seconds_of(call: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def alternate(operations: Mapping[str, Callable[[int], object]], count: int, block: int = 1) -> dict[str, list[float]]:
+def alternate(
+    operations: Mapping[str, Callable[[Any], object]], arguments: Sequence[Any], block: int = 1
+) -> dict[str, list[float]]:
     """
-    Call the operations in turn with the numbers below ``count``, so that a disturbance affects all of them alike.
+    Call the operations in turn with the same arguments, so that a disturbance affects all of them alike.
 
-    :param block: the number of calls of one operation in a row. With 1, each call finds the processor's caches as the
-     other operations left them, which is fair only if the operations are much alike.
-    :returns: name of the operation → seconds of each call.
+    The order is shuffled each time: no operation always finds the processor's caches as the same other one left them.
+    Python collects no garbage meanwhile.
+
+    :param block: the number of calls of one operation in a row. With 1, each call finds the processor's caches as
+     another operation left them, as it does in an application.
+    :returns: name of the operation → seconds of each call, in the order of the arguments.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in operations}
-    forth = [(operation, seconds[name].append) for name, operation in operations.items()]
-    back = forth[::-1]
-    clock = time.perf_counter
-    for start in range(0, count, block):
-        for operation, note in back if start // block % 2 else forth:
-            for number in range(start, min(start + block, count)):
-                before = clock()
-                operation(number)
-                note(clock() - before)
-    return seconds
+    nanoseconds: dict[str, list[int]] = {name: [] for name in operations}
+    turns = [(operation, nanoseconds[name].append) for name, operation in operations.items()]
+    shuffle, clock = random.Random(1).shuffle, time.perf_counter_ns
+    gc.collect()
+    gc.disable()
+    try:
+        for start in range(0, len(arguments), block):
+            shuffle(turns)
+            for operation, note in turns:
+                for argument in arguments[start : start + block]:
+                    before = clock()
+                    operation(argument)
+                    note(clock() - before)
+    finally:
+        gc.enable()
+    return {name: [each / 1e9 for each in found] for name, found in nanoseconds.items()}
+
+
+def drawn(keys: int, count: int, distribution: str) -> list[int]:
+    """
+    Draw the numbers of keys, the same ones on each call.
+
+    :param keys: numbers below this one are drawn.
+    :param count: how many.
+    :param distribution: ``uniform``: all are as likely; ``zipf``: in proportion to 1, 1/2, 1/3 and so on.
+    """
+    weights = {"uniform": itertools.repeat(1, keys), "zipf": (1 / rank for rank in range(1, keys + 1))}[distribution]
+    return random.Random(1).choices(range(keys), cum_weights=list(itertools.accumulate(weights)), k=count)
 
 
 def summary(seconds: list[float]) -> dict[str, float]:

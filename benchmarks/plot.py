@@ -4,6 +4,8 @@ Draws the results: ``set-cost.png`` and ``latency.png``.
 
 from __future__ import annotations
 
+import math
+import statistics
 from pathlib import Path
 
 import click
@@ -11,6 +13,7 @@ import matplotlib as mpl
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
+from report_calls import USUAL
 from results import Results
 from systems import LABELS
 
@@ -35,6 +38,8 @@ _COLORS = {
     "cachelib": "#2ca02c",
     "django": "#ff9f0e",
     "dbm": "#9467bd",
+    "ours-memory": "#f7a8a8",
+    "lmdb": "#bcbd22",
 }
 _OPERATIONS = {"hit": "hit", "new": "set of a new key", "overwrite": "overwrite"}
 
@@ -51,11 +56,12 @@ def _draw_set_cost(results: Results, axes: Axes) -> None:
             costs = [seconds * 1e6 for seconds in result.values()]
             width = 3 if system == "ours" else 1.8
             axes.plot([int(n) for n in result], costs, "o-", color=_COLORS[system], label=label, lw=width, ms=4)
-    full = list(results.of("full"))
-    for system in full[0] if full else ():
-        sizes = [result[system]["before"] for result in full]
-        costs = [result[system]["mean"] * 1e6 for result in full]
-        axes.plot(sizes, costs, "s--", color=_COLORS[system], label=f"{LABELS[system]}, full", lw=1.8, ms=4)
+    sizes = sorted({run["parameters"]["entries"] for run in results.runs if run["job"] == "full" and "result" in run})
+    for system in ("ours", "diskcache-lru"):
+        means = [results.figures("full", system, ("mean",), entries=size) for size in sizes]
+        if any(means):
+            costs = [statistics.median(each) * 1e6 if each else math.nan for each in means]
+            axes.plot(sizes, costs, "s--", color=_COLORS[system], label=f"{LABELS[system]}, full", lw=1.8, ms=4)
     axes.set(xscale="log", yscale="log", xlabel="entries in the cache", ylabel="mean time of a set of a new key")
     axes.set_title("Cost of a set against the number of entries", loc="left", fontweight="bold")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
@@ -65,32 +71,35 @@ def _draw_set_cost(results: Results, axes: Axes) -> None:
 
 
 def _draw_latency(results: Results, axes: Axes) -> None:
-    drawn = [name for name in _COLORS if any(True for _ in results.of("latency", systems=_pair(name)))]
-    width = 0.86 / max(1, len(drawn))
-    for number, system in enumerate(drawn):
-        medians = [
-            results.median(lambda r, s=system, o=operation: r[s][o]["p50"], "latency", systems=_pair(system)) or 0.0
+    medians = {
+        name: [
+            results.figures("calls", name, (operation, "p50"), beside=_beside(name), **USUAL)
             for operation in _OPERATIONS
         ]
+        for name in _COLORS
+    }
+    drawn = [name for name, found in medians.items() if all(found)]
+    width = 0.86 / max(1, len(drawn))
+    for number, system in enumerate(drawn):
         places = [group + (number - (len(drawn) - 1) / 2) * width for group in range(len(_OPERATIONS))]
-        costs = [seconds * 1e6 for seconds in medians]
+        costs = [statistics.median(seconds) * 1e6 for seconds in medians[system]]
         bars = axes.bar(places, costs, width * 0.92, color=_COLORS[system], label=LABELS[system])
         axes.bar_label(bars, [f"{cost:,.0f}" for cost in costs], fontsize=8, padding=2)
     axes.set(yscale="log", ylabel="median time", xticks=range(len(_OPERATIONS)), xticklabels=_OPERATIONS.values())
-    axes.set_title("Latency by operation at 1,000 entries of 400 bytes; bars labelled in µs", loc="left", weight="bold")
+    axes.set_title("Latency by operation with 2,000 keys of 400 bytes; bars labelled in µs", loc="left", weight="bold")
     axes.yaxis.set_major_formatter(FuncFormatter(_microseconds))
     axes.tick_params(axis="x", length=0)
     axes.grid(visible=True, axis="y", color="#e0e0e0")
     axes.legend(fontsize=9, ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.08))
 
 
-def _pair(system: str) -> list[str]:
-    return ["floor", "ours" if system == "floor" else system]
+def _beside(system: str) -> str:
+    return "ours" if system == "floor" else "floor"
 
 
 def draw(results: Results, directory: Path) -> None:
     """Write each plot for which there are results."""
-    plots = {"curve": ("set-cost.png", _draw_set_cost), "latency": ("latency.png", _draw_latency)}
+    plots = {"curve": ("set-cost.png", _draw_set_cost), "calls": ("latency.png", _draw_latency)}
     for job, (name, draw_axes) in plots.items():
         if any(True for _ in results.of(job)):
             with plt.rc_context(_STYLE):

@@ -9,21 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import click
+from report_calls import call_rows, call_tables, summary_tables
 from report_files import file_rows, file_tables
 from results import Results
 from rich.console import Console
 from rich.table import Table
-from rows import Row, make_table
+from rows import Row, make_table, to_markdown
 from systems import LABELS
 
-_OPERATIONS = ("hit", "miss", "new", "overwrite")
 _MIB = 1 << 20
 
 
 def rows(results: Results) -> Iterator[Row]:
     """All figures that have a limit."""
-    yield from _basic_rows(results)
-    yield from _full_rows(results)
+    yield from call_rows(results)
     yield _open_row(results)
     yield from _herd_rows(results)
     yield from _raw_rows(results)
@@ -32,44 +31,6 @@ def rows(results: Results) -> Iterator[Row]:
     yield from _tool_rows(results)
     yield from _poller_rows(results)
     yield from _other_rows(results)
-
-
-def _ratio(results: Results, system: str, base: str, operation: str, number: str = "p50") -> float | None:
-    """The median, over the rounds, of the ratio of two systems within a round; of ``p50`` or ``mean``."""
-    return results.median(
-        lambda r: r[system][operation][number] / r[base][operation][number], "latency", systems=[base, system]
-    )
-
-
-def _basic_rows(results: Results) -> Iterator[Row]:
-    for operation, limit in {"hit": 1.35, "miss": 1.35, "new": 1.6, "overwrite": 1.4}.items():
-        yield Row(f"{operation}, p50", limit, _ratio(results, "ours", "floor", operation), " × floor")
-    yield Row(
-        "hit with FilesystemInvalidation, p50", 1.5, _ratio(results, "ours-invalidated", "floor", "hit"), " × floor"
-    )
-    for operation in ("new", "overwrite"):
-        own, old = (
-            results.median(lambda r, s=system, o=operation: r[s][o]["p50"], "latency", systems=["floor", system])
-            for system in ("ours", "old")
-        )
-        measured = own / old if own and old else None
-        yield Row(f"{operation} at 1,000 entries, p50", 1 / 100, measured, " × 0.2.0")
-    for operation, limit in {"hit": 1 / 3, "new": 1.0}.items():
-        for number in ("p50", "mean"):
-            measured = _ratio(results, "ours", "diskcache-lru", operation, number)
-            yield Row(f"{operation}, {number}", limit, measured, " × diskcache, LRU")
-    measured = results.median(lambda r: r["ours"] / r["diskcache-lru"], "mixed")
-    yield Row("operation of 4 processes, 90 % reads, mean", 1 / 2, measured, " × diskcache, LRU")
-
-
-def _full_rows(results: Results) -> Iterator[Row]:
-    for entries in (1000, 10_000, 100_000, 1_000_000):
-        measured = results.median(lambda r: r["ours"]["mean"] / r["diskcache-lru"]["mean"], "full", entries=entries)
-        yield Row(f"set in a full cache of {entries:,}, mean", 1.2, measured, " × diskcache, LRU")
-    few, many = (results.median(lambda r: r["ours"]["mean"], "full", entries=n) for n in (10_000, 1_000_000))
-    yield Row("set in a full cache of 1,000,000, mean", 1.5, many / few if few and many else None, " × that of 10,000")
-    slowest = results.median(lambda r: r["ours"]["slowest_max"], "full", entries=1_000_000)
-    yield Row("the slowest of these sets", 50, slowest and slowest * 1e3, " ms")
 
 
 def _open_row(results: Results) -> Row:
@@ -154,45 +115,25 @@ def _other_rows(results: Results) -> Iterator[Row]:
     most = max((result["most"] for result in runs), default=None)
     yield Row("the most bytes ever on disk, 8 processes writing", 32, most and most / _MIB, " MiB")
     for cache in ("max_entries", "cache_size"):
-        off = results.median(lambda r, c=cache: 100 * abs(r[c] - r["exact"]), "trace")
-        yield Row(f"hit ratio on a Zipf trace, bound by {cache}", 0.5, off, " points off exact LRU")
+        below = results.median(lambda r, c=cache: 100 * (r["exact"] - r[c]), "trace")
+        yield Row(f"hit ratio on a Zipf trace, bound by {cache}", 0.35, below, " points below exact LRU")
+    for system in ("ours", "ours-memory"):
+        runs = [result for result in results.of("overwriting", system=system) if "reads" in result]
+        for count in ("wrong", "missing", "older"):
+            most = max((result[count] for result in runs), default=None)
+            yield Row(f"4 processes overwrite 16 keys, 4 read them: {count}, {LABELS[system]}", 0, most, " reads")
+    tiers = [result["memory"] / result["size"] for result in results.of("tier") if "memory" in result]
+    yield Row.of_rounds("memory of the memory tier", 1.25, tiers, " × memory_size")
     # A leak of one byte per hit is still within the limit.
     yield Row("memory left behind", 1, results.median(lambda r: r["memory"] / r["hits"], "leaks"), " bytes per hit")
     yield Row("descriptors left behind", 0, results.median(lambda r: r["descriptors"], "leaks"), "")
 
 
 def _limits(results: Results) -> Table:
-    table = make_table("Limits", "", "at most", "measured", "holds")
+    table = make_table("Limits", "", "at most", "measured", "of all rounds", "holds")
     for row in rows(results):
         cells = row.cells()
         table.add_row(*cells, style="red" if cells[-1] == "NO" else "")
-    return table
-
-
-def _latencies(results: Results) -> Table:
-    table = make_table("p50 of values of 400 bytes at 1,000 entries, in µs, and × floor", "", *_OPERATIONS)
-    for system, label in LABELS.items():
-        base = "ours" if system == "floor" else "floor"
-        pair = ["floor", "ours"] if system == "floor" else ["floor", system]
-        cells = []
-        for operation in _OPERATIONS:
-            seconds = results.median(lambda r, s=system, o=operation: r[s][o]["p50"], "latency", systems=pair)
-            ratio = None if base == "ours" else _ratio(results, system, base, operation)
-            cells.append("-" if seconds is None else f"{seconds * 1e6:,.1f}" + (f" ({ratio:.2f})" if ratio else ""))
-        table.add_row(label, *cells)
-    return table
-
-
-def _full_sets(results: Results) -> Table:
-    columns = ("entries", "mean, µs", "p50, µs", "p99.9, ms", "slowest 0.1 %: mean, ms", "max, ms", "entries after")
-    table = make_table("Set of new keys in a full cache", "", *columns)
-    for result in results.of("full"):
-        for system, numbers in result.items():
-            microseconds = [f"{numbers[name] * 1e6:,.1f}" for name in ("mean", "p50")]
-            milliseconds = [f"{numbers[name] * 1e3:.2f}" for name in ("p999", "slowest_mean", "slowest_max")]
-            table.add_row(
-                LABELS[system], f"{numbers['before']:,}", *microseconds, *milliseconds, f"{numbers['after']:,}"
-            )
     return table
 
 
@@ -234,7 +175,7 @@ def _opening(results: Results) -> Table:
 def _details(results: Results) -> Table:
     """All other results; numbers are medians of the rounds, in seconds or bytes."""
     table = make_table("Other figures: seconds, bytes or counts; medians of the rounds", "", "")
-    for job in ("mixed", "moving", "copying", "bound", "trace", "leaks", "removing"):
+    for job in ("moving", "copying", "bound", "trace", "leaks", "removing"):
         runs = list(results.of(job))
         for name in runs[0] if runs else ():
             values = [run[name] for run in runs]
@@ -245,19 +186,17 @@ def _details(results: Results) -> Table:
 
 
 _TABLES: tuple[tuple[tuple[str, ...], Callable[[Results], Table]], ...] = (
-    (("latency",), _latencies),
-    (("full",), _full_sets),
     (("curve",), _curve),
     (("herd",), _herds),
     (("open",), _opening),
-    (("mixed", "moving", "copying", "bound", "trace", "leaks", "removing"), _details),
+    (("moving", "copying", "bound", "trace", "leaks", "removing"), _details),
 )
 
 
 def make_console() -> Console:
     """A console that is wide enough for the tables, even if the output goes to a file."""
     console = Console()
-    return console if console.is_terminal else Console(width=150)
+    return console if console.is_terminal else Console(width=190)
 
 
 def show(results: Results, console: Console) -> None:
@@ -265,13 +204,19 @@ def show(results: Results, console: Console) -> None:
     for jobs, table in _TABLES:
         if any(_has_result(run, job) for run in results.runs for job in jobs):
             console.print(table(results))
-    for table in file_tables(results):
+    for table in (*call_tables(results), *file_tables(results)):
         console.print(table)
     console.print(_limits(results))
+    loads = [run["load"] for run in results.runs if "load" in run]
+    if loads:
+        console.print(f"Load of the machine before each measurement: {min(loads):.1f} to {max(loads):.1f}.")
     if "dbm" in results.about:
         console.print(f"dogpile.cache.dbm was measured with {results.about['dbm']}, the dbm module of this Python.")
     for package in results.about.get("not installed", {}):
         console.print(f"[red]Not measured, since it could not be installed:[/red] {package}", highlight=False)
+    left_out = {pair for run in results.runs for pair in run.get("result", {}).get("left_out", {}).items()}
+    for system, reason in sorted(left_out):
+        console.print(f"[red]Not measured:[/red] {LABELS[system]}: {reason}", highlight=False)
     for run in results.runs:
         if "error" in run:
             console.print(f"[red]Failed:[/red] {run['job']} {run['parameters']}", highlight=False)
@@ -279,9 +224,15 @@ def show(results: Results, console: Console) -> None:
 
 @click.command()
 @click.argument("path", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-def main(path: Path) -> None:
+@click.option("--markdown", is_flag=True, help="Print the tables of single calls in docs/performance.md instead.")
+def main(path: Path, *, markdown: bool) -> None:
     """Print the tables of a results.json again."""
-    show(Results.read(path), make_console())
+    results = Results.read(path)
+    if not markdown:
+        show(results, make_console())
+        return
+    for table in summary_tables(results):
+        click.echo(f"{to_markdown(table)}\n")
 
 
 if __name__ == "__main__":

@@ -44,6 +44,8 @@ def _listing_rows(results: Results) -> Iterator[Row]:
     for base, limit, name in (("source", 1 / 20, "a source of 20 ms a request"), ("dircache", 2, "fsspec's dircache")):
         measured = results.median(lambda r, b=base: r["ours"] / r[b], "listings")
         yield Row(tree, limit, measured, f" × {name}")
+    measured = results.median(lambda r: r["ours detail"] / r["dircache detail"], "listings")
+    yield Row(f"{tree}, detail=True", 2, measured, " × fsspec's dircache")
     for way, name in (("ls", ""), ("ls first", ", read for the first time")):
         measured = results.median(lambda r, w=way: r[w], "listings")
         yield Row(f"ls of 100,000 names, listed{name}", 0.5, measured, " s")

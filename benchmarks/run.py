@@ -7,7 +7,6 @@ Everything is measured in subprocesses. Each round runs all systems, so that eac
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 import json
 import os
@@ -15,7 +14,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -24,113 +23,8 @@ from environments import ENVIRONMENTS, HERE, dbm_kind, interpreter, prepare, ver
 from plot import draw
 from report import make_console, show
 from results import Results
-
-#: The names that ``--jobs`` accepts.
-JOBS = ["basic", "open", "mixed", "herd", "raw", "large", "files", "listings", "writing", "pollers"]
-JOBS += ["bound", "trace", "leaks", "tools", "full", "curve"]
-_CURVE_SIZES = [100, 300, 1000, 3000, 10_000, 30_000, 100_000, 300_000, 1_000_000]
-_CURVE_SYSTEMS = ["floor", "ours", "diskcache-lru", "cachelib", "django", "old"]
-_COMMANDS = {
-    "ls --limit 20 --sort used": ["ls", "DIR", "--limit", "20", "--sort", "used"],
-    "check": ["check", "DIR"],
-}
-#: The number of timed operations of each kind: smaller for systems whose operations take milliseconds.
-_PEERS = {"diskcache-lru": 3000, "diskcache": 3000, "cachelib": 3000, "django": 500, "dbm": 200}
-
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """The command's options that decide what is measured. ``big`` is in bytes."""
-
-    jobs: frozenset[str]
-    max_entries: int
-    big: int
-    largest: int
-    bound_seconds: float
-
-
-@dataclasses.dataclass(frozen=True)
-class Step:
-    """One run of a worker: a job of worker.py, its environment and parameters."""
-
-    job: str
-    environment: str
-    parameters: dict[str, Any]
-
-
-def each_round(options: Options, number: int) -> Iterator[Step]:
-    """The steps of every round."""
-    if "basic" in options.jobs:
-        yield Step("latency", "peers", {"systems": ["floor", "ours"], "count": 3000})
-        yield Step("latency", "peers", {"systems": ["floor", "ours-invalidated"], "count": 3000})
-        yield Step("latency", "old", {"systems": ["floor", "old"], "count": 100, "block": 10})
-        yield Step("latency", "peers", {"systems": ["diskcache-lru", "ours"], "count": 3000, "block": 100})
-        for peer, count in _PEERS.items():
-            yield Step("latency", "peers", {"systems": ["floor", peer], "count": count, "block": 100})
-    if "mixed" in options.jobs:
-        yield Step("mixed", "peers", {"systems": ["ours", "diskcache-lru"][:: -1 if number % 2 else 1]})
-    if "herd" in options.jobs:
-        yield Step("herd", "peers", {"system": "ours"})
-        yield Step("herd", "old", {"system": "old"})
-        yield Step("herd", "peers", {"system": "dbm"})
-    if "raw" in options.jobs:
-        yield Step("moving", "peers", {"big": options.big})
-        yield Step("copying", "peers", {"big": options.big})
-    if "files" in options.jobs:
-        yield from _files(options.big)
-    if "listings" in options.jobs:
-        yield Step("listings", "peers", {"directories": 1000, "names": 1000})
-    if "writing" in options.jobs:
-        yield Step("writing-closing", "peers", {})
-        yield Step("writing-streaming", "peers", {})
-
-
-def _files(big: int) -> Iterator[Step]:
-    """
-    The steps about files of slow storage.
-
-    :param big: bytes of a large file.
-    """
-    yield Step("files-cold", "peers", {"size": 64 << 20})
-    for job in ("first-byte", "touched", "memory", "in-order", "at-random"):
-        yield Step(f"files-{job}", "peers", {"size": big})
-    yield Step("files-small", "peers", {})
-
-
-def once(options: Options) -> Iterator[Step]:
-    """The steps that run once, because they take long and alternate the systems or repeat by themselves."""
-    if "open" in options.jobs:
-        yield Step("open", "peers", {"sizes": [100, min(100_000, options.max_entries)]})
-    if "trace" in options.jobs:
-        yield Step("trace", "peers", {})
-    if "leaks" in options.jobs:
-        yield Step("leaks", "peers", {})
-    if "large" in options.jobs:
-        for size in sorted({1 << 20, 200 << 20, options.largest}):
-            if size <= options.largest:
-                yield Step("large", "peers", {"size": size, "repeats": 15 if size <= 1 << 20 else 5})
-    if "bound" in options.jobs:
-        yield Step("bound", "peers", {"seconds": options.bound_seconds})
-    if "tools" in options.jobs:
-        yield Step("reading", "peers", {"entries": options.max_entries, "commands": {"stats": ["stats", "DIR"]}})
-        entries = min(100_000, options.max_entries)
-        yield Step("reading", "peers", {"entries": entries, "commands": _COMMANDS})
-        # A ninth of the keys.
-        yield Step("removing", "peers", {"entries": entries, "prefix": "k1"})
-    if "pollers" in options.jobs:
-        files = min(100_000, options.max_entries)
-        for directories in (1, 100):
-            yield Step("unchanged", "peers", {"files": files, "directories": directories})
-        yield Step("state", "peers", {"paths": options.max_entries})
-    if "full" in options.jobs:
-        for entries in (1000, 10_000, 100_000, 1_000_000):
-            if entries <= options.max_entries:
-                yield Step("full", "peers", {"entries": entries, "count": 50_000})
-    if "curve" in options.jobs:
-        sizes = [size for size in _CURVE_SIZES if size <= options.max_entries]
-        for system in _CURVE_SYSTEMS:
-            environment = "old" if system == "old" else "peers"
-            yield Step("curve", environment, {"system": system, "sizes": sizes})
+from steps import JOBS, Options, Step, each_round, once
+from systems import SYSTEMS
 
 
 def run(step: Step, directory: Path) -> dict[str, Any]:
@@ -171,12 +65,17 @@ def _size(_context: click.Context, _parameter: click.Parameter, text: str) -> in
     return int(text[:-3]) * unit
 
 
-def _jobs(_context: click.Context, _parameter: click.Parameter, text: str) -> frozenset[str]:
-    jobs = frozenset(text.split(","))
-    if unknown := jobs - set(JOBS):
-        msg = f"{', '.join(sorted(unknown))}: known are {', '.join(JOBS)}"
-        raise click.BadParameter(msg)
-    return jobs
+def _some_of(known: Iterable[str]) -> Callable[[click.Context, click.Parameter, str], frozenset[str]]:
+    """Reads names with commas between them, each of which is known."""
+
+    def read(_context: click.Context, _parameter: click.Parameter, text: str) -> frozenset[str]:
+        names = frozenset(text.split(","))
+        if unknown := names - set(known):
+            msg = f"{', '.join(sorted(unknown))}: known are {', '.join(known)}"
+            raise click.BadParameter(msg)
+        return names
+
+    return read
 
 
 @click.command()
@@ -189,9 +88,27 @@ def _jobs(_context: click.Context, _parameter: click.Parameter, text: str) -> fr
 @click.option(
     "--rounds", default=5, show_default=True, type=click.IntRange(1), help="Number of rounds; figures are medians."
 )
-@click.option("--jobs", default=",".join(JOBS), show_default=True, callback=_jobs, help="What to measure.")
+@click.option("--jobs", default=",".join(JOBS), show_default=True, callback=_some_of(JOBS), help="What to measure.")
 @click.option(
-    "--max-entries", default=1_000_000, show_default=True, type=click.IntRange(1000), help="Entries in a cache."
+    "--systems",
+    default=",".join(SYSTEMS),
+    show_default=True,
+    callback=_some_of(SYSTEMS),
+    help="What the job 'calls' measures, always beside the floor.",
+)
+@click.option(
+    "--calls",
+    default=5000,
+    show_default=True,
+    type=click.IntRange(10),
+    help="Calls of each operation of each system in a round of the job 'calls'; 'full' makes twice as many.",
+)
+@click.option(
+    "--max-entries",
+    default=100_000,
+    show_default=True,
+    type=click.IntRange(1000),
+    help="The most entries in a cache. With 1000000, the jobs 'full', 'curve', 'tools' and 'pollers' take long.",
 )
 @click.option(
     "--big",
@@ -207,7 +124,9 @@ def _jobs(_context: click.Context, _parameter: click.Parameter, text: str) -> fr
     callback=_size,
     help="The largest value of the job 'large', which takes five times its size of memory.",
 )
-@click.option("--bound-seconds", default=30.0, show_default=True, help="Seconds for which the job 'bound' writes.")
+@click.option(
+    "--seconds", default=60.0, show_default=True, help="Seconds for which the jobs 'bound' and 'overwriting' write."
+)
 @click.option(
     "--output",
     default=HERE / ".results",
@@ -226,16 +145,18 @@ def main(
     directory: Path,
     rounds: int,
     jobs: frozenset[str],
+    systems: frozenset[str],
+    calls: int,
     max_entries: int,
     big: int,
     largest: int,
-    bound_seconds: float,
+    seconds: float,
     output: Path,
     plots: Path,
 ) -> None:
     """Measure this project, its peers and the floor; print tables, write results.json and the plots."""
     console = make_console()
-    options = Options(jobs, max_entries, big, largest, bound_seconds)
+    options = Options(jobs, systems, calls, max_entries, big, largest, seconds)
     results = Results(about(directory))
     for environment in ENVIRONMENTS:
         console.print(f"Preparing the environment {environment} ...")
@@ -253,10 +174,11 @@ def main(
     steps += [(0, step) for step in once(options)]
     for count, (number, step) in enumerate(steps, 1):
         console.print(f"{count}/{len(steps)} round {number + 1}: {step.job} {step.parameters}", highlight=False)
+        load = os.getloadavg()[0]
         outcome = run(step, directory.resolve())
         if "error" in outcome:
             console.print(f"[red]{step.job} failed:[/red] {outcome['error']}", highlight=False)
-        results.runs.append({"job": step.job, "round": number, "parameters": step.parameters} | outcome)
+        results.runs.append({"job": step.job, "round": number, "parameters": step.parameters, "load": load} | outcome)
         results.write(path)
 
     show(results, console)

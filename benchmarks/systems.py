@@ -11,7 +11,8 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import os
-from collections.abc import Callable, Iterable
+import warnings
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 #: A bound that no job reaches: of bytes, or of entries.
@@ -76,10 +77,23 @@ def floor(directory: str) -> System:
     return _of_region(open_region("floor", {"base_dir": directory}))
 
 
-def ours(directory: str, cache_size: int | None = _HUGE, max_entries: int | None = None) -> System:
-    """This project; ``cache_size`` in bytes."""
-    arguments = {"base_dir": directory, "cache_size": cache_size, "max_entries": max_entries}
+def ours(directory: str, **arguments: Any) -> System:
+    """This project, with other arguments of its backend; by default, without a bound and without a memory tier."""
+    arguments = {"base_dir": directory, "cache_size": _HUGE, "memory_size": 0, **arguments}
     return _of_region(open_region("paylogic.filesystem", arguments))
+
+
+def ours_memory(directory: str, memory_size: int | str = "64MiB", **arguments: Any) -> System:
+    """
+    This project with a memory tier.
+
+    :param memory_size: the default has room for all keys of the jobs.
+    :raises UserWarning: the installed version has no memory tier.
+    """
+    with warnings.catch_warnings():
+        # An argument that a backend does not know is ignored with a warning.
+        warnings.simplefilter("error", UserWarning)
+        return ours(directory, memory_size=memory_size, **arguments)
 
 
 def ours_invalidated(directory: str) -> System:
@@ -94,6 +108,18 @@ def old(directory: str) -> System:
     """dogpile_filesystem 0.2.0."""
     region = open_region("paylogic.filesystem", {"base_dir": directory, "cache_size": _HUGE})
     return dataclasses.replace(_of_region(region), fill=_fill_without(region.backend, "prune", region.set))
+
+
+def lmdb(directory: str) -> System:
+    """LMDB, see lmdb_backend.py."""
+    importlib.import_module("lmdb_backend")
+    region = open_region("lmdb", {"path": directory})
+    return dataclasses.replace(_of_region(region), close=region.backend.close)
+
+
+def memory(_: str) -> System:
+    """The backend of dogpile.cache that keeps pickled values in a dictionary of the process."""
+    return _of_region(open_region("dogpile.cache.memory_pickle", {}))
 
 
 def dbm(directory: str) -> System:
@@ -141,12 +167,15 @@ def django(directory: str, max_entries: int = _HUGE) -> System:
 SYSTEMS: dict[str, Callable[[str], System]] = {
     "floor": floor,
     "ours": ours,
+    "ours-memory": ours_memory,
     "ours-invalidated": ours_invalidated,
     "old": old,
     "diskcache-lru": diskcache_lru,
     "diskcache": diskcache_default,
     "cachelib": cachelib,
     "django": django,
+    "lmdb": lmdb,
+    "memory": memory,
     "dbm": dbm,
 }
 
@@ -154,12 +183,15 @@ SYSTEMS: dict[str, Callable[[str], System]] = {
 LABELS: dict[str, str] = {
     "floor": "floor (no lock, no bound)",
     "ours": "this project",
+    "ours-memory": "this project, memory tier",
     "ours-invalidated": "this project, FilesystemInvalidation",
     "old": "dogpile_filesystem 0.2.0",
     "diskcache-lru": "diskcache, LRU",
     "diskcache": "diskcache, default policy",
     "cachelib": "cachelib",
     "django": "Django",
+    "lmdb": "LMDB (no bound)",
+    "memory": "a dictionary (one process)",
     "dbm": "dogpile.cache.dbm",
 }
 
@@ -169,3 +201,20 @@ def open_system(name: str, directory: str) -> System:
     path = os.path.join(directory, name)
     os.makedirs(path, exist_ok=True)
     return SYSTEMS[name](path)
+
+
+def opened_of(openers: Mapping[str, Callable[[], System]]) -> tuple[dict[str, System], dict[str, str]]:
+    """
+    Open systems.
+
+    :returns: those that could be opened, by name; and for each other name the reason, such as a package that is not
+     installed.
+    """
+    opened: dict[str, System] = {}
+    left_out: dict[str, str] = {}
+    for name, open_ in openers.items():
+        try:
+            opened[name] = open_()
+        except (ImportError, UserWarning) as error:
+            left_out[name] = str(error)
+    return opened, left_out

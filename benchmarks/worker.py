@@ -14,15 +14,17 @@ from typing import Any
 
 #: The module and the name of each job's function, which takes the directory and the parameters.
 JOBS = {
-    "latency": ("jobs.sets", "latency"),
-    "full": ("jobs.sets", "full"),
+    "calls": ("jobs.calls", "calls"),
+    "full": ("jobs.calls", "full"),
     "curve": ("jobs.sets", "curve"),
     "open": ("jobs.reads", "opening"),
     "open-once": ("jobs.reads", "open_once"),
     "trace": ("jobs.reads", "trace"),
+    "tier": ("jobs.reads", "tier"),
     "leaks": ("jobs.reads", "leaks"),
     "mixed": ("jobs.processes", "mixed"),
     "herd": ("jobs.processes", "herd"),
+    "overwriting": ("jobs.overwriting", "overwriting"),
     "bound": ("jobs.processes", "bound"),
     "moving": ("jobs.raw", "moving"),
     "copying": ("jobs.raw", "copying"),

@@ -28,6 +28,7 @@ _KNOWN = (
     "expiration_time",
     "distributed_lock",
     "lock_timeout",
+    "memory_size",
     "file_movable",
     "large_values",
     "dir_mode",
@@ -44,6 +45,7 @@ _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12} | 
 _BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
 _BYTES = "a number of bytes more than 0, a string such as '512MiB' or '10GB', or None for no bound"
+_MEMORY = "a number of bytes, a string such as '64MiB', or 0 or None for none"
 _COUNT = "a whole number more than 0, or None for no bound"
 _SECONDS = "seconds more than 0, a timedelta, or None for never"
 _BOOLEAN = "True or False"
@@ -63,6 +65,7 @@ class Arguments:
     :ivar expiration_time: seconds; None: never.
     :ivar distributed_lock: whether creators in other processes are excluded.
     :ivar lock_timeout: seconds; None: for ever.
+    :ivar memory_size: bytes; 0: none.
     :ivar file_movable: whether files are moved in rather than copied.
     :ivar large_values: whether the backend pickles values itself, without a copy of dogpile's.
     :ivar min_free_space: bytes; None: any.
@@ -76,6 +79,7 @@ class Arguments:
     expiration_time: float | None
     distributed_lock: bool
     lock_timeout: float | None
+    memory_size: int
     file_movable: bool
     large_values: bool
     min_free_space: int | None
@@ -104,6 +108,7 @@ class Arguments:
             expiration_time=parse_seconds("expiration_time", arguments.get("expiration_time")),
             distributed_lock=parse_boolean("distributed_lock", arguments.get("distributed_lock", True)),
             lock_timeout=parse_seconds("lock_timeout", arguments.get("lock_timeout")),
+            memory_size=_memory_size(arguments.get("memory_size", 0)),
             file_movable=parse_boolean("file_movable", arguments.get("file_movable", False)),
             large_values=parse_boolean("large_values", arguments.get("large_values", False)),
             min_free_space=parse_size("min_free_space", arguments.get("min_free_space")),
@@ -185,6 +190,17 @@ def _cache_size(value: object) -> int | None:
         )
         raise ValueError(msg)
     return size
+
+
+def _memory_size(value: object) -> int:
+    if _is_none(value) or (isinstance(value, int | float) and value == 0 and not isinstance(value, bool)):
+        return 0
+    if isinstance(value, str) and value.strip() == "0":
+        return 0
+    try:
+        return parse_size("memory_size", value) or 0
+    except (TypeError, ValueError) as error:
+        raise type(error)(str(error).replace(_BYTES, _MEMORY)) from None
 
 
 def _count(name: str, value: object) -> int | None:

@@ -59,6 +59,7 @@ class _FSBackend(CacheBackend):
             access=self.arguments.access,
             kinds=[self._kind],
             signing_keys=self.arguments.signing_keys,
+            memory_size=self.arguments.memory_size if self._kind == VALUE else 0,
         )
         self.store.open_if_possible()
         report_predecessor(self.arguments.base_dir)
@@ -187,6 +188,12 @@ class GenericFSBackend(_FSBackend, BytesBackend):
      this one and root. Anybody who can write there can run code in this program. Default False.
     :param lock_timeout: seconds that a thread waits while another one creates the value, before it creates the value
      itself. Default None: no limit. A creator that dies does not keep others waiting.
+    :param memory_size: the most bytes of values used last that this backend keeps in the memory of each process, with
+     what Python needs for them; or a string such as ``"64MiB"``. A hit on one of them opens no file, and is as right as
+     any other: the next read sees what another process has changed. What somebody deletes by hand is missed within a
+     second. A value that takes more than an eighth is not kept. None and 0: nothing is kept. Default 0, since each
+     region in each process takes that much. It has no effect on a network filesystem, and on one of an unknown type;
+     the log says so.
     :param large_values: whether this backend pickles values itself. If not, dogpile does, and copies each serialized
      value once more on its way in and out. Use it for values of 1 MiB and more. The entries on the disk are the same.
      dogpile then calls ``get`` and ``set`` of a ``ProxyBackend``, and never ``get_serialized`` and ``set_serialized``:

@@ -41,6 +41,8 @@ _ADVICE = {
 _logged_at: dict[tuple[str, str], float] = {}
 # How many of these are kept before the old ones are dropped.
 _ROOM = 1000
+# What was logged once, with its base_dir.
+_said: set[tuple[str, str]] = set()
 
 
 class Failures:
@@ -101,6 +103,13 @@ def log_error(base_dir: str, error: OSError, what: str) -> None:
     """Log an OSError that no statistics count, unless its cause was logged within the last minute."""
     cause, message = _describe(error, what)
     _log(base_dir, cause, message, time.monotonic())
+
+
+def log_once(base_dir: str, what: str) -> None:
+    """Log something that is no trouble, but should be known, once per process and directory."""
+    if (base_dir, what) not in _said:
+        _said.add((base_dir, what))
+        logger.warning("cache in %s: %s", base_dir, what)
 
 
 def _describe(error: OSError, what: str) -> tuple[str, str]:

@@ -31,6 +31,7 @@ _PREFIX = "dogpile_filesystem_"
 #: The fields of `Counts` that are numbers, and their help texts.
 _COUNTERS = {
     "hits": "Reads that found a value.",
+    "memory_hits": "Hits that were answered from the memory of a process.",
     "misses": "Reads that found no value.",
     "expired": "Misses for which there was an entry, but it was older than expiration_time.",
     "stores": "Values and files stored.",

@@ -46,6 +46,8 @@ RANDOM = [
     "faults/test_faulty_model.py",
     "faults/test_damaged_bytes.py::test_random_damage",
     "faults/test_random_kills.py",
+    "remote/back/test_model.py",
+    "remote/back/test_peers.py",
 ]
 #: A step is a fork with this probability.
 FORK = 0.002

@@ -33,8 +33,8 @@ def in_order(directory: str, size: int, repeats: int = 3) -> dict[str, dict[str,
         files = {"plain": plain, **{name: each.open(path) for name, each in opened.items()}}
         calls = {name: functools.partial(_read_piece, file) for name, file in files.items()}
         count = size // PIECE
-        seconds = measure.alternate({**calls, "ours first": functools.partial(_read_piece, again)}, count, 16)
-        seconds |= measure.alternate(calls, repeats * count, 16)
+        seconds = measure.alternate({**calls, "ours first": functools.partial(_read_piece, again)}, range(count), 16)
+        seconds |= measure.alternate(calls, range(repeats * count), 16)
     return {name: measure.summary(each) for name, each in seconds.items()}
 
 
@@ -64,11 +64,11 @@ def at_random(directory: str, size: int, count: int = 20_000, calls: int = 60) -
             "plain": _pread(plain.fileno(), places),
             **{name: _read(each.open(path), places) for name, each in opened.items()},
         }
-        seconds = measure.alternate(reads, count, 100)
+        seconds = measure.alternate(reads, range(count), 100)
         ranges = {f"{name} ranges": _cat_ranges(each, path, places) for name, each in opened.items()}
         ours_and_plain = {"plain ranges": _pread_all(plain.fileno(), places), "ours ranges": ranges.pop("ours ranges")}
         # One call of a peer may take seconds.
-        whole = measure.alternate(ours_and_plain, calls) | measure.alternate(ranges, 3)
+        whole = measure.alternate(ours_and_plain, range(calls)) | measure.alternate(ranges, range(3))
     seconds |= {name: [each / _PLACES for each in found] for name, found in whole.items()}
     return {name: measure.summary(each) for name, each in seconds.items()}
 
@@ -126,8 +126,8 @@ def small(directory: str, count: int = 3000, size: int = 4096) -> dict[str, dict
         "plain": lambda _: _read_plain(path),
         **{name: functools.partial(_read_whole, each, path) for name, each in caches.items()},
     }
-    measure.alternate(calls, 100)
-    return {name: measure.summary(each) for name, each in measure.alternate(calls, count, 50).items()}
+    measure.alternate(calls, range(100))
+    return {name: measure.summary(each) for name, each in measure.alternate(calls, range(count), 50).items()}
 
 
 def _read_plain(path: str) -> None:

@@ -25,19 +25,23 @@ def trees(directory: str, directories: int, names: int, repeats: int = 7) -> dic
     :param directories: how many there are.
     :param names: in each of them. The large one has as many as all together, up to 100,000.
     :param repeats: how often each is measured. The ways alternate.
-    :returns: median seconds of ``find``: ``ours``; ``dircache``: fsspec's own, in one process; ``source``: a source of
-     20 ms a request, which is asked for 50 directories, the time of which is multiplied. Of ``ls`` of the large one:
-     ``ls``, and ``ls first``: by a filesystem that has not read it before.
+    :returns: median seconds of ``find``: ``ours``; ``dircache``: fsspec's own, in one process; both also with
+     ``detail=True``, as ``ours detail`` and ``dircache detail``; ``source``: a source of 20 ms a request, which is
+     asked for 50 directories, the time of which is multiplied. Of ``ls`` of the large one: ``ls``, and ``ls first``:
+     by a filesystem that has not read it before.
     """
     large = min(100_000, directories * names)
     opened = {"dircache": _source(directories, names), "ours": _kept(directories, names, f"{directory}/tree")}
-    seconds: dict[str, list[float]] = {name: [] for name in (*opened, "ls", "ls first")}
+    detailed = {name: f"{name} detail" for name in opened}
+    seconds: dict[str, list[float]] = {name: [] for name in (*opened, *detailed.values(), "ls", "ls first")}
     for filesystem in opened.values():
         filesystem.find("")
     for _ in range(repeats):
         for name, filesystem in opened.items():
             measure.settle()
             seconds[name].append(measure.seconds_of(lambda each=filesystem: each.find("")))
+            measure.settle()
+            seconds[detailed[name]].append(measure.seconds_of(lambda each=filesystem: each.find("", detail=True)))
     listed = _kept(1, large, f"{directory}/large")
     listed.ls("0")
     for _ in range(repeats):

@@ -4,18 +4,17 @@ The time to open a cache, hit ratios, and the memory and descriptors that reads 
 
 from __future__ import annotations
 
-import itertools
 import json
-import random
 import statistics
 import subprocess
 import sys
 import time
 from collections import OrderedDict
 from pathlib import Path
+from typing import Any
 
 import measure
-from systems import BLOCK, open_region, ours
+from systems import BLOCK, open_region, opened_of, ours, ours_memory
 
 _WORKER = Path(__file__).parent.parent / "worker.py"
 
@@ -66,9 +65,7 @@ def trace(directory: str, requests: int = 100_000, keys: int = 20_000, entries: 
      in memory.
     :returns: cache → hit ratio, 0 to 1.
     """
-    generator = random.Random(1)
-    weights = list(itertools.accumulate(1 / rank for rank in range(1, keys + 1)))
-    names = [f"k{number}" for number in generator.choices(range(keys), cum_weights=weights, k=requests)]
+    names = [f"k{number}" for number in measure.drawn(keys, requests, "zipf")]
     value = measure.value()
     caches = {
         "max_entries": ours(f"{directory}/entries", cache_size=None, max_entries=entries),
@@ -110,3 +107,21 @@ def leaks(directory: str, hits: int = 200_000, keys: int = 1000) -> dict[str, in
         "memory": measure.memory() - memory,
         "descriptors": measure.descriptors() - descriptors,
     }
+
+
+def tier(directory: str, size: int = 16 << 20, keys: int = 200_000) -> dict[str, Any]:
+    """
+    The memory that a memory tier takes, after reads of more keys than it has room for.
+
+    :param size: bytes of its bound.
+    :returns: ``memory``: bytes by which this process has grown; ``size``; or ``left_out``: why there is no tier.
+    """
+    opened, left_out = opened_of({"ours-memory": lambda: ours_memory(directory, memory_size=size)})
+    if left_out:
+        return {"left_out": left_out}
+    ours(directory).fill((f"k{number}" for number in range(keys)), measure.value())
+    (system,) = opened.values()
+    before = measure.memory()
+    for number in range(keys):
+        system.get(f"k{number}")
+    return {"memory": measure.memory() - before, "size": size}

@@ -33,7 +33,9 @@ def closing(directory: str, count: int = 300, size: int = 4096) -> dict[str, dic
         with filesystem.open(f"/{number}", "wb") as file:
             file.write(data)
 
-    seconds = measure.alternate({"ours": write_ours, "plain": lambda number: _write_plain(plain, number, data)}, count)
+    seconds = measure.alternate(
+        {"ours": write_ours, "plain": lambda number: _write_plain(plain, number, data)}, range(count)
+    )
     return {name: measure.summary(each) for name, each in seconds.items()}
 
 

@@ -214,6 +214,8 @@ def _counts(reading: _Reading, rates: _Rates | None) -> Iterator[_Row]:
     if rates is not None and rates.hit_ratio is not None:
         ratio += f", now {rates.hit_ratio:.1%}"
     yield "Hits", f"{counts.hits:,}", each["hits"], ratio
+    if counts.memory_hits:
+        yield "Memory hits", f"{counts.memory_hits:,}", "", "those of the hits without a file"
     yield "Misses", f"{counts.misses:,}", each["misses"], f"{counts.expired:,} expired"
     yield "Stores", f"{counts.stores:,}", each["stores"], formatting.size(counts.stored_bytes)
     yield "Evictions", f"{counts.evictions:,}", each["evictions"], formatting.size(counts.evicted_bytes)

@@ -54,6 +54,7 @@ def as_object(entry: UnsentEntry) -> dict[str, Any]:
         "error": entry.error,
         "is_lasting": entry.is_lasting,
         "next_try": entry.next_try,
+        "beside": entry.beside,
         "protocol": entry.source.get("protocol"),
         "missing_options": entry.source.get("left_out", []),
     }
@@ -65,7 +66,9 @@ def _described(entry: UnsentEntry, now: float) -> str:
     row = _row(
         size, formatting.age(now - entry.since), f"{entry.tries:,}", next_try, formatting.printable(entry.url or "?")
     )
-    return f"{row}\n      {formatting.printable(entry.error)}" if entry.error else row
+    more = [f"is sent as {entry.beside}"] if entry.beside else []
+    more += [entry.error] if entry.error else []
+    return "\n      ".join([row, *map(formatting.printable, more)])
 
 
 def _row(size: str, since: str, tries: str, next_try: str, url: str) -> str:

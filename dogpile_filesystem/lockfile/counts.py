@@ -168,6 +168,7 @@ class Counts:
     What was done.
 
     :ivar hits: reads that found a value. One that the region takes for too old is a hit here.
+    :ivar memory_hits: those of the hits that were answered from the memory of the process (``memory_size``).
     :ivar misses: reads that found none. The second look that dogpile takes when it has got the mutex is not counted;
      with ``distributed_lock=False`` it cannot be told, and a value that is created counts as two misses.
     :ivar expired: those of the misses for which there was an entry, but older than the backend's ``expiration_time``.
@@ -186,6 +187,7 @@ class Counts:
     """
 
     hits: int = 0
+    memory_hits: int = 0
     misses: int = 0
     expired: int = 0
     stores: int = 0

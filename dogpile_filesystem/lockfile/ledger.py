@@ -46,7 +46,9 @@ from dogpile_filesystem.lockfile.format import (
     column_sum,
     write,
 )
+from dogpile_filesystem.lockfile.generations import Generations
 from dogpile_filesystem.lockfile.ranges import RangeLock
+from dogpile_filesystem.lockfile.uses import Uses
 
 # Seconds that a stamp may lie in the future: more than clocks differ. With one beyond, all values would be misses.
 _FUTURE = 60.0
@@ -93,16 +95,20 @@ class Ledger:
 
     :ivar file: the lock file.
     :ivar identity: its device and inode. The lock file itself moves on to another when this one is deleted.
+    :ivar generations: those of the entries.
     :ivar eviction: the lock under which a process evicts.
     :ivar statistics: the lock under which statistics are added.
+    :ivar uses: the last uses of entries.
     """
 
     def __init__(self, file: LockFile) -> None:
         self.file = file
         self._descriptor = file.descriptor
         self.identity = file.identity
+        self.generations = Generations(file.descriptor)
         self.eviction = file.borrow(file_format.EVICT_AT, 1)
         self.statistics = file.borrow(file_format.STATISTICS_GUARD_AT, 1)
+        self.uses = Uses(file)
         self._shards: dict[int, RangeLock] = {}
 
     @classmethod

@@ -75,7 +75,7 @@ class Statistics:
         self._start_anew()
 
     def _start_anew(self) -> None:
-        self.hits = self.misses = self.expired = 0
+        self.hits = self.misses = self.expired = self.memory_hits = 0
         self.stores = self.stored_bytes = self.evictions = self.evicted_bytes = 0
         self.mutex_waits = self.mutex_wait_ns = self.creations_saved = 0
         self.source.start_anew()
@@ -102,11 +102,12 @@ class Statistics:
         """Say that this thread has given its creation mutex back."""
         self.second_looks.pop(threading.get_ident(), None)
 
-    def count_hit(self, digest: str) -> None:
+    def count_hit(self, digest: str, *, from_memory: bool = False) -> None:
         """Count a hit, unless it is a second look."""
         waited = self._take_second_look(digest)
         if waited is None:
             self.hits += 1
+            self.memory_hits += from_memory
         elif waited:
             self.creations_saved += 1
 
@@ -188,6 +189,7 @@ class Statistics:
         causes = dict(self._failures.counts)
         counted = [getattr(self, name) for name in COUNTED]
         counted += [sum(causes.pop(cause, 0) for cause in reported) for reported in _REPORTED]
+        counted.append(self.memory_hits)
         failures = [0] * ERRNOS
         for cause, count in causes.items():
             number = getattr(errno, cause, 0)

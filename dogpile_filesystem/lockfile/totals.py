@@ -47,7 +47,7 @@ from dogpile_filesystem.layout import FILE, VALUE
 from dogpile_filesystem.lockfile.counts import NO_SOURCES, SOURCE_ROOM, Counts, SourceCounts
 from dogpile_filesystem.lockfile.ledger import Bound, Ledger
 
-#: Counted by :class:`.Statistics` itself. Those behind are counted by :class:`.Failures`.
+#: Counted by :class:`.Statistics` itself. Those behind are counted by :class:`.Failures`; and what was added later.
 COUNTED = (
     "hits",
     "misses",
@@ -60,7 +60,7 @@ COUNTED = (
     "mutex_wait_ns",
     "creations_saved",
 )
-COUNTERS = (*COUNTED, "refused", "damaged", "lock_timeouts")
+COUNTERS = (*COUNTED, "refused", "damaged", "lock_timeouts", "memory_hits")
 #: How many counters there is room for, and how many numbers of errnos.
 ROOM, ERRNOS = 16, 256
 UNBOUNDED = Bound(None, None)

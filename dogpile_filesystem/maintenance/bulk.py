@@ -25,9 +25,9 @@ from dogpile_filesystem.store import Damaged, Head, Listing, Shard, Shards, Stor
 #: Rounds after which a removal by last use gives up, because applications store faster than it removes.
 _ROUNDS = 10
 
-#: Whether to remove an entry, by the name of its file, its ``stat`` result, and the descriptor of its shard. It gives
-#: the same answer each time it is asked about the same state of an entry.
-Select = Callable[[str, os.stat_result, int], bool]
+#: Whether to remove an entry, by the name of its file, its last use in nanoseconds since the epoch, and the descriptor
+#: of its shard. It gives the same answer each time it is asked about the same state of an entry.
+Select = Callable[[str, int, int], bool]
 
 
 class Removed(NamedTuple):
@@ -64,7 +64,7 @@ def with_prefix(prefix: bytes, kinds: Collection[int] = (VALUE, FILE)) -> Select
 def with_head(matches: Callable[[Head], bool], kinds: Collection[int]) -> Select:
     """The entries of some kinds whose head matches. Only entries of these kinds are opened."""
 
-    def select(name: str, _found: os.stat_result, fd: int) -> bool:
+    def select(name: str, _used_ns: int, fd: int) -> bool:
         kind = kind_of(name)
         if kind is None or kind.number not in kinds:
             return False
@@ -83,7 +83,7 @@ def unused_since(ns: int) -> Select:
 
     :param ns: nanoseconds since the epoch.
     """
-    return lambda _name, found, _fd: found.st_mtime_ns < ns
+    return lambda _name, used_ns, _fd: used_ns < ns
 
 
 def least_recent(shards: Shards, size: int) -> Select:
@@ -100,18 +100,18 @@ def least_recent(shards: Shards, size: int) -> Select:
         chosen.append((used_ns, name))
         taken += charged
     last_ns = chosen[-1][0] if chosen else 0
-    # Many entries have the same last use on a filesystem that keeps whole seconds: of these, the names decide.
+    # Entries may have the same last use, as on a filesystem that keeps whole seconds: of these, the names decide.
     last = {name for used_ns, name in chosen if used_ns == last_ns}
 
-    def select(name: str, found: os.stat_result, _fd: int) -> bool:
-        return bool(chosen) and (found.st_mtime_ns < last_ns or (found.st_mtime_ns == last_ns and name in last))
+    def select(name: str, used_ns: int, _fd: int) -> bool:
+        return bool(chosen) and (used_ns < last_ns or (used_ns == last_ns and name in last))
 
     return select
 
 
 def any_of(*selects: Select) -> Select:
     """The entries that at least one of the tests selects."""
-    return lambda name, found, fd: any(select(name, found, fd) for select in selects)
+    return lambda name, used_ns, fd: any(select(name, used_ns, fd) for select in selects)
 
 
 # Removing
@@ -182,7 +182,7 @@ def remove_entry(ledger: Ledger, shards: Shards, kind: int, key: bytes) -> Remov
     :raises OSError: the ledger cannot be locked or written.
     """
     where = entry_name(kind, key)
-    return _remove_in_shard(ledger, shards, int(where[:2], 16), lambda name, _found, _fd: name == where)
+    return _remove_in_shard(ledger, shards, int(where[:2], 16), lambda name, _used_ns, _fd: name == where)
 
 
 def shrink(ledger: Ledger, shards: Shards, size: int, on_shard: Callable[[int], object] = lambda _: None) -> Removed:
@@ -212,8 +212,10 @@ def _matching(shards: Shards, select: Select) -> Iterator[str]:
                 yield f"{shard_path(number)}/{name}"
 
 
-def _select(listing: Listing, select: Select) -> dict[str, os.stat_result]:
-    return {name: found for name, found in listing.entries.items() if select(name, found, listing.fd)}
+def _select(listing: Listing, select: Select) -> dict[str, int]:
+    """The entries that are selected, and their last uses."""
+    uses = {name: listing.used_ns(name) for name in listing.entries}
+    return {name: used_ns for name, used_ns in uses.items() if select(name, used_ns, listing.fd)}
 
 
 def _remove_in_shard(ledger: Ledger, shards: Shards, number: int, select: Select) -> Removed:
@@ -227,15 +229,15 @@ def _remove_in_shard(ledger: Ledger, shards: Shards, number: int, select: Select
             return Removed()
         try:
             with shards.locked(ledger, number, listing) as shard:
-                return total(_remove_one(shard, name, seen, select, listing.fd) for name, seen in names.items())
+                return total(_remove_one(shard, name, used_ns, select, listing.fd) for name, used_ns in names.items())
         except TimeoutError:  # Held by a process that was stopped.
             return Removed(failed=len(names))
 
 
-def _remove_one(shard: Shard, name: str, seen: os.stat_result, select: Select, fd: int) -> Removed:
+def _remove_one(shard: Shard, name: str, seen_ns: int, select: Select, fd: int) -> Removed:
     try:
-        found = os.stat(name, dir_fd=fd, follow_symlinks=False)
-        if found.st_mtime_ns != seen.st_mtime_ns and not select(name, found, fd):
+        used_ns = shard.last_use(name, os.stat(name, dir_fd=fd, follow_symlinks=False))
+        if used_ns != seen_ns and not select(name, used_ns, fd):
             return Removed()
         return Removed(1, shard.remove(name))
     except FileNotFoundError:

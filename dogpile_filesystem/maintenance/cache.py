@@ -8,6 +8,7 @@ cache makes and changes nothing.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -40,8 +41,9 @@ class Cache:
         self.access = Access.of(os.stat(base_dir), allows_everybody=True)
         self.directory = Directory(base_dir, self.access)
         self.directory.look()
-        self.shards = Shards(self.directory, time.time)
         self._current = Current(os.path.join(base_dir, LOCK))
+        # Through its own ledger: that of the directory would be made, and mended.
+        self.shards = Shards(self.directory, time.time, functools.partial(_find_ledger, self._current))
 
     def is_new(self) -> bool:
         """Whether nothing has been stored in it yet."""
@@ -55,9 +57,7 @@ class Cache:
 
         :raises OSError: the lock file cannot be read, or is not one of a cache.
         """
-        with contextlib.suppress(FileNotFoundError):
-            return self._current.find()
-        return None
+        return _find_ledger(self._current)
 
     def make_ledger(self) -> Ledger:
         """
@@ -106,6 +106,12 @@ class Cache:
         store.clear()
         is_left = any(name.startswith(CLEARED_PREFIX) for name in os.listdir(self.base_dir))
         return not (store.failures.counts or is_left)
+
+
+def _find_ledger(current: Current) -> Ledger | None:
+    with contextlib.suppress(FileNotFoundError):
+        return current.find()
+    return None
 
 
 def is_cache(path: str) -> bool:

@@ -85,7 +85,7 @@ def find(shards: Shards, kind: int, key: bytes) -> Seen | None:
     where = place(kind, key)
     try:
         with shards.opened(where.shard) as fd:
-            return see(where, fd)
+            return see(where, fd, shards.uses(where.shard))
     except FileNotFoundError:
         return None
 

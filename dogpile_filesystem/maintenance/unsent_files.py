@@ -35,6 +35,7 @@ class UnsentEntry(NamedTuple):
     :ivar error: why the last try failed; empty: there was none.
     :ivar is_lasting: whether that will not pass by itself.
     :ivar next_try: when it is sent, likewise.
+    :ivar beside: the path that it goes to, beside a file that somebody else has changed; empty: it goes to ``path``.
     :ivar source: how the source is made again: its protocol, its options, and the names of options that are missing.
     """
 
@@ -50,6 +51,7 @@ class UnsentEntry(NamedTuple):
     error: str = ""
     is_lasting: bool = False
     next_try: float = 0.0
+    beside: str = ""
     source: Mapping[str, Any] = {}
 
 
@@ -99,6 +101,7 @@ def _told(entry: UnsentEntry, metadata: bytes) -> UnsentEntry:
             error=str(said["error"]),
             is_lasting=bool(said["is_lasting"]),
             next_try=float(said["next_try"]),
+            beside=str(said.get("beside", "")),
             source={
                 "protocol": str(source["protocol"]),
                 "options": source["options"],

@@ -29,6 +29,7 @@ from fsspec.spec import AbstractFileSystem
 from dogpile_filesystem.sources import is_rewritten_in_place, protocols_of
 
 _SUFFIX = ".dogpile-part"
+_WEBDAV = {"webdav", "dav"}
 _NAME = re.compile(r"\..*\.[0-9a-f]{16}" + re.escape(_SUFFIX), re.DOTALL)
 #: Bytes of the file's name that the temporary one has. Most filesystems take 255 bytes in all.
 _LONGEST = 200
@@ -87,6 +88,14 @@ def replace(fs: Any, path: str, put: Callable[..., None], token: str, *, is_new:
             refuse_existing(fs, path)
         if fs.isdir(path):  # WebDAV would have the file replace it, with all that is in it.
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+        _rename(fs, temporary, path)
+
+
+def _rename(fs: Any, temporary: str, path: str) -> None:
+    if protocols_of(fs) & _WEBDAV and hasattr(fs, "client"):
+        # The filesystem's own method copies, and refuses to replace.
+        fs.client.move(fs._strip_protocol(temporary), fs._strip_protocol(path), overwrite=True)  # noqa: SLF001 - as it does
+    else:
         fs.mv(temporary, path)
 
 
@@ -117,11 +126,14 @@ def _renames(fs: Any) -> bool:
     return type(fs).mv is not AbstractFileSystem.mv or "memory" in protocols_of(fs)
 
 
-def replace_local(content: str, path: str, token: str, *, is_new: bool) -> os.stat_result | None:
+def replace_local(
+    content: str, path: str, token: str, *, is_new: bool, is_durable: bool = False
+) -> os.stat_result | None:
     """
     Put a local file at a local path: it appears there when it is whole, with the mode of the file that it replaces.
 
     :param content: the path of what is to be put.
+    :param is_durable: whether it is synced before it has its name: no power cut leaves a part under that.
     :return: what the new file is, before it had its name; None: it had to be written in place.
     :raises FileExistsError: as :func:`replace`.
     :raises OSError: it cannot be written.
@@ -148,6 +160,8 @@ def replace_local(content: str, path: str, token: str, *, is_new: bool) -> os.st
         with created, open(content, "rb") as source:
             shutil.copyfileobj(source, created, 1 << 20)
             created.flush()
+            if is_durable:
+                os.fsync(created.fileno())
             made = os.fstat(created.fileno())
         if is_new:
             os.link(temporary, path)

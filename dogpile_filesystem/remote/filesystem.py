@@ -132,39 +132,44 @@ class CachedFileSystem(BackFileSystem):
         super().__init__(**{name: arguments[name] for name in _FSSPEC if name in arguments})
         self.options = Options.parse({name: arguments[name] for name in (*SHARED, *OWN) if name in arguments})
         source = _source(target_protocol, target_options, fs)
-        shared = self.options.shared
         self.store = _store(self.options)
         self.store.open_if_possible()
+        namespace = self.options.namespace or namespace_of(source)
         self.source = Source(source, self.store.source_counter)
-        places = Places(
-            self.source, self.options.namespace or namespace_of(source), is_shared=self.options.namespace is not None
-        )
-        kept = _kept(self.store, self.source, places, self.options)
+        self._begin_reading(namespace)
+        self._begin_writing(namespace)
+        self._watched = Watched(self)
+
+    def _begin_reading(self, namespace: str) -> None:
+        store, source, options, shared = self.store, self.source, self.options, self.options.shared
+        places = Places(source, namespace, is_shared=options.namespace is not None)
+        kept = _kept(store, source, places, options)
         self.versions = Versions(
-            self.store,
-            self.source,
+            store,
+            source,
             places,
             kept,
-            listings_expiry_time=self.options.listings_expiry_time,
-            block_size=self.options.block_size,
-            check=self.options.check,
-            stale_if_error=self.options.stale_if_error,
-        )
-        self.blocks = Blocks(
-            self.store,
-            self.source,
-            self.versions,
-            lock_timeout=shared.lock_timeout,
-            cache_size=shared.cache_size,
+            listings_expiry_time=options.listings_expiry_time,
+            block_size=options.block_size,
+            check=options.check,
+            stale_if_error=options.stale_if_error,
+            is_back=options.write_back,
         )
         self.listings = Listings(
-            self.store,
-            self.source,
+            store,
+            source,
             self.versions,
             kept,
-            expiry=self.options.listings_expiry_time,
-            stale_if_error=self.options.stale_if_error,
+            expiry=options.listings_expiry_time,
+            stale_if_error=options.stale_if_error,
         )
+        self.blocks = Blocks(
+            store, source, self.versions, lock_timeout=shared.lock_timeout, cache_size=shared.cache_size
+        )
+        self._copies = LocalCopies(self)
+
+    def _begin_writing(self, namespace: str) -> None:
+        shared = self.options.shared
         self.uploads = Uploads(
             self.store,
             self.source,
@@ -173,9 +178,7 @@ class CachedFileSystem(BackFileSystem):
             lock_timeout=shared.lock_timeout,
             cache_size=shared.cache_size,
         )
-        self._copies = LocalCopies(self)
-        self._begin_writing_back(self.options.namespace or namespace_of(source))
-        self._watched = Watched(self)
+        self._begin_writing_back(namespace)
 
     @property
     def fs(self) -> fsspec.AbstractFileSystem:
@@ -230,6 +233,7 @@ class CachedFileSystem(BackFileSystem):
     ) -> Any:
         if mode != "rb":
             return self._open_written(path, mode, autocommit=autocommit, block_size=block_size, **kwargs)
+        self._take_over()
         for _ in range(_CHANGES):
             with contextlib.suppress(SourceChanged):  # An unsent file was sent or replaced in this moment.
                 return self.open_version(self.versions.opened(path))
@@ -272,6 +276,7 @@ class CachedFileSystem(BackFileSystem):
         :raises SourceChanged: the source changes the file each time it is read.
         :raises Exception: whatever the source raises.
         """
+        self._take_over()
         data: bytes = ranges.read(self, self._strip_protocol(path), [(start, end)])[0]
         return data
 
@@ -296,6 +301,7 @@ class CachedFileSystem(BackFileSystem):
         if not isinstance(paths, list):
             msg = "paths: pass a list"
             raise TypeError(msg)
+        self._take_over()
         starts = starts if isinstance(starts, list) else [starts] * len(paths)
         ends = ends if isinstance(ends, list) else [ends] * len(paths)
         if not len(starts) == len(ends) == len(paths):

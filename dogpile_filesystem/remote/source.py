@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dogpile_filesystem.remote.beside import is_temporary
+from dogpile_filesystem.remote.clients import Clients
 from dogpile_filesystem.sources import (
     Identity,
     honours_ranges,
     identity_of_info,
     is_rewritten_in_place,
     protocols_of,
+    says_missing,
     source_identity,
     url_of,
 )
@@ -81,21 +82,21 @@ class Source:
         clock: Callable[[], float] = time.time,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self._fs = fs
+        self._clients = Clients(fs)
         self._counter = counter
         self._clock = clock
         self._sleep = sleep
-        self._pid = os.getpid()
         self.honours_ranges = honours_ranges(fs)
         self.is_rewritten_in_place = is_rewritten_in_place(fs)
 
     @property
     def fs(self) -> AbstractFileSystem:
-        """The filesystem: in a forked child made anew, because connections and event loops are the parent's."""
-        if self._pid != os.getpid():
-            self._fs = type(self._fs)(*self._fs.storage_args, **self._fs.storage_options)
-            self._pid = os.getpid()
-        return self._fs
+        """
+        The filesystem. In a forked child, and for some sources in each thread, it is another one: see clients.py.
+
+        :raises Exception: whatever the source raises when it is connected to.
+        """
+        return self._clients.get()
 
     def url(self, path: str) -> str:
         """The URL of a file, without any secret in it."""
@@ -222,10 +223,14 @@ class Source:
 
     @contextlib.contextmanager
     def request(self) -> Iterator[None]:
-        """Count a request, and its time."""
+        """Count a request, and its time. If it fails, a connection that may be broken is not used again."""
         began = time.monotonic_ns()
         try:
             yield
+        except Exception as error:
+            if not says_missing(error):
+                self._clients.discard()
+            raise
         finally:
             self._counter.requests += 1
             self._counter.request_ns += time.monotonic_ns() - began

@@ -12,9 +12,11 @@ from dogpile_filesystem.sources.filesystems import (
     is_local,
     is_rewritten_in_place,
     lists_all,
+    local_path,
     protocols_of,
     says_full,
     says_missing,
+    serves_threads,
     source_identity,
 )
 from dogpile_filesystem.sources.identity import Identity, identity_of_info, identity_of_numbers, identity_of_stat
@@ -29,9 +31,11 @@ __all__ = [
     "is_local",
     "is_rewritten_in_place",
     "lists_all",
+    "local_path",
     "protocols_of",
     "says_full",
     "says_missing",
+    "serves_threads",
     "source_identity",
     "url_of",
     "without_secrets",

@@ -22,10 +22,14 @@ _REPLACING = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "sw
 _IMPLY_DIRECTORIES = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oss", "swift", "memory"}
 #: A listing is made of the links in a page.
 _LIST_LINKS = {"http", "https"}
+#: Their clients have one connection, on which each request waits for its answer.
+_ONE_CONNECTION = {"sftp", "ssh", "ftp"}
 #: Answers of an HTTP server.
 _MISSING_OR_DENIED = {401, 403, 404, 410}
 #: Of its errors, the lowest, and the number beyond the highest.
 _LOWEST, _BEYOND = 400, 600
+#: The answer of an FTP server.
+_FTP_MISSING_OR_DENIED = "550"
 _SAYS_MISSING = (FileNotFoundError, NotADirectoryError, PermissionError)
 #: An HTTP server's answer: insufficient storage.
 _FULL = 507
@@ -82,6 +86,12 @@ def lists_all(fs: Any) -> bool:
     return not protocols_of(fs) & _LIST_LINKS
 
 
+def serves_threads(fs: Any) -> bool:
+    """Whether several threads may use a filesystem at once, as they may all asynchronous ones, such as sshfs."""
+    fs = _unwrapped(fs)
+    return not _names(fs) & _ONE_CONNECTION or bool(fs.async_impl)
+
+
 def honours_ranges(fs: Any, info: Mapping[str, Any] | None = None) -> bool:
     """
     Whether ``cat_file`` with a start and an end answers these bytes alone.
@@ -110,6 +120,8 @@ def says_missing(error: Exception) -> bool:
             return status in _MISSING_OR_DENIED
     if isinstance(error, _SAYS_MISSING):
         return not isinstance(cause, _BROKEN) and type(cause).__module__.partition(".")[0] != "aiohttp"
+    if type(error).__module__ == "ftplib" and str(error).startswith(_FTP_MISSING_OR_DENIED):
+        return True
     # The package of SMB sets errno, in a class of its own. gcsfs has nothing but a text.
     return isinstance(error, OSError) and (error.errno in _MISSING_ERRNOS or str(error).startswith("Forbidden: "))
 
@@ -148,6 +160,13 @@ def is_local(fs: Any) -> bool:
     """Whether a filesystem is fsspec's own one of local files."""
     # A subclass may lead elsewhere.
     return type(fs).__module__ == "fsspec.implementations.local"
+
+
+def local_path(fs: Any, path: str) -> str | None:
+    """Where a file of a filesystem lies on this machine; None: elsewhere. Directories of a local filesystem count."""
+    while type(fs).__module__ == "fsspec.implementations.dirfs":
+        path, fs = fs._join(fs._strip_protocol(path)), fs.fs  # noqa: SLF001 - as it does itself
+    return str(fs._strip_protocol(path)) if is_local(fs) else None  # noqa: SLF001 - likewise
 
 
 def _local(fs: Any, path: str, info: Mapping[str, Any] | None) -> tuple[dict[str, Any], Identity]:

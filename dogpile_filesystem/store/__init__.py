@@ -7,6 +7,7 @@ May import: lockfile, layout, failures, flusher.
 from dogpile_filesystem.store.access import Access, Refused
 from dogpile_filesystem.store.directory import Directory
 from dogpile_filesystem.store.draft import Draft
+from dogpile_filesystem.store.durable import sync_directory, sync_file
 from dogpile_filesystem.store.entry import Content, signing_key
 from dogpile_filesystem.store.eviction import NoRoom
 from dogpile_filesystem.store.files import READ_FLAGS
@@ -16,7 +17,7 @@ from dogpile_filesystem.store.pinned import Pinned
 from dogpile_filesystem.store.reading import Reader, State, StoredFile, content_of, read_head
 from dogpile_filesystem.store.shard import Shard, Shards
 from dogpile_filesystem.store.store import Store
-from dogpile_filesystem.store.unsent import UnsentFile, UnsentFiles
+from dogpile_filesystem.store.unsent import Unreadable, UnsentFile, UnsentFiles
 from dogpile_filesystem.store.unsent_counts import count_unsent
 from dogpile_filesystem.store.visit import Visitor
 
@@ -39,6 +40,7 @@ __all__ = [
     "State",
     "Store",
     "StoredFile",
+    "Unreadable",
     "UnsentFile",
     "UnsentFiles",
     "Visitor",
@@ -47,4 +49,6 @@ __all__ = [
     "read_head",
     "see",
     "signing_key",
+    "sync_directory",
+    "sync_file",
 ]

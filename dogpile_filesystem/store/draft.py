@@ -33,11 +33,12 @@ from dogpile_filesystem.layout import (
     content_name,
     unsent_place,
 )
-from dogpile_filesystem.lockfile import Ledger, identity_of, presence
+from dogpile_filesystem.lockfile import Ledger, presence
 from dogpile_filesystem.store import header
+from dogpile_filesystem.store.durable import sync_above, sync_opened
 from dogpile_filesystem.store.entry import Content
 from dogpile_filesystem.store.eviction import NoRoom, NotCounted, Room
-from dogpile_filesystem.store.files import DIRECTORY_FLAGS, READ_FLAGS
+from dogpile_filesystem.store.files import READ_FLAGS
 from dogpile_filesystem.store.header import Piece
 from dogpile_filesystem.store.reservation import Reservation
 from dogpile_filesystem.store.shard import Shards
@@ -48,8 +49,6 @@ from dogpile_filesystem.store.writing import FULL, MISSING, PAUSES
 _AHEAD = 1 << 24
 #: Of the bound, this part is left for the records of unsent files: at most so many bytes, and at most so large a part.
 _FOR_RECORDS, _FRACTION_FOR_RECORDS = 1 << 20, 64
-# Directories of unsent files that this process knows to survive a power cut, by device and inode.
-_synced: set[tuple[int, int]] = set()
 
 
 class Means(NamedTuple):
@@ -81,27 +80,18 @@ class Means(NamedTuple):
             return self._make_directory()
         return ledger
 
+    @property
+    def _path(self) -> str:
+        return f"{self.shards.directory.base_dir}/{UNSENT_DIRECTORY}"
+
     def _make_directory(self) -> Ledger:
         """Make the directory of unsent files, and the ledger if that was deleted too."""
         directory = self.shards.directory
         directory.make(UNSENT_SHARD)
-        self._sync_above()
+        sync_above(self._path)
         ledger = directory.ledger()
         directory.refuse_link(UNSENT_DIRECTORY)
         return ledger
-
-    def _sync_above(self) -> None:
-        """Have the new directory survive a power cut, and those above it, as far as they can be synced."""
-        os.fsync(self.shards.directory.require())
-        path = self.shards.directory.base_dir
-        while path != os.path.dirname(path):
-            path = os.path.dirname(path)
-            with contextlib.suppress(OSError):
-                fd = os.open(path, DIRECTORY_FLAGS)
-                try:
-                    os.fsync(fd)
-                finally:
-                    os.close(fd)
 
     def begin(self, place: Place, unique_part: str, size: int) -> tuple[Ledger, Reservation]:
         """
@@ -180,11 +170,8 @@ class Means(NamedTuple):
         :raises OSError: it cannot be synced, or was deleted.
         """
         with self.shards.opened(UNSENT_SHARD) as fd:
-            os.fsync(fd)
-            identity = identity_of(os.fstat(fd))
-        if identity not in _synced:  # A process that made it may have been killed before it synced what is above.
-            self._sync_above()
-            _synced.add(identity)
+            # With those above: a process that made it may have been killed before it synced them.
+            sync_opened(fd, self._path)
 
 
 class Draft:

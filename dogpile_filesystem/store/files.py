@@ -68,6 +68,17 @@ def read_file(path: str, dir_fd: int | None = None) -> entry.Data:
         os.close(fd)
 
 
+def read_file_with_status(path: str, dir_fd: int | None = None) -> tuple[entry.Data, os.stat_result]:
+    """As :func:`read_file`, with the status that the file had before it was read."""
+    fd = os.open(path, READ_FLAGS, dir_fd=dir_fd)
+    try:
+        found = os.fstat(fd)
+        data = os.read(fd, _READ_SIZE)
+        return data if len(data) < _READ_SIZE else _read_on(fd, data), found
+    finally:
+        os.close(fd)
+
+
 def read_file_to_its_end(path: str, dir_fd: int | None = None) -> entry.Data:
     """As :func:`read_file`, for a filesystem that may hand out less than it was asked for anywhere (FUSE)."""
     fd = os.open(path, READ_FLAGS, dir_fd=dir_fd)

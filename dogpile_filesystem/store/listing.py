@@ -1,6 +1,9 @@
 """
 What lies in a shard, by names and ``stat``. An entry is opened only where names cannot tell which content it has.
 
+The last use of an entry is the later one of its file's ``mtime``, which is when it was stored, and of the use in the
+lock file. In a directory of an earlier version, the ``mtime`` is the last use itself.
+
 Limits. A listing is a picture of one moment. Only under the shard's lock does it stay true.
 """
 
@@ -11,6 +14,7 @@ import stat
 from typing import NamedTuple
 
 from dogpile_filesystem.layout import TEMPORARY_SUFFIX, Place, charge, parse_content, shard_path
+from dogpile_filesystem.lockfile import NO_USES, ShardUses
 from dogpile_filesystem.store.files import close_quietly, open_below
 from dogpile_filesystem.store.reading import content_of
 
@@ -19,7 +23,7 @@ class Seen(NamedTuple):
     """
     An entry as it was seen in a listing. Sorts by last use.
 
-    :ivar used_ns: its last use, the file's mtime in nanoseconds.
+    :ivar used_ns: its last use, in nanoseconds since the epoch.
     :ivar name: of the entry's file.
     :ivar content: name of the file with its content; empty: it has none.
     :ivar size: bytes charged for both.
@@ -32,17 +36,19 @@ class Seen(NamedTuple):
     size: int
 
 
-def see(place: Place, shard_fd: int) -> Seen:
+def see(place: Place, shard_fd: int, uses: ShardUses) -> Seen:
     """
     One entry, without a listing.
 
     :param shard_fd: the directory of its shard, opened.
+    :param uses: of its shard.
     :raises FileNotFoundError: there is no such entry.
     :raises OSError: it cannot be looked at.
     """
     found = os.stat(place.name, dir_fd=shard_fd, follow_symlinks=False)
     content, size = content_of(place.name, shard_fd)
-    return Seen(found.st_mtime_ns, place.shard, place.name, content, charge(found.st_size) + size)
+    used_ns = max(found.st_mtime_ns, uses.used_ns(place.name))
+    return Seen(used_ns, place.shard, place.name, content, charge(found.st_size) + size)
 
 
 class Listing:
@@ -52,12 +58,14 @@ class Listing:
     a deleted file open.
 
     :param base_fd: the cache directory, opened.
+    :param uses: the uses of its entries.
     :raises OSError: they cannot be listed. A shard that is missing has no files.
     :ivar fd: the shard's directory, open until the end of a ``with`` block; -1: it is missing.
     """
 
-    def __init__(self, base_fd: int, shard: int) -> None:
+    def __init__(self, base_fd: int, shard: int, uses: ShardUses = NO_USES) -> None:
         self.shard = shard
+        self._uses = uses
         self.entries: dict[str, os.stat_result] = {}
         self.contents: dict[str, os.stat_result] = {}
         self.temporaries: dict[str, os.stat_result] = {}
@@ -104,8 +112,12 @@ class Listing:
 
     def see(self, name: str, content: str, content_size: int) -> Seen:
         """One of the entries, with its content."""
-        found = self.entries[name]
-        return Seen(found.st_mtime_ns, self.shard, name, content, charge(found.st_size) + content_size)
+        size = charge(self.entries[name].st_size) + content_size
+        return Seen(self.used_ns(name), self.shard, name, content, size)
+
+    def used_ns(self, name: str) -> int:
+        """The last use of one of the entries, in nanoseconds since the epoch."""
+        return max(self.entries[name].st_mtime_ns, self._uses.used_ns(name))
 
     def _contents_of_entries(self) -> dict[str, tuple[str, int]]:
         contents: dict[str, tuple[str, int]] = {}

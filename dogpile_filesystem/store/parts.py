@@ -6,9 +6,7 @@ nothing else. To check takes longer than to read. So a process remembers which p
 read these, it only opens the file, looks at its inode, reads the bytes, and closes the file. Nothing is kept open in
 between: the disk has the space of an evicted entry at once.
 
-What is remembered is used while inode, size and ``mtime`` of the file are the same. A use that is written (see
-recency.py) changes the ``mtime``. This process knows the time that its own uses set, so that nothing is checked again.
-A use by another process has the pages checked again.
+What is remembered is used while inode, size and ``mtime`` of the file are the same. Uses change none of them.
 
 With signing keys, the pages are checked in every read. Only the table is remembered: who may write to a file can set
 its ``mtime``, and can change a mapped file without any trace in its times.
@@ -16,7 +14,7 @@ its ``mtime``, and can change a mapped file without any trace in its times.
 Concurrency. Readers take no lock. A reader that has opened an entry can read it to its end, even if it is evicted.
 
 Limits. Without signing keys, a process notices that a page was damaged after it had checked it only if that gave the
-file an ``mtime`` later than the last use. (The kernel's times may lag by 10 ms.)
+file another ``mtime``.
 """
 
 from __future__ import annotations
@@ -50,20 +48,18 @@ class _Known:
     """
     What a process knows of a part in one state of its file.
 
-    :ivar used_ns: the file's ``mtime`` in that state.
-    :ivar stamp: the ``mtime`` that the file gets when the last use by this process is written; 0: there was none.
+    :ivar stored_ns: the file's ``mtime`` in that state.
     :ivar unchecked: a bit for each page that is still to be checked.
     """
 
-    __slots__ = ("at", "inode", "length", "page_size", "part", "path", "shard", "size", "stamp", "unchecked", "used_ns")
+    __slots__ = ("at", "inode", "length", "page_size", "part", "path", "shard", "size", "stored_ns", "unchecked")
 
     def __init__(self, place: Place, found: os.stat_result, part: Part) -> None:
         self.path = place.path
         self.shard = place.name[:2]
         self.inode = found.st_ino
         self.size = found.st_size
-        self.used_ns = found.st_mtime_ns
-        self.stamp = 0
+        self.stored_ns = found.st_mtime_ns
         self.part = part
         # Taken out of it: a look-up less for each on the way of a hit.
         self.at, self.length, self.page_size = part.at, part.length, part.page_size
@@ -196,7 +192,7 @@ class Parts:
         """Note the use of a part, unless it has no right to be there any more."""
         if (self._stale or self._expiration_ns is not None) and self._is_gone(known):
             return False
-        known.stamp = self._recency.note(known.path)
+        self._recency.note(known.path)
         return True
 
     def _length(self, key: bytes) -> int | None:
@@ -220,26 +216,16 @@ class Parts:
             found = os.fstat(fd)
             # Without a call, unless the file has changed.
             if known is None or not (
-                found.st_mtime_ns == known.used_ns and found.st_ino == known.inode and found.st_size == known.size
+                found.st_mtime_ns == known.stored_ns and found.st_ino == known.inode and found.st_size == known.size
             ):
-                known = self._find(fd, key, found, known)
+                known = self._meet(fd, key, found)
         except BaseException:
             os.close(fd)
             raise
         return fd, known
 
-    def _find(self, fd: int, key: bytes, found: os.stat_result, known: _Known | None) -> _Known | None:
-        """What is known of an opened part, in the state that its file is in now; None: it is that of another key."""
-        if known is None or found.st_ino != known.inode or found.st_size != known.size:
-            return self._meet(fd, key, found)
-        if found.st_mtime_ns != known.used_ns:
-            if found.st_mtime_ns != known.stamp:
-                return self._meet(fd, key, found)
-            known.used_ns = found.st_mtime_ns
-        return known
-
     def _meet(self, fd: int, key: bytes, found: os.stat_result) -> _Known | None:
-        """Read and check what precedes the bytes of a part, and remember it."""
+        """Read and check what precedes the bytes of a part, and remember it; None: it is that of another key."""
         if not stat.S_ISREG(found.st_mode):
             raise Damaged("it is no file")
         data = _read_at(fd, 0, min(_HEAD_SIZE, found.st_size))

@@ -96,6 +96,8 @@ class Remover:
                     self.stale.pop(next(iter(self.stale)), None)
             self.stale[directory.base_dir, path] = self._version(path)
             return False
+        with contextlib.suppress(OSError):
+            directory.ledger().generations.changed(os.path.basename(path))
         return True
 
     def forget(self, place: Place) -> None:
@@ -168,5 +170,6 @@ class Remover:
                 if self._reader.state(place.name, fd) is State.WHOLE:
                     return
                 remove_tree(place.name, fd)  # It may be a directory.
+                shard.changed(place.name)
             # Its charge and its content are unknown now: the visit finds out.
             self._visitor.visit(ledger, place.shard)

@@ -103,7 +103,7 @@ class Reservation:
 
     def write(self, pieces: Sequence[Piece], stamp: int) -> None:
         """
-        Write the entry, last used at ``stamp``.
+        Write the entry, stored at ``stamp``.
 
         :param stamp: nanoseconds since the epoch.
         :raises OSError: it cannot be written.

@@ -10,7 +10,9 @@ Invariants, by the functions that keep them:
   and the bytes of what :meth:`Shard.publish` and :meth:`Shard.remove` unlink are taken off at the end, in one write.
   :meth:`Shard.overwrite` leaves it as it is: one block replaces one block.
 - S2. Under the lock, a content has its entry or its temporary file. Any other content was left behind.
-- S3. A removal unlinks the entry first, then its content. Where the content stays, so does its charge, until
+- S3. What changes an entry says so to all processes: :meth:`Shard.changed` afterwards, and before it replaces one,
+  :meth:`Shard.changing`.
+- S4. A removal unlinks the entry first, then its content. Where the content stays, so does its charge, until
   :meth:`Shard.recount` or a visit finds it.
 
 Concurrency. A :class:`Shard` exists while its lock is held. Readers need no lock, and are not disturbed; those of an
@@ -35,7 +37,7 @@ from dogpile_filesystem.layout import (
     has_no_content,
     shard_path,
 )
-from dogpile_filesystem.lockfile import Ledger
+from dogpile_filesystem.lockfile import NO_USES, Ledger, ShardUses
 from dogpile_filesystem.store import in_place
 from dogpile_filesystem.store.access import Access
 from dogpile_filesystem.store.directory import Directory
@@ -163,8 +165,11 @@ class Shard:
             if not is_new:
                 return False
             os.rename(prefix + temporary, path, src_dir_fd=fd, dst_dir_fd=fd)
+            self.changed(name)
             return True
+        self.changing(name)
         os.rename(prefix + temporary, path, src_dir_fd=fd, dst_dir_fd=fd)
+        self.changed(name)
         self._size += size
         self._entries += is_new
         if content:
@@ -184,13 +189,17 @@ class Shard:
         if fd < 0:
             return False
         try:
-            return in_place.overwrite(fd, length, b"".join(pieces), stamp)
+            self.changing(name)
+            is_whole = in_place.overwrite(fd, length, b"".join(pieces), stamp)
         except BaseException:  # An interrupt: it may be written in part.
             with contextlib.suppress(OSError):
                 self.remove_entry(name, Entry(BLOCK))
             raise
         finally:
             os.close(fd)
+        if is_whole:
+            self.changed(name)
+        return is_whole
 
     def create(self, name: str, pieces: Sequence[Piece], stamp: int, access: Access) -> None:
         """
@@ -199,6 +208,7 @@ class Shard:
         :raises OSError: as :func:`.in_place.create`. Then :meth:`discard` it.
         """
         in_place.create(self._prefix + name, self._fd, pieces, stamp, access)
+        self.changed(name)
 
     def discard(self, name: str, size: int) -> None:
         """Remove what may be there of an entry that was to be created, and give back what was reserved. Never fails."""
@@ -208,6 +218,7 @@ class Shard:
             pass
         except OSError:
             return  # It stays, and is charged.
+        self.changed(name)
         self.give_back(size, 1)
 
     def replace(self, temporary: str, name: str) -> Entry:
@@ -222,7 +233,9 @@ class Shard:
             found = self.find(name)
         except FileNotFoundError:
             found = None
+        self.changing(name)
         self.rename(temporary, name)
+        self.changed(name)
         if found is None:
             return Entry(0)
         self._size += found.size
@@ -237,6 +250,27 @@ class Shard:
         """
         prefix, fd = self._prefix, self._fd
         os.rename(prefix + old, prefix + new, src_dir_fd=fd, dst_dir_fd=fd)
+
+    def changing(self, name: str) -> None:
+        """
+        Say that an entry is just being replaced: no process trusts what it keeps of it in memory, until
+        :meth:`changed`.
+
+        :raises OSError: that cannot be written.
+        """
+        if self.number != UNSENT_SHARD:
+            self._ledger.generations.changing(name)
+
+    def changed(self, name: str) -> None:
+        """
+        Say that an entry was published, or removed: what processes keep of the old one in memory does not count any
+        more. Never fails.
+        """
+        if self.number != UNSENT_SHARD:
+            # What was published cannot be taken back. Where this cannot be written, `changing` still stands; an entry
+            # that was removed is missed by those who keep it within a second (see memory.py).
+            with contextlib.suppress(OSError):
+                self._ledger.generations.changed(name)
 
     def remove(self, name: str, found: Entry | None = None) -> int:
         """
@@ -260,6 +294,7 @@ class Shard:
         :raises OSError: it cannot be removed, or there is none.
         """
         os.unlink(self._prefix + name, dir_fd=self._fd)
+        self.changed(name)
         self._size += found.size
         self._entries += 1
 
@@ -272,12 +307,20 @@ class Shard:
         try:
             # A use between this look and the removal is lost: its reader has the value, the next one a miss.
             found = os.stat(self._prefix + seen.name, dir_fd=self._fd, follow_symlinks=False)
-            if found.st_mtime_ns != seen.used_ns:
+            if self.last_use(seen.name, found) > seen.used_ns:
                 return None
             size = charge(found.st_size)
             return self.remove(seen.name, Entry(size, seen.content, seen.size - size))
         except OSError:  # It is gone already; or it cannot be removed, and others are evicted in its place.
             return None
+
+    def last_use(self, name: str, found: os.stat_result) -> int:
+        """
+        The last use of an entry, in nanoseconds since the epoch.
+
+        :param found: its file, looked at just now.
+        """
+        return max(found.st_mtime_ns, self._ledger.uses.of_entry(name, int(self._clock() * 1e9)))
 
     def remove_content(self, found: Entry) -> int:
         """Remove the content of an entry that is gone; the bytes that were freed. Never fails."""
@@ -315,7 +358,8 @@ class Shard:
         """
         if self._listed is not None:
             self._listed.close()
-        self._listed = Listing(self._base_fd, self.number)
+        uses = self._ledger.uses.of_shard(self.number, int(self._clock() * 1e9))
+        self._listed = Listing(self._base_fd, self.number, uses)
         self._fd, self._prefix = self._listed.fd, ""
         return self._listed
 
@@ -392,11 +436,19 @@ class Shards:
     The shards of a directory.
 
     :param clock: seconds since the epoch.
+    :param find_ledger: finds the ledger whose uses are to be read without a lock; None: there is none. Raises OSError
+     if it cannot be read. By default that of the directory.
     """
 
-    def __init__(self, directory: Directory, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        directory: Directory,
+        clock: Callable[[], float],
+        find_ledger: Callable[[], Ledger | None] | None = None,
+    ) -> None:
         self.directory = directory
         self._clock = clock
+        self._find_ledger = find_ledger or directory.find_ledger
 
     def locked(self, ledger: Ledger, number: int, listing: Listing | None = None) -> Shard:
         """
@@ -418,7 +470,14 @@ class Shards:
 
         :raises OSError: it cannot be listed.
         """
-        return Listing(self.directory.fd, number)
+        return Listing(self.directory.fd, number, self.uses(number))
+
+    def uses(self, number: int) -> ShardUses:
+        """The uses of the entries of a shard, without its lock. Never fails: what cannot be read is no use."""
+        ledger = None
+        with contextlib.suppress(OSError):
+            ledger = None if number == UNSENT_SHARD else self._find_ledger()
+        return NO_USES if ledger is None else ledger.uses.of_shard(number, int(self._clock() * 1e9))
 
     @contextlib.contextmanager
     def opened(self, number: int) -> Iterator[int]:

@@ -60,6 +60,7 @@ from dogpile_filesystem.store.eviction import Evictor, NoRoom, Room, Watermarks
 from dogpile_filesystem.store.files import read_file, read_file_to_its_end
 from dogpile_filesystem.store.header import Damaged, Piece
 from dogpile_filesystem.store.ingest import ExternalFile
+from dogpile_filesystem.store.memory import Kept, Memory
 from dogpile_filesystem.store.parts import Parts
 from dogpile_filesystem.store.pinned import Pinned, pin
 from dogpile_filesystem.store.reading import Reader, StoredFile
@@ -92,6 +93,7 @@ class Store:
     :param high_watermark: fraction of ``cache_size``, up to 1.0: eviction begins when the total is taken beyond it.
     :param low_watermark: fraction of ``cache_size``, above 0, up to ``high_watermark``: eviction goes on until it is
      reached, unless what is stored is larger by itself.
+    :param memory_size: bytes that values take at most that are kept in memory, besides the directory; 0: none are.
     :param clock: seconds since the epoch.
     :ivar unsent: what was written, and a source is still to get.
     :ivar source_counter: what those who cache the files of a source here count.
@@ -111,6 +113,7 @@ class Store:
         signing_keys: Sequence[bytes] = (),
         high_watermark: float = 1.0,
         low_watermark: float = 1.0,
+        memory_size: int = 0,
         clock: Callable[[], float] = time.time,
     ) -> None:
         watermarks = Watermarks(high_watermark, low_watermark).verify()
@@ -124,6 +127,7 @@ class Store:
         self.signing_keys = tuple(signing_keys)
         self._signing_key = signing_keys[0] if signing_keys else None
         self._clock = clock
+        self._memory = Memory(self.directory, memory_size) if memory_size else None
         self._recency = Recency(find, clock)
         self.shards = Shards(self.directory, clock)
         expiration = dict.fromkeys(kinds, expiration_time)
@@ -176,16 +180,31 @@ class Store:
         The statistics count the hits and misses of values and files alone.
         """
         directory = self.directory
-        if time.monotonic() >= directory.fresh.until:
+        now = time.monotonic()
+        if now >= directory.fresh.until:
             directory.reopen_if_replaced()
             flusher.start()
+        memory = self._memory
+        if memory is not None and kind == VALUE:
+            kept = memory.get(key, now)
+            if kept is not None and not self._is_over(kept):
+                if self._statistics.second_looks:
+                    self._statistics.count_hit(os.path.basename(kept.path), from_memory=True)
+                else:
+                    self._statistics.hits += 1
+                    self._statistics.memory_hits += 1
+                self._recency.note(kept.path)
+                return kept.payload
         name = entry_name(kind, key)
         shard = name[:2]
         path = f"values/{shard}/{name}"
+        # What is to be kept in memory.
+        sight = None if memory is None or kind != VALUE else memory.sight(name, path, now)
         try:
             if shard not in directory.checked:
                 directory.refuse_link(shard)
-            data = read_file(path, directory.usable.fd)
+            dir_fd = directory.usable.fd
+            data = read_file(path, dir_fd) if sight is None else sight.read(dir_fd)
             # As decode, which is a call more on the way of every hit.
             found_kind, found_key, payload, created_ns = entry.inspect(data, self.signing_keys)
         except FileNotFoundError:
@@ -199,6 +218,7 @@ class Store:
                 self._count_miss(kind, name)
                 return None
             found_kind, found_key, payload, created_ns = found
+            sight = None
         # The first: two keys with one digest.
         if found_key != key or found_kind != kind or (self._stale and self.remover.is_stale(path)):
             self._count_miss(kind, name)
@@ -208,6 +228,8 @@ class Store:
             if self._clock() * 1e9 - created_ns > self._expiration_ns:
                 self._count_miss(kind, name, expired=True)
                 return None
+        if sight is not None and memory is not None:
+            memory.keep(key, sight, payload, created_ns)
         if kind != VALUE:
             pass  # A file is no hit before its content is there. Others are counted by those who read them.
         elif self._statistics.second_looks:
@@ -216,6 +238,14 @@ class Store:
             self._statistics.hits += 1  # A call less on the way of every hit.
         self._recency.note(path)
         return payload
+
+    def _is_over(self, kept: Kept) -> bool:
+        """Whether a value that is kept in memory has expired, or should be gone."""
+        if self._expiration_ns is not None:
+            self._sweep()
+            if self._clock() * 1e9 - kept.created_ns > self._expiration_ns:
+                return True
+        return bool(self._stale) and self.remover.is_stale(kept.path)
 
     def _count_miss(self, kind: int, name: str, *, expired: bool = False) -> None:
         if kind in (VALUE, FILE):
@@ -369,6 +399,7 @@ class Store:
             if self._expiration_ns is not None:
                 self._sweep()
             return True
+        self._forget(place)
         self.remover.remove(place)
         flusher.start()  # The statistics of what went wrong are written soon.
         return False
@@ -396,7 +427,15 @@ class Store:
 
     def remove(self, key: bytes, kind: int = VALUE) -> bool:
         """Remove the entry under a key; whether there was one."""
-        return self.remover.remove(place(kind, key))
+        where = place(kind, key)
+        removed = self.remover.remove(where)
+        self._forget(where)
+        return removed
+
+    def _forget(self, place: Place) -> None:
+        """Drop what this store keeps in memory, also where nothing could be changed on the disk."""
+        if self._memory is not None and place.kind == VALUE:
+            self._memory.forget(place.key)
 
     def clear(self) -> None:
         """
@@ -412,7 +451,12 @@ class Store:
                     raise
                 self._room.free(1)
                 self._move_away()
-            self.visitor.visit_all(self.directory.ledger(fresh=True))
+            ledger = self.directory.ledger(fresh=True)
+            if self._memory is not None:
+                self._memory.clear()
+            with self.failures.reporting("other processes may serve what they keep in memory for a second"):
+                ledger.generations.changed_all()
+            self.visitor.visit_all(ledger)
         except OSError as error:
             self.failures.report_error(error, "cannot clear the cache")
 

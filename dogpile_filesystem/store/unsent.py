@@ -11,7 +11,9 @@ is not held while the disk is waited for. A content that was opened stays readab
 Crash. Whatever a method of :class:`UnsentFiles` has done when it returns, survives kills and power cuts. Before it
 returns, the old or the new state does. What a killed process left is removed by :meth:`UnsentFiles.all`, and by visits.
 
-Limits. A damaged record is reported, never removed, and keeps its content. Deleting the directory deletes everything.
+Limits. A record that cannot be read, such as for want of descriptors, does not count as none: that is raised. One that
+is damaged does: it is reported, and stays with its content until the key is written anew. Deleting the directory
+deletes everything.
 """
 
 from __future__ import annotations
@@ -89,6 +91,16 @@ class UnsentFile:
         return file
 
 
+class Unreadable(OSError):
+    """
+    An unsent file whose record is there, and cannot be read now.
+    """
+
+    def __init__(self, error: OSError, path: str) -> None:
+        what = f"the record of an unsent file cannot be read: {error.strerror}"
+        super().__init__(error.errno, what, path)
+
+
 class _Known(NamedTuple):
     """A record that was read, and the state of its file then."""
 
@@ -121,7 +133,12 @@ class UnsentFiles:
     # Reading
 
     def find(self, key: bytes) -> UnsentFile | None:
-        """The unsent file of a key; None: there is none, or it is damaged or cannot be read, which is reported."""
+        """
+        The unsent file of a key; None: there is none, or its record is damaged, which is reported.
+
+        :raises Unreadable: there is one, and its record cannot be read.
+        :raises OSError: nobody can tell whether there is one.
+        """
         where = unsent_place(key)
         try:
             self._directory.reopen_if_stale()
@@ -131,25 +148,54 @@ class UnsentFiles:
             return None
         except Damaged as damage:
             self._report(where.path, damage)
+            return None
         except OSError as error:
-            self._failures.report_error(error, "cannot read the record of an unsent file")
-        return None
+            if not self._is_there(where.path):
+                return None
+            raise Unreadable(error, f"{self._directory.base_dir}/{where.path}") from error
 
-    def all(self) -> list[UnsentFile]:
+    def _is_there(self, path: str) -> bool:
+        """
+        Whether there is a record. This needs no descriptor, of which there may be none left.
+
+        :raises OSError: nobody can tell.
+        """
+        try:
+            os.stat(f"{self._directory.base_dir}/{path}", follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def all(self, on_unreadable: Callable[[Unreadable], object] | None = None) -> list[UnsentFile]:
         """
         All unsent files, the oldest content first. Damaged ones are reported and left out. What a killed process left
         is removed.
 
+        :param on_unreadable: is told of each one whose record cannot be read, and that is left out. Default None: that
+         is raised.
+        :raises Unreadable: there is one.
         :raises OSError: they cannot be listed.
         """
         self._directory.look(make=True)
-        if not self._directory.has(UNSENT_DIRECTORY):
+        try:
+            os.stat(UNSENT_DIRECTORY, dir_fd=self._directory.require(), follow_symlinks=False)
+        except FileNotFoundError:
             return []
         ledger = self._means.ledger()
         names = self._names()
         if seems_left_over(names, ledger.file):
             self._means.visitor.visit_patiently(ledger, UNSENT_SHARD)
-        found = {name: seen for name in names if is_entry_name(name) and (seen := self._look(name)) is not None}
+        found = {}
+        for name in filter(is_entry_name, names):
+            try:
+                seen = self._look(name)
+            except Unreadable as error:
+                if on_unreadable is None:
+                    raise
+                on_unreadable(error)
+            else:
+                if seen is not None:
+                    found[name] = seen
         # A file that has just changed may change once more, into one with the same inode and times.
         settled = time.time_ns() - _SETTLED
         self._known = {name: seen for name, seen in found.items() if seen.state[1] < settled}
@@ -162,7 +208,11 @@ class UnsentFiles:
             return os.listdir(fd)
 
     def _look(self, name: str) -> _Known | None:
-        """A record by the name of its file, read again if the file is another one; None: it is gone, or damaged."""
+        """
+        A record by the name of its file, read again if the file is another one; None: it is gone, or damaged.
+
+        :raises Unreadable: it cannot be read.
+        """
         path = f"{UNSENT_DIRECTORY}/{name}"
         try:
             found = os.stat(path, dir_fd=self._directory.require(), follow_symlinks=False)
@@ -179,9 +229,9 @@ class UnsentFiles:
             return None
         except Damaged as damage:
             self._report(path, damage)
+            return None
         except OSError as error:
-            self._failures.report_error(error, "cannot read the record of an unsent file")
-        return None
+            raise Unreadable(error, f"{self._directory.base_dir}/{path}") from error
 
     def _read(self, where: Place) -> UnsentFile:
         kind, key, payload, created_ns = self._inspect(where.path)

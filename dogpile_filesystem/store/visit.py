@@ -12,8 +12,8 @@ because another store on the directory may keep its own kind for ever.
 
 Concurrency. The shard is locked meanwhile: nobody publishes or removes anything in it. Readers are not disturbed.
 
-Limits. By its ``mtime`` alone, an entry is known to be expired only when its last *use* is too long ago: one that was
-used until it expired is removed later.
+Limits. An entry is expired by its ``mtime``, which is when it was stored. In a directory of an earlier version it is
+the last use: an entry that was used until it expired is removed later there.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class Visitor:
     """
     Visits, as this process makes them.
 
-    :param expiration: seconds since their last use after which entries are surely expired, by their kind; None: never.
-     Entries of kinds that are missing here do not expire.
+    :param expiration: seconds after which entries are expired, by their kind; None: never. Entries of kinds that are
+     missing here do not expire.
     :param clock: seconds since the epoch.
     :param failures: where trouble is reported.
     """
@@ -146,8 +146,7 @@ class Visitor:
         for name in listing.entries:
             seen = listing.see(name, *survey.contents.get(name, ("", 0)))
             kind = kind_of(name)
-            # An entry's last use is its creation or later, so an entry not used for so long is expired.
-            is_expired = kind is not None and seen.used_ns < expired_ns.get(kind.number, 0)
+            is_expired = kind is not None and listing.entries[name].st_mtime_ns < expired_ns.get(kind.number, 0)
             if not is_expired or shard.remove_unused(seen) is None:
                 found.append(seen)
         return found

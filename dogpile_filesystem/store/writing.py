@@ -56,7 +56,7 @@ class Incoming(NamedTuple):
     What is to be stored.
 
     :ivar pieces: of the entry's file.
-    :ivar stamp: of its creation and last use, in nanoseconds.
+    :ivar stamp: of its creation, in nanoseconds.
     :ivar size: the bytes charged for it, its content included.
     :ivar is_small: whether it may be written in place: it fits one page, and its readers always read all of it.
     :ivar file: the caller's, which becomes the content; None: it has no content.

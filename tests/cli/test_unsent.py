@@ -22,6 +22,7 @@ backed = pytest.importorskip("backed")
 
 from dogpile_filesystem import layout  # noqa: E402 - the packages it needs are there
 from dogpile_filesystem.maintenance import unsent_entries  # noqa: E402 - likewise
+from dogpile_filesystem.remote import UploadError  # noqa: E402 - likewise
 from dogpile_filesystem.store.store import Store  # noqa: E402 - likewise
 
 PASSWORD = "hunter2"
@@ -94,6 +95,22 @@ def test_unsent_json(fs, listed, run):
     assert before <= said["since"] <= time.time()
     assert (said["url"], said["protocol"], said["missing_options"]) == ("flaky://a", "flaky", [])
     assert not said["removed"]
+
+
+def test_unsent_beside(fs, listed, run, source):
+    """Of a file that goes beside one that somebody else has changed, the command and the filesystem tell its name."""
+    source.fs.pipe_file("a", b"old")
+    fs.cat_file("a")
+    fs.pipe_file("a", b"ours")
+    assert fs.unsent()[0].beside == listed()["a"]["beside"] == ""
+    source.fs.pipe_file("a", b"theirs")
+    source.control.fail("ConnectionError", "put")
+    with pytest.raises(UploadError):
+        fs.flush(on_conflict="keep")
+    [said] = fs.unsent()
+    assert said.beside.startswith("a (conflict ")
+    assert listed()["a"]["beside"] == said.beside
+    assert f"\n      is sent as {said.beside}\n      ConnectionError" in run("unsent").stdout
 
 
 def test_unsent_of_a_later_version(base_dir, store, run):

@@ -24,7 +24,7 @@ def test_defaults():
     Without arguments: 1 GiB, no other bound, no expiry, creators excluded without a timeout, files copied, and values
     pickled by dogpile.
     """
-    expected = Arguments("/nonexistent/cache", 1 << 30, None, None, True, None, False, False, None, Access(), ())
+    expected = Arguments("/nonexistent/cache", 1 << 30, None, None, True, None, 0, False, False, None, Access(), ())
     assert parse() == expected
 
 
@@ -87,6 +87,23 @@ def test_wrong_signing_keys(secret):
 def test_cache_size(value, size):
     """A size is a number of bytes, or a string with a unit of powers of 1000 or 1024."""
     assert parse(cache_size=value).cache_size == size
+
+
+@pytest.mark.parametrize(
+    ("value", "size"),
+    [(0, 0), ("0", 0), (0.0, 0), (None, 0), ("none", 0), ("", 0), (1, 1), ("64MiB", 64 << 20), (5000, 5000)],
+    ids=repr,
+)
+def test_memory_size(value, size):
+    """A size of the memory is that of a cache; 0 and None are none, which is the default."""
+    assert parse(memory_size=value).memory_size == size
+
+
+@pytest.mark.parametrize("value", [-1, "-1", "much", True, False, [], float("nan"), "64 M"], ids=repr)
+def test_wrong_memory_size(value):
+    """Anything else is refused, and the error says what to pass."""
+    with pytest.raises((TypeError, ValueError), match=r"memory_size=.* or 0 or None for none"):
+        parse(memory_size=value)
 
 
 @pytest.mark.parametrize(("value", "count"), [(3, 3), ("3", 3), (None, None), ("none", None)], ids=repr)

@@ -67,6 +67,7 @@ def test_figures(make, scrape):
     assert found == {
         # a and b are stored, each in two blocks of 4096; then a is read twice.
         "hits_total": 2,
+        "memory_hits_total": 0,
         "misses_total": 2,
         "expired_total": 0,
         "stores_total": 2,

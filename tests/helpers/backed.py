@@ -58,6 +58,7 @@ class Flaky:
         )
         if clock is not None:
             fs.versions._clock = fs.versions._monotonic = fs.source._clock = clock
+            fs.listings._clock = fs.listings._kept._judge.clock = clock
             fs.sender.clock = fs.acceptance.clock = clock
             fs.source._sleep = clock.move
         return fs

@@ -295,7 +295,10 @@ class Driver:
 
     :param case: makes a :class:`Case`, of a path and arguments.
     :param check: makes a :class:`Check`, of an operation and a case.
+    :cvar many: operations with more calls are killed only at some of them.
     """
+
+    many = MANY
 
     def __init__(self, operation: Any, directory: str, case: Any = Case, check: Any = Check) -> None:
         self.operation = operation
@@ -322,7 +325,7 @@ class Driver:
         return {"calls": list(map(str, calls)), "kills": self.kills, "wrong": self.wrong, "lost": self.lost}
 
     def kill_at_all(self, calls: list[injection.Call]) -> None:
-        numbers = range(1, len(calls) + 1) if len(calls) <= MANY else injection.after_changes(calls, 10)
+        numbers = range(1, len(calls) + 1) if len(calls) <= self.many else injection.after_changes(calls, 10)
         killed = [self.kill(injection.kill, number, calls[number - 1]) for number in numbers]
         # On a slow machine the cache may check its directory more or less often than in the first run.
         if killed.count(False) > 2 + len(killed) // 10:

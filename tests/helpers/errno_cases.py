@@ -36,7 +36,7 @@ _FULL_DISK = ("ENOSPC", "EDQUOT")
 #: The number of calls from one place of the program that meet an error.
 _FROM_EACH_PLACE = 1
 #: The most regions on one directory, with one that was replaced.
-_REGIONS = 5
+_REGIONS = 6
 #: Cases after which garbage is collected.
 _COLLECTED_AFTER = 50
 
@@ -131,6 +131,13 @@ class Cache:
     def full(self) -> Any:
         return self.region("paylogic.filesystem", cache_size=30 * BLOCK)
 
+    @functools.cached_property
+    def kept(self) -> Any:
+        """A region for values that has one of them in memory."""
+        region = self.region("paylogic.filesystem", memory_size="1MiB")
+        region.get("k")
+        return region
+
     @property
     def store(self) -> Any:
         return self.values.backend.store
@@ -143,7 +150,7 @@ class Cache:
         return make_region().configure(backend, arguments={"base_dir": self.base_dir, **arguments})
 
     def regions(self) -> list[Any]:
-        return [self.values, self.files, self.movable, self.full]
+        return [self.values, self.files, self.movable, self.full, self.kept]
 
     def counts(self) -> Counter[str]:
         return sum((region.backend.store.failures.counts for region in self.regions()), Counter())
@@ -231,6 +238,16 @@ OPERATIONS = {
         lambda cache: cache.values.get_or_create("k", lambda: NEW), (OLD, NEW), values={"k": (OLD, NEW)}
     ),
     "cache_on_arguments": Operation(_cached, (NEW,), values={"absent": (NEW,)}),
+    "get from memory": Operation(
+        lambda cache: [cache.kept.get("k") for _ in range(2)],
+        tuple(map(list, itertools.product((OLD, NO_VALUE), repeat=2))),
+    ),
+    "set over what is in memory": Operation(
+        lambda cache: cache.kept.set("k", NEW) or cache.kept.get("k"), (NEW, NO_VALUE), values={"k": (NEW,)}
+    ),
+    "delete what is in memory": Operation(
+        lambda cache: cache.kept.delete("k") or cache.kept.get("k"), (NO_VALUE,), values={"k": ()}
+    ),
     "first use": Operation(lambda cache: cache.values.set("absent", NEW), values={"absent": (NEW,)}, first=True),
     "get of a file": Operation(lambda cache: cache.files.get("k"), (_FILES["k"], NO_VALUE)),
     "copy": Operation(lambda cache: cache.files.set("absent", cache.source), files={"absent": (_NEW_FILE,)}),

@@ -58,7 +58,8 @@ class Call(NamedTuple):
 
     def as_data(self) -> Call:
         """The call as it can be sent to another process, which cannot make it."""
-        args = ([bytes(part) for part in each] if isinstance(each, list) else each for each in self.args)
+        # What a call reads into is its caller's, and may be gone by now.
+        args = [None if isinstance(each, list) and self.name in _LOOKING else _as_data(each) for each in self.args]
         return self._replace(function=len, args=tuple(args), kwargs={})
 
     def __str__(self) -> str:
@@ -252,6 +253,12 @@ class _Found:
 
     def stat(self, **kwargs: Any) -> Any:
         return self._faults.meet("stat", self._found.stat, **kwargs)
+
+
+def _as_data(argument: Any) -> Any:
+    if isinstance(argument, list):
+        return [bytes(part) for part in argument]
+    return argument if isinstance(argument, str | bytes | int | float | tuple | None) else str(argument)
 
 
 def _place() -> tuple[tuple[str, int], ...]:

@@ -10,12 +10,20 @@ from collections.abc import Iterator
 
 from dogpile_filesystem.layout import ALL_SHARDS, BLOCK, place
 from dogpile_filesystem.lockfile import Usage
+from dogpile_filesystem.maintenance import find
 from dogpile_filesystem.store import Store
 
 
 def path(store: Store, kind: int, key: bytes) -> str:
     """The path of the entry of a key."""
     return f"{store.base_dir}/{place(kind, key).path}"
+
+
+def last_use(store: Store, kind: int, key: bytes) -> int:
+    """The last use of the entry of a key that has reached the disk, in nanoseconds since the epoch."""
+    seen = find(store.shards, kind, key)
+    assert seen is not None
+    return seen.used_ns
 
 
 def files(base_dir: str) -> Iterator[str]:

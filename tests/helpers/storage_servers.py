@@ -14,7 +14,7 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,11 +43,13 @@ class Storage(NamedTuple):
     :ivar protocol: of its filesystem of fsspec.
     :ivar options: of this filesystem.
     :ivar root: the path below which a test puts its files; empty, and the test's own.
+    :ivar directory: where the server has it on this machine; None: nowhere.
     """
 
     protocol: str
     options: Mapping[str, Any]
     root: str
+    directory: Path | None = None
 
 
 @contextlib.contextmanager
@@ -72,8 +74,12 @@ def sshd(directory: Path) -> Iterator[dict[str, Any]]:
     if os.geteuid() == 0:
         # Where sshd separates its privileges; the start script of a system makes it.
         os.makedirs("/run/sshd", mode=0o755, exist_ok=True)
-    with contextlib.ExitStack() as stack:
-        port = _start_sshd(stack, program, directory)
+
+    def command(port: int) -> list[str]:
+        (directory / "sshd_config").write_text(_SSHD.format(port=port, directory=directory))
+        return [program, "-D", "-e", "-f", str(directory / "sshd_config")]
+
+    with _at_free_port(directory, command, "Server listening on") as port:
         yield {
             "host": "127.0.0.1",
             "port": port,
@@ -84,16 +90,46 @@ def sshd(directory: Path) -> Iterator[dict[str, Any]]:
         }
 
 
-def _start_sshd(stack: contextlib.ExitStack, program: str, directory: Path) -> int:
-    """Start it at a free port. It cannot choose one itself, and another process may be faster."""
+@contextlib.contextmanager
+def ftpd(directory: Path) -> Iterator[dict[str, Any]]:
+    """FTP, by pyftpdlib: the arguments of fsspec's filesystem ``ftp``. It serves what is below ``root`` there."""
+    pytest.importorskip("pyftpdlib")
+    command = [sys.executable, "-m", "pyftpdlib", "-i", "127.0.0.1", "-p", "0", "-w", "-d", str(_root(directory))]
+    with _running(directory, command) as (process, log):
+        yield {"host": "127.0.0.1", "port": int(_until(process, log, r"FTP server on 127\.0\.0\.1:(\d+)"))}
+
+
+@contextlib.contextmanager
+def webdav(directory: Path) -> Iterator[str]:
+    """WebDAV, by wsgidav: its URL. It serves what is below ``root`` there."""
+    pytest.importorskip("wsgidav")
+    pytest.importorskip("cheroot")
+    program = [sys.executable, "-m", "wsgidav.server.server_cli", "--no-config", "--auth", "anonymous"]
+    program += ["--host", "127.0.0.1", "--root", str(_root(directory))]
+    with _at_free_port(directory, lambda port: [*program, "--port", str(port)], "Serving on") as port:
+        yield f"http://127.0.0.1:{port}"
+
+
+def _root(directory: Path) -> Path:
+    root = directory / "root"
+    root.mkdir()
+    return root
+
+
+@contextlib.contextmanager
+def _at_free_port(directory: Path, command: Callable[[int], list[str]], listening: str) -> Iterator[int]:
+    """
+    Start a server at a free port. It cannot choose one itself, and another process may be faster.
+
+    :param listening: what it logs when it has the port.
+    """
     for _ in range(10):
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
-        (directory / "sshd_config").write_text(_SSHD.format(port=port, directory=directory))
-        command = [program, "-D", "-e", "-f", str(directory / "sshd_config")]
-        process, log = stack.enter_context(_running(directory, command))
-        if _until(process, log, rf"(Server listening on 127\.0\.0\.1 port {port}|Address already in use)")[0] == "S":
-            return port
+        with _running(directory, command(port)) as (process, log):
+            if _until(process, log, rf"({listening}|Address already in use)") == listening:
+                yield port
+                return
     raise AssertionError("no free port")
 
 

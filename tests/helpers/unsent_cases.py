@@ -160,10 +160,20 @@ class Check:
 class Errnos:
     """
     One operation that meets an error at each of its calls, once or from there on.
+
+    :param check: makes a :class:`Check`, of an operation, a case, and whether it was done.
+    :cvar errnos: the errors.
+    :cvar most: how many calls of one place meet each.
+    :cvar lasting: whether all calls from there on meet it.
     """
 
-    def __init__(self, operation: Operation, directory: str) -> None:
+    errnos = _ERRNOS
+    most = 1
+    lasting: tuple[bool, ...] = (False, True)
+
+    def __init__(self, operation: Any, directory: str, check: Any = Check) -> None:
         self.operation = operation
+        self.check = check
         self.directory = directory
         self.template = os.path.join(directory, "template")
         self.wrong: list[str] = []
@@ -171,12 +181,13 @@ class Errnos:
 
     def run(self) -> dict[str, Any]:
         os.mkdir(self.template)
-        in_child(lambda: self.operation.prepare(make(self.template, {})))
+        if self.operation.prepare:
+            in_child(lambda: self.operation.prepare(make(self.template, {})))
         calls = in_child(lambda: self.calls(self.case("dry"))) or []
-        for number in injection.thinned(calls, 1):
-            for code in _ERRNOS:
+        for number in injection.thinned(calls, self.most):
+            for code in self.errnos:
                 if injection.can_fail_with(code)(calls[number - 1]):
-                    for lasting in (False, True):
+                    for lasting in self.lasting:
                         self.fail(code, number, calls[number - 1], lasting=lasting)
         return {"calls": len(calls), "cases": self.cases, "struck": self.struck, "done": self.done, "wrong": self.wrong}
 
@@ -198,7 +209,7 @@ class Errnos:
         self.cases += 1
         self.struck += struck
         self.done += bool(done)
-        wrong, _ = in_child(Check(self.operation, case, done).run) or (["the check was killed"], False)
+        wrong, _ = in_child(self.check(self.operation, case, done).run) or (["the check was killed"], False)
         where = f"{name} at call {number}, {call}, {'and from there on' if lasting else 'once'}"
         self.wrong += [f"{where}: {what}" for what in wrong]
         shutil.rmtree(os.path.dirname(case.base_dir))
@@ -209,14 +220,14 @@ class Errnos:
         done = None
         # Once in the middle of one: the calls of a fault's kind alone are counted by those who look for them.
         with (
-            injection.Faults(_only(code), number, lasting=lasting) as context,
+            injection.Faults(only(code), number, lasting=lasting) as context,
             contextlib.suppress(OSError, NoRoom),
         ):
             done = self.operation.change(store)
         return done, len(context.struck)
 
 
-def _only(code: int) -> injection.Fault:
+def only(code: int) -> injection.Fault:
     """The calls that may fail with this errno do so; others are made."""
     can_fail, fail = injection.can_fail_with(code), injection.fail(code)
     return lambda call: fail(call) if can_fail(call) else call.go()

@@ -267,17 +267,19 @@ def test_uses_noted_in_the_threadpool(run):
         f"""
     import gevent
     from dogpile_filesystem import flusher as flusher_module
+    from dogpile_filesystem.maintenance import find
     flusher_module.DELAY = 0.01
     region.set_multi({{"k": "value", "another": "value"}})
     name = layout.entry_name(VALUE, b"k")
     path = f"{{base_dir}}/values/{{name[:2]}}/{{name}}"
     os.utime(path, (1, 1))
+    store = region.backend.store
     assert gevent.get_hub().threadpool.apply(region.get, ("k",)) == "value"
     with gevent.Timeout({PATIENCE}, False):
-        while os.stat(path).st_mtime == 1:
+        while find(store.shards, VALUE, b"k").used_ns == 10**9:
             gevent.sleep(0.01)
             region.get("another")
-    print(os.stat(path).st_mtime > 1)
+    print(find(store.shards, VALUE, b"k").used_ns > 10**9)
         """
     )
     assert printed == ["True"]

@@ -277,6 +277,7 @@ def test_use_in_the_moment_of_a_fork(spawn, base_dir):
 
         from dogpile_filesystem import flusher as flusher_module, layout
         from dogpile_filesystem.layout import VALUE
+        from dogpile_filesystem.maintenance import find
         from dogpile_filesystem.store.store import Store
 
         store = Store(sys.argv[1])
@@ -287,7 +288,7 @@ def test_use_in_the_moment_of_a_fork(spawn, base_dir):
         note = lambda: store.get(b"parent")
         pid = os.fork()
         note = lambda: None
-        used = {key: lambda path=path: os.stat(path).st_mtime > 1 for key, path in paths.items()}
+        used = {key: lambda key=key: find(store.shards, VALUE, key).used_ns > 10**9 for key in paths}
         if pid == 0:
             flusher_module.DELAY = 0.01
             store.get(b"child")

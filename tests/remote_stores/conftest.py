@@ -27,6 +27,20 @@ def sshd(tmp_path_factory):
         yield options
 
 
+@pytest.fixture(scope="session")
+def ftpd(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("ftpd")
+    with storage_servers.ftpd(directory) as options:
+        yield directory / "root", options
+
+
+@pytest.fixture(scope="session")
+def webdav_server(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("webdav")
+    with storage_servers.webdav(directory) as url:
+        yield directory / "root", url
+
+
 @pytest.fixture
 def s3(moto):
     """
@@ -51,11 +65,35 @@ def sftp(sshd, tmp_path):
     fsspec.register_implementation("sftp", sftp.SFTPFileSystem, clobber=True)
     directory = tmp_path / "sftp"
     directory.mkdir()
-    yield Storage("sftp", sshd, str(directory))
+    yield Storage("sftp", sshd, str(directory), directory)
     # One made by the test would keep its connection beyond the server's end.
     for made in sftp.SFTPFileSystem._cache.values():
         made.client.close()
     sftp.SFTPFileSystem.clear_instance_cache()
+
+
+@pytest.fixture
+def ftp(ftpd):
+    """
+    A directory on an FTP server.
+    """
+    root, options = ftpd
+    directory = root / f"d{next(_numbers)}"
+    directory.mkdir()
+    return Storage("ftp", options, f"/{directory.name}", directory)
+
+
+@pytest.fixture
+def webdav(webdav_server):
+    """
+    A directory on a WebDAV server.
+    """
+    pytest.importorskip("webdav4")
+    root, url = webdav_server
+    directory = root / f"d{next(_numbers)}"
+    directory.mkdir()
+    # Its client keeps connections that nobody closes.
+    return Storage("webdav", {"base_url": url, "headers": {"Connection": "close"}}, directory.name, directory)
 
 
 @pytest.fixture

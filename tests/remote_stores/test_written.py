@@ -12,6 +12,7 @@ import pytest
 fsspec = pytest.importorskip("fsspec")
 
 from fsspec.tests import abstract  # noqa: E402 - after what may be missing
+from s3_suites import OverS3  # noqa: E402 - likewise
 
 NEW = random.Random(1).randbytes(3_000_000)
 
@@ -95,12 +96,24 @@ def test_sftp(sftp, cached, spawn):
     assert fs.cat_file(path, start=-5) == b"\xffmore"
 
 
-@pytest.mark.filterwarnings("ignore:The inplace keyword")  # dask uses it.
+@pytest.mark.parametrize("store", ["ftp", "webdav"])
+def test_replaced(store, cached, request):
+    """Over FTP and WebDAV a file is written, replaced and appended to, and nothing is left beside it."""
+    storage = request.getfixturevalue(store)
+    fs, path = cached(storage), f"{storage.root}/d/a"
+    fs.pipe_file(path, b"first")
+    fs.pipe_file(path, NEW)
+    with fs.open(path, "ab") as file:
+        file.write(b"more")
+    assert fs.cat_file(path) == NEW + b"more"
+    assert os.listdir(storage.directory / "d") == ["a"]
+    assert (storage.directory / "d" / "a").read_bytes() == NEW + b"more"
+
+
 def test_libraries(s3, cached):
-    """pandas, pyarrow and dask write through the protocol, and read from the cache what they wrote."""
+    """pandas and pyarrow write through the protocol, and read from the cache what they wrote."""
     pandas = pytest.importorskip("pandas")
     parquet = pytest.importorskip("pyarrow.parquet")
-    dataframe = pytest.importorskip("dask.dataframe")
     fs = cached(s3, check="never")
     options = {"dogpile": {"base_dir": fs.options.shared.base_dir}, "s3": s3.options}
     table = pandas.DataFrame({"a": range(1000), "b": "text"})
@@ -113,8 +126,6 @@ def test_libraries(s3, cached):
         parquet.read_table(f"{s3.root}/a.parquet", filesystem=fs), f"{s3.root}/b.parquet", filesystem=fs
     )
     assert parquet.read_table(f"{s3.root}/b.parquet", filesystem=fs).num_rows == 1000
-    dataframe.from_pandas(table, npartitions=3).to_parquet(f"{url}/dask", storage_options=options)
-    assert len(dataframe.read_parquet(f"{url}/dask", storage_options=options)) == 1000
 
 
 def test_zarr(s3, cached):
@@ -127,22 +138,9 @@ def test_zarr(s3, cached):
     assert zarr.open_array(url, mode="r", storage_options=options)[:].sum() == 700
 
 
-class OverS3(abstract.AbstractFixtures):
-    @pytest.fixture
-    def fs(self, s3, cached):
-        return cached(s3)
-
-    @pytest.fixture
-    def fs_path(self, s3):
-        return s3.root
-
-    @pytest.fixture
-    def fs_join(self):
-        return lambda *parts: "/".join(parts)
-
-    @pytest.fixture
-    def supports_empty_directories(self):
-        return False
+@pytest.fixture
+def cached_s3(s3, cached):
+    return cached(s3)
 
 
 class TestCopyOverS3(abstract.AbstractCopyTests, OverS3):

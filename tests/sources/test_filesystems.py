@@ -5,6 +5,7 @@ Filesystems as sources: what they tell of a file now, and what is known of their
 from __future__ import annotations
 
 import errno
+import ftplib
 import os
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from dogpile_filesystem.sources import (
     identity_of_stat,
     is_rewritten_in_place,
     says_missing,
+    serves_threads,
     source_identity,
 )
 
@@ -92,6 +94,18 @@ def test_rewritten_in_place(protocol, expected):
     fs = Filesystem()
     fs.protocol = protocol
     assert is_rewritten_in_place(fs) is expected
+
+
+@pytest.mark.parametrize(
+    ("protocol", "is_async", "expected"),
+    [(("sftp", "ssh"), False, False), (("sftp", "ssh"), True, True), ("ftp", False, False), ("s3", True, True)],
+)
+def test_serves_threads(protocol, is_async, expected):
+    """A client with one connection is for one thread, unless it is asynchronous; so is a directory of it."""
+    fs = Filesystem()
+    fs.protocol, fs.async_impl = protocol, is_async
+    assert serves_threads(fs) is expected
+    assert serves_threads(Wrapper(fs)) is expected
 
 
 def test_ranges():
@@ -201,6 +215,8 @@ class Response:
         (Exception("broken"), {"code": 1}, False),
         (OSError("denied"), {"errno": errno.EACCES}, True),  # smbprotocol
         (OSError("broken"), {"errno": errno.EIO}, False),
+        (ftplib.error_perm("550 No such file or directory."), {}, True),
+        (ftplib.error_perm("530 Not logged in."), {}, False),
         (NotADirectoryError("a/b"), {}, True),
         (Exception("broken"), {}, False),
     ],

@@ -220,9 +220,10 @@ def test_files(base_dir, movable):
     assert act_as(FIRST, fill) == ([b"first", b"second", None], None, True, {})
 
 
+@pytest.mark.parametrize("mode", [0o660, 0o440])
 @both_backends
-def test_hits_of_another_user_count(base_dir, name):
-    """A hit counts as a use even if the user may write the entry's file but does not own it."""
+def test_hits_of_another_user_count(base_dir, name, mode):
+    """A hit counts as a use even if the user does not own the entry's file, or may not write it."""
 
     def value(number):
         return number if name == VALUES else io.BytesIO(b"%d" % number)
@@ -235,6 +236,7 @@ def test_hits_of_another_user_count(base_dir, name):
         for path in ondisk.files(f"{base_dir}/values"):
             long_ago = os.stat(path).st_mtime - 1000
             os.utime(path, (long_ago, long_ago))
+            os.chmod(path, mode)
         return failures(region)
 
     def hit():

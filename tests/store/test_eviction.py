@@ -16,9 +16,13 @@ from patching import replace_here
 
 from dogpile_filesystem import layout
 from dogpile_filesystem.layout import BLOCK
+from dogpile_filesystem.lockfile.format import USES_AT, USES_OF_SHARD
 from dogpile_filesystem.lockfile.ledger import Usage
 from dogpile_filesystem.store.reservation import Reservation
 from dogpile_filesystem.store.shard import Shard
+
+#: Bytes of the slots in the lock file.
+USES_LENGTH = 8 * USES_OF_SHARD * layout.SHARDS
 
 
 def names(numbers):
@@ -164,6 +168,49 @@ def test_used_since_it_was_seen(make_store, clock):
     assert kept(store, names(range(111))) == [b"10", *names(range(21, 111))]
 
 
+def test_used_long_after_it_was_stored(make_store, clock):
+    """Of a thousand entries that were used in another order than stored, exactly those used longest ago go first."""
+    store = make_store(max_entries=1000)
+    keys = names(range(1000))
+    put_all(store, clock, keys)
+    order = random.Random(1).sample(keys, len(keys))
+    for key in order:
+        clock.move(0.000_001)
+        assert store.get(key) is not None
+    # A tenth of 1,001 entries would go, but no more than 64 at a time.
+    put_all(store, clock, [b"new"])
+    assert set(keys) - set(kept(store, keys)) == set(order[:64])
+
+
+def test_slots_of_the_future(make_store, clock, base_dir):
+    """If the slots of the lock file are overwritten with times to come, the order is that in which entries came."""
+    store = make_store(max_entries=5)
+    put_all(store, clock, names(range(5)))
+    damage_uses(base_dir, b"\xff" * USES_LENGTH)
+    put_all(store, clock, names(range(5, 8)))
+    assert kept(store, names(range(8))) == names(range(3, 8))
+
+
+def test_random_slots(make_store, clock, base_dir, rng, usage_on_disk):
+    """Whatever stands in the slots of the lock file, no entry stays for good, and nothing is raised or miscounted."""
+    store = make_store(max_entries=50)
+    put_all(store, clock, names(range(50)))
+    for turn in range(1, 4):
+        damage_uses(base_dir, rng.randbytes(USES_LENGTH))
+        # More than clocks may differ: whatever the slots say then is in the past.
+        clock.move(61)
+        put_all(store, clock, names(range(turn * 100, turn * 100 + 100)))
+        assert set(kept(store, names(range(500)))) <= set(names(range(turn * 100, turn * 100 + 100)))
+    assert store.usage() == usage_on_disk()
+    assert store.failures.counts == {}
+
+
+def damage_uses(base_dir, data):
+    with open(f"{base_dir}/lock", "r+b") as file:
+        file.seek(USES_AT)
+        file.write(data)
+
+
 def test_expired_go_before_live_ones(make_store, clock):
     """An expired entry is evicted before a live one, even if the live one was used longer ago."""
     store = make_store(cache_size=10 * BLOCK, expiration_time=100)
@@ -172,6 +219,17 @@ def test_expired_go_before_live_ones(make_store, clock):
     # 5 expired and 10 live entries do not fit together; the live ones alone do.
     put_all(store, clock, names(range(5, 15)))
     assert kept(store, names(range(15))) == names(range(5, 15))
+
+
+def test_expired_though_used(make_store, clock):
+    """An entry that was used until it expired is removed by the first visit after that."""
+    store = make_store(expiration_time=100)
+    put_all(store, clock, [b"k"])
+    clock.move(99)
+    assert store.get(b"k") is not None
+    clock.move(2)
+    store.prune()
+    assert kept(store, [b"k"]) == []
 
 
 def test_sweep(make_store, clock):

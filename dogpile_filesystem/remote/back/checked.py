@@ -14,6 +14,7 @@ from typing import Any
 
 from dogpile_filesystem.remote.metadata.versions import Version, Versions
 from dogpile_filesystem.remote.source import Source
+from dogpile_filesystem.remote.through.durable import sync_changed
 from dogpile_filesystem.remote.through.upload import Uploads
 from dogpile_filesystem.remote.unsent import Record
 
@@ -79,7 +80,8 @@ class CheckedSource:
 
     def put(self, content: Any, size: int, path: str, before: str, **options: Any) -> str:
         """
-        Put an opened file, whose mutex the caller holds. Makes the directories that are missing.
+        Put an opened file, whose mutex the caller holds. Makes the directories that are missing. If the source lies on
+        this machine, all of that survives a power cut then.
 
         :param before: the identity that the source's file has now.
         :param options: as of :meth:`.Uploads.put_held`.
@@ -100,6 +102,14 @@ class CheckedSource:
             fs = self.source.fs
             fs.makedirs(fs._parent(path), exist_ok=True)  # noqa: SLF001 - each filesystem has its own idea of a parent
             return self._uploads.put_held(local_path, path, **options)
+
+    def sync(self, path: str) -> None:
+        """
+        Have a file that was put or removed, perhaps by a process that was killed then, be so after a power cut.
+
+        :raises OSError: it cannot be synced now.
+        """
+        sync_changed(self.source.fs, [path])
 
     def left(self, path: str, before: str) -> str:
         """

@@ -151,7 +151,8 @@ class Conflicts:
             if not is_ours and self._is_taken(record.beside):
                 if not self._source.has(record.beside, content, file.size):
                     raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), record.beside)
-                # Of a process that was killed before it could say so.
+                # Of a process that was killed before it could say so, or sync it.
+                self._source.sync(record.beside)
                 self._listings.forget(record.beside)
                 return
             try:
@@ -160,6 +161,7 @@ class Conflicts:
                 # Some sources are told twice, after an answer that was lost.
                 if not self._source.has(record.beside, content, file.size):
                     raise
+                self._source.sync(record.beside)
 
     @contextlib.contextmanager
     def _telling_left(self, record: Record) -> Iterator[None]:
@@ -173,8 +175,7 @@ class Conflicts:
 
     def _is_taken(self, path: str) -> bool:
         """Whether the source has something under a name, or is to get it."""
-        is_unsent = self._store.unsent.find(self._versions.key(path)) is not None
-        return is_unsent or bool(self._source.type(path))
+        return self._versions.find_unsent(path) is not None or bool(self._source.type(path))
 
     def _show_theirs(self, path: str) -> None:
         """Have readers ask for the source's version, once ours no longer hides it."""

@@ -4,7 +4,9 @@ source does not know yet.
 
 Concurrency. What is unsent is looked up first. So a file that is sent in this moment is not missing in a listing.
 
-Limits. While something of the source is unsent, directories are walked one by one, as fsspec does it.
+Limits. While something of the source is unsent, directories are walked one by one, as fsspec does it. A listing leaves
+out what is unsent and has a record that cannot be read, which is reported. Who opens such a file, asks for it by its
+name, or changes something, gets the error.
 """
 
 from __future__ import annotations
@@ -13,7 +15,8 @@ import contextlib
 import datetime
 import errno
 import os
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from fsspec.spec import AbstractFileSystem
@@ -22,10 +25,11 @@ from dogpile_filesystem.layout import UNSENT_DIRECTORY
 from dogpile_filesystem.remote import unsent
 from dogpile_filesystem.remote.back.uploader import Uploader
 from dogpile_filesystem.remote.metadata.versions import Version
+from dogpile_filesystem.remote.options import Options
 from dogpile_filesystem.remote.through.passed_on import without_prefix
 from dogpile_filesystem.remote.through.writing import WritingFileSystem
 from dogpile_filesystem.remote.unsent import Record
-from dogpile_filesystem.store import Store, UnsentFile
+from dogpile_filesystem.store import Store, Unreadable, UnsentFile
 
 Pending = tuple[UnsentFile, Record]
 
@@ -74,31 +78,93 @@ def merged(directory: str, rows: Sequence[dict[str, Any]] | None, pending: Seque
     return [by_name[name] for name in sorted(by_name)]
 
 
+class _Seen(threading.local):
+    """What is unsent, as one thread looked at it for what it is doing; None: it looks each time."""
+
+    files: list[Pending] | None = None
+
+
 class OverlaidFileSystem(WritingFileSystem):
     """
     What :class:`.CachedFileSystem` says of files and directories.
     """
 
     store: Store
+    options: Options
     uploader: Uploader
+    _seen: _Seen
+
+    def _begin_overlay(self) -> None:
+        self._seen = _Seen()
+
+    def _take_over(self) -> None:
+        """Now and then, have sent what a killed process has left. Called by all that reads."""
+        if self.options.write_back:
+            self.uploader.start_if_late()
 
     def _pending(self, path: str = "", *, is_strict: bool = False) -> list[Pending]:
         """
         What is unsent at a path and below it, the oldest first.
 
-        :param is_strict: whether trouble with the cache is raised. Otherwise it is reported, and there is nothing.
-        :raises OSError: it cannot be listed.
+        :param is_strict: whether trouble with the cache is raised. Otherwise it is reported, and what cannot be read is
+         left out.
+        :raises OSError: it cannot be listed, or a record cannot be read.
         """
+        files = self._seen.files
+        if files is None:
+            files = self.uploader.files() if is_strict else self._readable()
+        return [each for each in files if not path.strip("/") or below(each[1].path, path) is not None]
+
+    def _readable(self) -> list[Pending]:
+        def report(error: OSError) -> None:
+            self.store.failures.report_error(error, "cannot look for unsent files")
+
         try:
-            files = self.uploader.files()
+            return self.uploader.files(report)
         except OSError as error:
-            if is_strict:
+            report(error)
+            return []
+
+    def _pending_change(self, path: str = "") -> list[Pending]:
+        """
+        What is unsent at a path and below it, which is to be changed.
+
+        :raises Unreadable: a record cannot be read, and so nobody knows what to change.
+        :raises OSError: it cannot be listed, likewise; not when nothing is written back here.
+        """
+        self._take_over()
+        try:
+            return self._pending(path, is_strict=True)
+        except Unreadable:
+            raise
+        except OSError as error:
+            if self.options.write_back:
                 raise
             self.store.failures.report_error(error, "cannot look for unsent files")
             return []
-        return [each for each in files if not path.strip("/") or below(each[1].path, path) is not None]
+
+    @contextlib.contextmanager
+    def _seeing(self, pending: list[Pending]) -> Iterator[None]:
+        """Have this thread take it from one look what is unsent: a further one may fail, and leave something out."""
+        before, self._seen.files = self._seen.files, pending
+        try:
+            yield
+        finally:
+            self._seen.files = before
+
+    def expand_path(self, path: Any, recursive: bool = False, maxdepth: int | None = None, **kwargs: Any) -> list[str]:
+        """
+        The paths that are meant by a path, a list of paths, or a pattern.
+
+        :raises OSError: what is unsent cannot be looked at, and so nobody knows.
+        """
+        if not recursive and isinstance(path, str) and not is_pattern(path):
+            return list(super().expand_path(path, maxdepth=maxdepth, **kwargs))
+        with self._seeing(self._pending_change()):
+            return list(super().expand_path(path, recursive=recursive, maxdepth=maxdepth, **kwargs))
 
     def _unsent_version(self, path: str) -> Version | None:
+        self._take_over()
         version = self.versions.unsent(self._strip_protocol(path))
         return version if isinstance(version, Version) else None
 
@@ -160,7 +226,7 @@ class OverlaidFileSystem(WritingFileSystem):
 
     def _is_implied(self, path: str) -> bool:
         """Whether something unsent is in a directory, which the source may not have."""
-        return any(not record.removed for _, record in self._pending(path))
+        return any(not record.removed and below(record.path, path) for _, record in self._pending(path))
 
     def _is_removed(self, path: str) -> bool:
         try:
@@ -217,6 +283,11 @@ class OverlaidFileSystem(WritingFileSystem):
         """As the source's. Of an unsent file, when it was written."""
         version = self._unsent_version(path)
         return super().modified(path) if version is None else _time(version)
+
+
+def is_pattern(path: str) -> bool:
+    """Whether a path may mean several."""
+    return not {"*", "?", "["}.isdisjoint(path)
 
 
 def _time(version: Version) -> datetime.datetime:

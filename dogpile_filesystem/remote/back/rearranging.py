@@ -3,6 +3,7 @@ How files and directories are removed and renamed, of which something is unsent.
 
 Concurrency. To remove a file at the source holds its mutex, so that what is written from then on is sent afterwards.
 What is written while another thread or process renames the file is renamed too, or stays under the old name.
+While the source renames a file or a directory, its mutex is held, and nothing is sent there.
 
 Crash. Of a file that is renamed while it is unsent, the new name is accepted first: a kill leaves both names, and never
 neither.
@@ -15,10 +16,13 @@ import errno
 from collections.abc import Sequence
 from typing import Any
 
-from dogpile_filesystem.remote.back.overlay import Pending, below
+from dogpile_filesystem.remote.back.overlay import Pending, below, is_pattern
 from dogpile_filesystem.remote.back.writing_back import WrittenBackFileSystem
 from dogpile_filesystem.remote.source import SourceChanged
 from dogpile_filesystem.store import UnsentFile
+
+#: How often to begin anew to remove a directory in which others remove files.
+_TRIES = 100
 
 
 class BackFileSystem(WrittenBackFileSystem):
@@ -45,8 +49,7 @@ class BackFileSystem(WrittenBackFileSystem):
             if self._is_unsent(path):
                 return False
             if not is_held:
-                msg = f"{path!r} is being sent for longer than lock_timeout: try again later"
-                raise TimeoutError(msg)
+                raise _is_busy(path)
             super().rm_file(path)
             return True
 
@@ -60,12 +63,14 @@ class BackFileSystem(WrittenBackFileSystem):
         Remove files, or directories with all that is in them.
 
         :raises FileNotFoundError: there is nothing.
+        :raises OSError: nobody can tell what is unsent.
         :raises Exception: whatever the source raises. What was unsent is removed nevertheless.
         """
         targets = self._strip_protocol(path if isinstance(path, list) else [path])
-        pending = [each for target in targets for each in self._pending_change(self._fixed_part(target))]
+        with self._seeing(self._pending_change()):
+            pending = [each for target in targets for each in self._pending(self._fixed_part(target))]
         if not pending:
-            if not recursive and not isinstance(path, list) and not _is_pattern(targets[0]):
+            if not recursive and not isinstance(path, list) and not is_pattern(targets[0]):
                 self._rm_one(path, targets[0])
             else:
                 super().rm(path, recursive=recursive, maxdepth=maxdepth)
@@ -88,9 +93,17 @@ class BackFileSystem(WrittenBackFileSystem):
                 self._accept_removal(record.path)
                 self.sender.send(file.key)
         for each in path if isinstance(path, list) else [path]:
-            # The source has nothing of it, perhaps.
-            with contextlib.suppress(FileNotFoundError):
-                super().rm(each, recursive=True)
+            self._rm_at_source(each)
+
+    def _rm_at_source(self, path: Any) -> None:
+        """Remove what the source has of a path. It ends early when a file is gone that another thread has removed."""
+        for _ in range(_TRIES):
+            try:
+                return super().rm(path, recursive=True)
+            except FileNotFoundError:
+                if not self.fs.exists(self._strip_protocol(path)):  # It had nothing of it, perhaps.
+                    return None
+        raise SourceChanged(path)
 
     def _rm_one(self, path: Any, target: str) -> None:
         with self.uploads.holding(target):
@@ -102,7 +115,7 @@ class BackFileSystem(WrittenBackFileSystem):
     @staticmethod
     def _fixed_part(path: str) -> str:
         """The directory in which all matches of a pattern lie; of another path, itself."""
-        if not _is_pattern(path):
+        if not is_pattern(path):
             return path
         at = min(path.index(sign) for sign in "*?[" if sign in path)
         return path[:at].rpartition("/")[0]
@@ -127,26 +140,57 @@ class BackFileSystem(WrittenBackFileSystem):
         """
         Rename files and directories: at the source, and what is unsent of them here.
 
-        :raises OSError: EBUSY: what is unsent has to be sent first, by :meth:`flush`.
+        :raises TimeoutError: something in them is being sent for longer than ``lock_timeout``.
+        :raises UploadError: what has to be sent first cannot be.
+        :raises OSError: nobody can tell what is unsent.
         :raises Exception: whatever the source raises.
         """
-        if not self._pending_change():
-            super().mv(path1, path2, **kwargs)
+        everything = self._pending_change()
+        if not everything:
+            self._mv_at_source(path1, path2, **kwargs)
             return
-        if isinstance(path1, list) or isinstance(path2, list) or _is_pattern(str(path1)):
+        if isinstance(path1, list) or isinstance(path2, list) or is_pattern(str(path1)):
             self.flush()
-            super().mv(path1, path2, **kwargs)
+            self._mv_at_source(path1, path2, **kwargs)
             return
         source, target = self._strip_protocol(path1), self._strip_protocol(path2)
-        mine, theirs = self._pending_change(source), self._pending_change(target)
+        with self._seeing(everything):
+            mine, theirs = self._pending(source), self._pending(target)
+            is_file = bool(mine or theirs) and self.info(source)["type"] != "directory"
+            is_into = is_file and (str(path2).endswith("/") or self._is_directory(target))
         if not mine and not theirs:
-            super().mv(path1, path2, **kwargs)
-        elif self.info(source)["type"] != "directory":
-            if str(path2).endswith("/") or self.isdir(target):
-                target = f"{target.rstrip('/')}/{source.rpartition('/')[2]}"
-            self._mv_file(source, target)
+            self._mv_at_source(path1, path2, **kwargs)
+        elif is_file:
+            self._mv_file(source, f"{target.rstrip('/')}/{source.rpartition('/')[2]}" if is_into else target)
         else:
             self._mv_directory(path1, path2, mine, theirs, kwargs)
+
+    def _is_directory(self, path: str) -> bool:
+        """As :meth:`isdir`, which takes any error for a no."""
+        with contextlib.suppress(FileNotFoundError):  # It was removed here.
+            if self._unsent_version(path) is not None:
+                return False
+            if self.fs.isdir(path):
+                return True
+        return self._is_implied(path)
+
+    def _mv_at_source(self, path1: Any, path2: Any, **options: Any) -> None:
+        """Many sources copy what they list, and remove what they list then: so nothing is sent there in between."""
+        paths = self._strip_protocol(path1 if isinstance(path1, list) else [path1])
+        with contextlib.ExitStack() as stack:
+            held = sorted({self._fixed_part(path) for path in paths})
+            for path in held:
+                self._hold(path, stack)
+            # What is being sent since before that.
+            for _, record in [each for path in held for each in self._pending_change(path)]:
+                if record.path not in held:
+                    with contextlib.ExitStack() as waiting:
+                        self._hold(record.path, waiting)
+            super().mv(path1, path2, **options)
+
+    def _hold(self, path: str, stack: contextlib.ExitStack) -> None:
+        if not stack.enter_context(self.uploads.holding(path)):
+            raise _is_busy(path)
 
     def _mv_file(self, source: str, target: str) -> None:
         """The new name first: a kill leaves both, and never neither."""
@@ -179,11 +223,11 @@ class BackFileSystem(WrittenBackFileSystem):
         source, target = self._strip_protocol(path1), self._strip_protocol(path2)
         if theirs or self.exists(target) or not self._is_back:
             self._flush([*mine, *theirs])
-            super().mv(path1, path2, **options)
+            self._mv_at_source(path1, path2, **options)
             return
         # The source has nothing of it, perhaps.
         with contextlib.suppress(FileNotFoundError):
-            super().mv(path1, path2, **{"recursive": True, **options})
+            self._mv_at_source(path1, path2, **{"recursive": True, **options})
         for _, record in mine:
             inner = below(record.path, source)
             if not inner:
@@ -197,5 +241,5 @@ class BackFileSystem(WrittenBackFileSystem):
                     self._mv_file(record.path, new)
 
 
-def _is_pattern(path: str) -> bool:
-    return not {"*", "?", "["}.isdisjoint(path)
+def _is_busy(path: str) -> TimeoutError:
+    return TimeoutError(f"{path!r} is being sent for longer than lock_timeout: try again later")

@@ -4,7 +4,8 @@ Sending one unsent file to its source, with the checks that belong to it.
 Concurrency. Who sends a file holds its mutex, so that one process does, and no older content comes after a newer one. A
 file that is written or removed meanwhile stays unsent, and is sent again.
 
-Crash. The record goes last. A file whose process is killed before that is sent once more.
+Crash. The record goes last. A file whose process is killed before that is sent once more. If the source lies on this
+machine, what was put or removed there is synced first: after a power cut, the source or the record has it.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class End(enum.Enum):
     SENT = enum.auto()
     #: There is nothing to send.
     NOTHING = enum.auto()
-    #: Another thread or process is sending it.
+    #: Another thread or process is sending it, or renaming a directory above it.
     HELD = enum.auto()
     #: It was written or removed meanwhile: it is to be sent again.
     CHANGED = enum.auto()
@@ -94,7 +95,7 @@ class Sender:
         Send a file, if nobody else does. Errors of the source are in the outcome, and in the file's record.
 
         :param on_conflict: instead of what this object was made with; None: that.
-        :raises OSError: the record cannot be removed. The file is sent once more then.
+        :raises OSError: the record cannot be read or removed. The file is sent, perhaps once more, later.
         """
         on_conflict = on_conflict or self._on_conflict
         mutex = self._store.unsent.mutex(key)
@@ -105,6 +106,8 @@ class Sender:
             record = None if file is None else unsent.unpack(file.metadata)
             if file is None or record is None:
                 return Outcome(End.NOTHING)
+            if self._is_in_renamed_directory(record.path):
+                return Outcome(End.HELD)
             outcome = self._send(file, record, on_conflict)
             self._count(outcome, file.size)
             if outcome.end is not End.SENT:
@@ -113,6 +116,13 @@ class Sender:
             return outcome
         finally:
             mutex.release()
+
+    def _is_in_renamed_directory(self, path: str) -> bool:
+        """Whether a directory above a file is being renamed at the source. Who does that has its mutex."""
+        while path != (path := self._checked.source.parent(path)):
+            if self._store.unsent.mutex(self._versions.key(path)).locked():
+                return True
+        return False
 
     def _count(self, outcome: Outcome, size: int) -> None:
         counter, error = self._store.source_counter, outcome.error
@@ -179,7 +189,8 @@ class Sender:
             self._conflicts.keep_removed(record)
             return
         try:
-            if self._checked.type(record.path) != "directory":  # WebDAV would remove all that is in it.
+            # WebDAV would remove all that is in a directory. FTP has no error of its own where there is nothing.
+            if self._checked.type(record.path) not in ("", "directory"):
                 self._checked.source.fs.rm_file(record.path)
         except FileNotFoundError:
             pass
@@ -188,6 +199,7 @@ class Sender:
         self._uploads.remove_part(record.path)
         if self._checked.type(record.path) == "file":
             raise OSError(errno.EIO, "the source removed the file, and still has it", record.path)
+        self._checked.sync(record.path)
         self._listings.removed(record.path)
 
     def _tell_successor(self, key: bytes, identity: str) -> None:

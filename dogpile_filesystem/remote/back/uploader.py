@@ -5,8 +5,10 @@ Concurrency. Any process may send any file of its source; which one does, is dec
 are started when there is something to send, and end when there is nothing left. They are daemons: what a process has
 not sent at its end, the next one does. A forked child has none of its parent's.
 
-Limits. A process that has opened a source before another one was killed takes over what that left, when it next writes
-something itself.
+Crash. What a killed process left is sent by the next one that opens the source; or by one that has it open, with
+``write="back"``: when it writes, and when it opens or lists something, at most once a minute.
+
+Limits. A process that does none of this does not send what others left.
 """
 
 from __future__ import annotations
@@ -23,13 +25,13 @@ from collections.abc import Callable, Iterable
 from dogpile_filesystem.remote import unsent
 from dogpile_filesystem.remote.back.sending import FAILED, End, Outcome, Sender
 from dogpile_filesystem.remote.unsent import Record
-from dogpile_filesystem.store import Store, UnsentFile
+from dogpile_filesystem.store import Store, Unreadable, UnsentFile
 
 #: A cause in the statistics and the log.
 UNSENT = "unsent"
 #: Seconds until a file is tried again that another process was sending, or whose failure could not be noted.
 _LATER = 1.0
-#: Seconds that a thread sleeps at most: other processes write too.
+#: Seconds that a thread sleeps at most, and that a reader has none look: other processes write too, or are killed.
 _LONGEST = 60.0
 #: A listing is good for so many times the seconds that it took.
 _WORTH = 20
@@ -79,15 +81,19 @@ class Uploader:
         self._due_until = 0.0
         # Until when to leave a file alone, by its key, on the monotonic clock.
         self._later: dict[bytes, float] = {}
+        # When a reader is to have a thread look, on that clock. To have two look at once is harmless.
+        self._next_look = self._monotonic() + _LONGEST
 
-    def files(self) -> list[tuple[UnsentFile, Record]]:
+    def files(self, on_unreadable: Callable[[Unreadable], object] | None = None) -> list[tuple[UnsentFile, Record]]:
         """
         The unsent files of the source, the oldest first.
 
+        :param on_unreadable: as of :meth:`.UnsentFiles.all`. A file whose record cannot be read may be of any source.
+        :raises Unreadable: as there.
         :raises OSError: they cannot be listed.
         """
         found = []
-        for file in self._store.unsent.all():
+        for file in self._store.unsent.all(on_unreadable):
             record = unsent.unpack(file.metadata)
             if record is None:  # Of a later release, perhaps.
                 self._sender.failures.report(
@@ -97,13 +103,28 @@ class Uploader:
                 found.append((file, record))
         return found
 
+    def has_files(self) -> bool:
+        """
+        Whether something is unsent, or may be.
+
+        :raises OSError: they cannot be listed.
+        """
+        unreadable: list[Unreadable] = []
+        return bool(self.files(unreadable.append) or unreadable)
+
     def start(self) -> None:
         """Have threads send what is unsent. Does nothing if they are there already."""
+        self._next_look = self._monotonic() + _LONGEST
         with self._changed:
             self._news += 1
             self._changed.notify()
             if not self._threads:
                 self._start_thread()
+
+    def start_if_late(self) -> None:
+        """As :meth:`start`, at most once a minute: another process may have been killed. Otherwise compares numbers."""
+        if self._monotonic() >= self._next_look:
+            self.start()
 
     def _start_thread(self) -> None:
         if self._is_closed or self._threads >= self._max_uploads:
@@ -145,13 +166,11 @@ class Uploader:
             if key is not None:
                 return key
             news, began = self._news, self._monotonic()
-            try:
-                files = self.files()
-            except OSError as error:
-                self._sender.failures.report_error(error, "cannot list unsent files")
-                files = None
+            files, is_complete = self._list()
             with self._changed:
-                wait = _LATER if files is None else self._choose(files)
+                wait = self._choose(files)
+                if not is_complete:  # What is missing may be to be sent now.
+                    wait = _LATER if wait is None else min(wait, _LATER)
                 now = self._monotonic()
                 self._due_until = now + _WORTH * (now - began)
                 key = None if self._is_closed else self._next_due(is_new=True)
@@ -164,6 +183,18 @@ class Uploader:
                     self._threads -= 1
                     return None
                 self._changed.wait(min(wait, _LONGEST))
+
+    def _list(self) -> tuple[list[tuple[UnsentFile, Record]], bool]:
+        """The unsent files that can be read now, and whether these are all. Never fails."""
+        unreadable: list[OSError] = []
+        files: list[tuple[UnsentFile, Record]] = []
+        try:
+            files = self.files(unreadable.append)
+        except OSError as error:
+            unreadable.append(error)
+        for each in unreadable:
+            self._sender.failures.report_error(each, "cannot look for unsent files")
+        return files, not unreadable
 
     def _next_due(self, *, is_new: bool = False) -> bytes | None:
         """A file to send, of those that are known; None: there is none, or nobody has looked for some time."""
@@ -198,13 +229,18 @@ class Uploader:
     def report_at_end(self) -> None:
         """Say in the log how many files stay unsent, when this process ends. Never fails."""
         with contextlib.suppress(OSError):
-            count = len(self.files())
+            unreadable: list[Unreadable] = []
+            count = len(self.files(unreadable.append)) + len(unreadable)
             if count:
                 what = "%d files are not sent yet: the next process that opens their source sends them, or flush()"
                 self._sender.failures.report(UNSENT, what, count)
 
     def run(self) -> list[Outcome]:
-        """Send in this thread what is due, once."""
+        """
+        Send in this thread what is due, once.
+
+        :raises OSError: they cannot be listed, or a record cannot be read or removed.
+        """
         now = self._sender.clock()
         return [self._sender.send(file.key) for file, record in self.files() if record.wait(now) <= 0]
 

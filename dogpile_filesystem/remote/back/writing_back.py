@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from fsspec.callbacks import DEFAULT_CALLBACK, Callback
@@ -24,9 +24,9 @@ from dogpile_filesystem.remote.back.overlay import OverlaidFileSystem, Pending
 from dogpile_filesystem.remote.back.sending import Sender
 from dogpile_filesystem.remote.back.uploader import Uploader
 from dogpile_filesystem.remote.beside import exists
-from dogpile_filesystem.remote.options import Options
 from dogpile_filesystem.remote.reading.local import copy
 from dogpile_filesystem.remote.source import Source
+from dogpile_filesystem.remote.through.durable import sync_changed
 from dogpile_filesystem.remote.unsent import ON_CONFLICT, UploadError
 from dogpile_filesystem.sources import protocols_of
 from dogpile_filesystem.store import Draft, UnsentFile
@@ -46,6 +46,8 @@ class Unsent(NamedTuple):
     :ivar error: why the last try failed; empty: there was none.
     :ivar next_try: when it is sent, seconds since the epoch.
     :ivar removed: whether it is to be removed.
+    :ivar beside: the path that it goes to, beside a file that somebody else has changed and that is kept: see
+     ``on_conflict``; empty: it goes to ``path``.
     """
 
     path: str
@@ -55,6 +57,7 @@ class Unsent(NamedTuple):
     error: str
     next_try: float
     removed: bool
+    beside: str
 
 
 class WrittenBackFileSystem(OverlaidFileSystem):
@@ -63,9 +66,9 @@ class WrittenBackFileSystem(OverlaidFileSystem):
     """
 
     source: Source
-    options: Options
 
     def _begin_writing_back(self, namespace: str) -> None:
+        self._begin_overlay()
         lock_timeout = self.options.shared.lock_timeout
         self.patience = Patience(lock_timeout)
         self.sender = Sender(
@@ -86,9 +89,13 @@ class WrittenBackFileSystem(OverlaidFileSystem):
             clock=time.time,
         )
         self.uploader = Uploader(self.store, self.sender, namespace=namespace, max_uploads=self.options.max_uploads)
-        with self.store.failures.reporting("cannot look for unsent files"):
-            if self.uploader.files():
-                self.uploader.start()
+        try:
+            has_files = self.uploader.has_files()
+        except OSError as error:
+            self.store.failures.report_error(error, "cannot look for unsent files")
+            has_files = self.options.write_back
+        if has_files:
+            self.uploader.start()
 
     # What is unsent
 
@@ -96,10 +103,19 @@ class WrittenBackFileSystem(OverlaidFileSystem):
         """
         What the source is still to get, or to remove, the oldest first.
 
-        :raises OSError: it cannot be listed.
+        :raises OSError: it cannot be listed, or a record cannot be read.
         """
         return [
-            Unsent(record.path, file.size, record.since, record.tries, record.error, record.next_try, record.removed)
+            Unsent(
+                record.path,
+                file.size,
+                record.since,
+                record.tries,
+                record.error,
+                record.next_try,
+                record.removed,
+                record.beside,
+            )
             for file, record in self._pending(is_strict=True)
         ]
 
@@ -113,7 +129,7 @@ class WrittenBackFileSystem(OverlaidFileSystem):
          it.
         :raises UploadError: with all that was not sent, and why. It stays unsent.
         :raises ValueError: ``on_conflict`` is none of these.
-        :raises OSError: what is unsent cannot be listed.
+        :raises OSError: what is unsent cannot be listed, or a record cannot be read.
         """
         if on_conflict is not None and on_conflict not in ON_CONFLICT:
             msg = f"on_conflict={on_conflict!r} is not accepted: pass {' or '.join(map(repr, ON_CONFLICT))}"
@@ -139,6 +155,12 @@ class WrittenBackFileSystem(OverlaidFileSystem):
         finally:
             self.uploader.close()
 
+    def _sync_changed(
+        self, removed: Collection[str] = (), written: Collection[str] = (), made: Collection[str] = ()
+    ) -> None:
+        if self.options.write_back:
+            sync_changed(self.fs, [*written, *made], removed)
+
     # Accepting
 
     def _accept(self, path: str, draft: Draft, mode: str, basis: Basis | None) -> None:
@@ -154,10 +176,11 @@ class WrittenBackFileSystem(OverlaidFileSystem):
         Have sent what is unsent of some paths, because they are to be changed at the source now.
 
         :raises UploadError: it cannot be sent.
+        :raises OSError: nobody can tell whether something is unsent, as :meth:`.Versions.find_unsent` has it.
         """
         found = []
         for path in paths:
-            file = self.store.unsent.find(self.versions.key(path))
+            file = self.versions.find_unsent(path)
             record = None if file is None else unsent.unpack(file.metadata)
             if file is not None and record is not None:
                 found.append((file, record))
@@ -169,16 +192,8 @@ class WrittenBackFileSystem(OverlaidFileSystem):
         """Whether files are written back."""
         return self.options.write_back and not protocols_of(self.fs) & _NOT_WRITTEN
 
-    def _pending_change(self, path: str = "") -> list[Pending]:
-        """
-        What is unsent at a path and below it, which is to be changed.
-
-        :raises OSError: it cannot be listed, and so nobody knows what to change; not when nothing is written back here.
-        """
-        return self._pending(path, is_strict=self.options.write_back)
-
     def _is_unsent(self, path: str) -> bool:
-        return self.store.unsent.find(self.versions.key(path)) is not None
+        return self.versions.find_unsent(path) is not None
 
     # Writing
 
@@ -218,10 +233,13 @@ class WrittenBackFileSystem(OverlaidFileSystem):
             copy(source, file, callback)
 
     def cp_file(self, path1: str, path2: str, **kwargs: Any) -> None:
-        """Copy a file: at the source, unless one of the two is unsent."""
+        """Copy a file: at the source, unless one of the two is unsent. Of a directory, one is made at the source."""
         source, target = self._strip_protocol(path1), self._strip_protocol(path2)
         if not self._is_unsent(source) and not self._is_unsent(target):
-            super().cp_file(path1, path2, **kwargs)
+            if self._is_implied(source):  # A directory, which the source may not have.
+                self.makedirs(target, exist_ok=True)
+            else:
+                super().cp_file(path1, path2, **kwargs)
         elif not self._is_back:
             self._settle([source, target])
             super().cp_file(path1, path2, **kwargs)

@@ -123,9 +123,9 @@ class Rows:
             # Before the columns: another thread takes them as soon as they are there.
             self._nested = [
                 (group, key)
-                for group, (keys, columns) in enumerate(found)
+                for group, (keys, columns) in enumerate(packed)
                 for key, column in zip(keys, columns, strict=True)
-                if not {list, dict}.isdisjoint(map(type, column))
+                if column is not None and column[0] == "each" and not {list, dict}.isdisjoint(map(type, column[1]))
             ]
             self._groups = found
         return self._groups

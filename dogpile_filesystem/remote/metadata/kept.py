@@ -115,7 +115,9 @@ class Kept:
         changes, listed = self._entries.known(self._entries.key(directory, generation), directory)
         if changes is None:
             return None
-        answers = [self._of_listing(path, listed), self._of_name(path, generation, changes)]
+        # The root is in its own directory, and no listing tells of it.
+        of_listing = None if path == directory else self._of_listing(path, listed)
+        answers = [of_listing, self._of_name(path, generation, changes)]
         fresh = [each for each in answers if each is not None and self._is_fresh(each.asked_at, seconds)]
         latest = max(fresh, key=lambda each: each.asked_at, default=None)
         answer = self._after_changes(path, directory, changes, latest)

@@ -15,12 +15,14 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from dogpile_filesystem.remote.metadata.changes import Change, is_directory
-from dogpile_filesystem.remote.metadata.format import Names
+from dogpile_filesystem.remote.metadata.format import Names, name_of
 from dogpile_filesystem.remote.metadata.kept import Answer, Kept, Ticket, name_in
 from dogpile_filesystem.remote.metadata.versions import STALE, Versions
 from dogpile_filesystem.remote.source import Source
 from dogpile_filesystem.sources import implies_directories, lists_all, says_missing
 from dogpile_filesystem.store import Store
+
+_name, _type = operator.itemgetter("name"), operator.itemgetter("type")
 
 
 class Listings:
@@ -90,6 +92,25 @@ class Listings:
         found.sort()
         is_twice = any(map(operator.eq, found, itertools.islice(found, 1, None)))
         return list(dict.fromkeys(found)) if is_twice else found
+
+    def details(self, path: str, *, refresh: bool = False) -> dict[str, dict[str, Any]]:
+        """As :meth:`find`, with what the source says of each file."""
+        found: dict[str, dict[str, Any]] = {}
+        left = [path]
+        while left:
+            directory = left.pop()
+            try:
+                rows = self.ls(directory, refresh=refresh)
+            except OSError:
+                continue
+            if "directory" in map(_type, rows):
+                directories = [each for row in rows if is_directory(row) and (each := name_of(row)) != directory]
+                # By the paths of what is in them: then there is mostly nothing left to sort.
+                left += sorted(directories, key="{}/".format, reverse=True)
+                rows = [row for row in rows if not is_directory(row)]
+            found.update(zip(map(_name, rows), rows, strict=True))
+        names = sorted(found)
+        return found if names == list(found) else {name: found[name] for name in names}
 
     def info(self, path: str, *, refresh: bool = False) -> dict[str, Any]:
         """
@@ -211,6 +232,8 @@ class Listings:
         by_directory: dict[str, dict[str, Change]] = {}
         for path, info in {**dict.fromkeys(removed), **(added or {})}.items():
             directory = self._parent(path)
+            if directory == path:
+                continue  # The root is in no directory.
             changes = by_directory.setdefault(directory, {})
             changes[name_in(directory, path)] = Change(now, None if info is None else {**info, "name": path})
         for directory, changes in by_directory.items():

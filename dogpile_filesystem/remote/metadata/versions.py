@@ -29,7 +29,7 @@ from dogpile_filesystem.remote.metadata.kept import Kept
 from dogpile_filesystem.remote.metadata.places import Place, Places
 from dogpile_filesystem.remote.source import Look, Source
 from dogpile_filesystem.sources import says_missing
-from dogpile_filesystem.store import Store
+from dogpile_filesystem.store import Store, Unreadable, UnsentFile
 
 #: Seconds for which what the source said to `info` is good for one opening, and what it said to an opening for `info`.
 _FRESH = 0.1
@@ -121,6 +121,7 @@ class Versions:
     :param listings_expiry_time: seconds for which these are good; 0: they are not asked.
     :param check: seconds for which a record is taken for the current version; 0: never; infinity: for ever.
     :param stale_if_error: whether the version of the record is served while the source fails.
+    :param is_back: whether files are written back here, so that the cache may have the only copy of one.
     :param clock: seconds since the epoch.
     :param monotonic: seconds that run forward only.
     """
@@ -136,6 +137,7 @@ class Versions:
         block_size: int,
         check: float,
         stale_if_error: bool,
+        is_back: bool,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -148,6 +150,7 @@ class Versions:
         self._block_size = block_size
         self._check = check
         self._stale_if_error = stale_if_error
+        self._is_back = is_back
         self._clock = clock
         self._monotonic = monotonic
         # What the source said a moment ago, by path. Each change is atomic.
@@ -245,16 +248,34 @@ class Versions:
         this costs one attempt to open a file.
 
         :raises FileNotFoundError: the file was removed here.
+        :raises OSError: as :meth:`find_unsent`.
         """
-        place = self._place(path)
-        found = self._store.unsent.find(version_key(*place))
+        found = self.find_unsent(path)
         record = None if found is None else unsent.unpack(found.metadata)
         if found is None or record is None:
             return None
         if record.removed:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
-        key = PartKey(*place, unsent.IDENTITY + found.token, found.size, self._block_size, 0)
+        key = PartKey(*self._place(path), unsent.IDENTITY + found.token, found.size, self._block_size, 0)
         return Version.of(path, key, unsent.info_of(path, record, found.size), is_kept=False)
+
+    def find_unsent(self, path: str) -> UnsentFile | None:
+        """
+        What is unsent of a file; None: nothing is.
+
+        :raises Unreadable: something is, and its record cannot be read. The source's version may be an older one.
+        :raises OSError: nobody can tell, and files are written back here. Where they are not, that is reported, and
+         counts as nothing.
+        """
+        try:
+            return self._store.unsent.find(self.key(path))
+        except Unreadable:
+            raise
+        except OSError as error:
+            if self._is_back:
+                raise
+            self._store.failures.report_error(error, "cannot look for an unsent file")
+            return None
 
     def look_again(self, path: str) -> None:
         """Ask the source at the next opening: what it said a moment ago may be older than what is unsent."""

@@ -20,9 +20,9 @@ def open_unsent(fs: Context, version: Version) -> RawUnsentFile:
     The unbuffered reader of an unsent file.
 
     :raises SourceChanged: the file was sent, replaced or removed since somebody looked.
-    :raises OSError: its content cannot be opened; EIO: it is damaged.
+    :raises OSError: its record or its content cannot be read; EIO: the content is damaged.
     """
-    found = fs.store.unsent.find(fs.versions.key(version.path))
+    found = fs.versions.find_unsent(version.path)
     if found is None or unsent.IDENTITY + found.token != version.identity:
         raise SourceChanged(version.path)
     try:

@@ -110,9 +110,12 @@ class PassedOnFileSystem(ChainedFileSystem):
 
     def find(self, path: str, *args: Any, **kwargs: Any) -> Any:
         """All files below a directory."""
-        if not args and self.listings.expiry and {"refresh"}.issuperset(kwargs):
-            path = self._strip_protocol(path)  # Nobody wants more than names.
-            return self.listings.find(path, **kwargs) or ([path] if self.isfile(path) else [])
+        if not args and self.listings.expiry and {"refresh", "detail"}.issuperset(kwargs):
+            path, detail = self._strip_protocol(path), kwargs.pop("detail", False)
+            found: Any = (self.listings.details if detail else self.listings.find)(path, **kwargs)
+            if found or not self.isfile(path):
+                return found
+            return {path: self.info(path)} if detail else [path]
         if self._is_listed(kwargs):
             return super().find(path, *args, **kwargs)
         return _shown(self.fs.find(self._strip_protocol(path), *args, **kwargs))
@@ -217,6 +220,7 @@ class PassedOnFileSystem(ChainedFileSystem):
         try:
             with self._changing(removed=sources):
                 self.fs.mv(self._strip_protocol(path1), without_prefix(path2), **kwargs)
+                self._sync_changed(written=targets)
         finally:
             with contextlib.suppress(Exception):  # It is not there.
                 targets += self._expand(path2, recursive=True)
@@ -242,10 +246,16 @@ class PassedOnFileSystem(ChainedFileSystem):
         """Change something at the source. Also where that fails, it may have been changed."""
         try:
             yield
+            self._sync_changed(**paths)
         except BaseException:
             self._changed(unknown=[path for each in paths.values() for path in each])
             raise
         self._changed(**paths)
+
+    def _sync_changed(
+        self, removed: Collection[str] = (), written: Collection[str] = (), made: Collection[str] = ()
+    ) -> None:
+        """Have the source keep through a power cut what was changed there. Here it keeps what it keeps by itself."""
 
     def _changed(
         self,

@@ -38,7 +38,8 @@ from dogpile_filesystem.remote.beside import (
 from dogpile_filesystem.remote.metadata.listings import Listings
 from dogpile_filesystem.remote.metadata.versions import Version, Versions
 from dogpile_filesystem.remote.source import Source, SourceChanged
-from dogpile_filesystem.sources import is_local, is_rewritten_in_place, protocols_of
+from dogpile_filesystem.remote.through.durable import sync_changed
+from dogpile_filesystem.sources import is_local, is_rewritten_in_place, protocols_of, says_missing
 from dogpile_filesystem.store import Store
 
 __all__ = ["Uploads", "is_temporary"]
@@ -109,16 +110,17 @@ class Uploads:
         :raises FileExistsError: the file is there.
         :raises SourceChanged: the source no longer has ``base``.
         :raises TimeoutError: an older content is being sent for longer than ``lock_timeout``.
-        :raises OSError: EIO: the source accepted the file, and does not have all of it.
+        :raises OSError: EIO: the source accepted the file, and does not have all of it. Or the record of an older
+         content, which is unsent, cannot be read.
         :raises Exception: whatever the source raises.
         """
         with self.holding(path) as is_held:
             arguments = {"mode": mode, "base": base, "callback": callback, **options}
-            older = self._store.unsent.find(self._versions.key(path))
+            older = self._versions.find_unsent(path)
             if older is not None and not is_held:
                 msg = f"{path!r} is being sent for longer than lock_timeout: try again later"
                 raise TimeoutError(msg)
-            version = self.put_held(local_path, path, is_held=is_held, **arguments)
+            version = self.put_held(local_path, path, is_held=is_held, is_durable=False, **arguments)
             if older is not None:  # Nobody is to send it over what was put.
                 with self._store.failures.reporting("cannot remove an unsent file that was replaced at the source"):
                     self._store.unsent.remove(older.key, older.token)
@@ -130,12 +132,18 @@ class Uploads:
         path: str,
         *,
         is_held: bool = True,
+        is_durable: bool = True,
         mode: str = "overwrite",
         base: Version | None = None,
         callback: Callback = DEFAULT_CALLBACK,
         **options: Any,
     ) -> Version:
-        """As :meth:`put`, by a caller that is in :meth:`holding`, which told ``is_held``."""
+        """
+        As :meth:`put`, by a caller that is in :meth:`holding`, which told ``is_held``.
+
+        :param is_durable: whether the file survives a power cut then, if the source lies on this machine. Default True:
+         whoever has its only copy goes on to remove that.
+        """
         if base is not None and not self._versions.is_current(base):
             raise SourceChanged(path)
         before = os.stat(local_path)
@@ -144,7 +152,11 @@ class Uploads:
         record = self._versions.writing(path)
         try:
             token = self._token(path, is_held=is_held)
-            made = self._replace(local_path, path, token, mode, self._source.fs.put_file, arguments)
+            made = self._replace(
+                local_path, path, token, mode, self._source.fs.put_file, arguments, is_durable=is_durable
+            )
+            if is_durable:
+                sync_changed(self._source.fs, [path])
             version = self._versions.written(path, record)
             _refuse_other_size(version, before.st_size)
             is_another = replaced is None or replaced != version.identity
@@ -196,9 +208,14 @@ class Uploads:
         :raises Exception: whatever the source raises.
         """
         fs = self._source.fs
-        if is_rewritten_in_place(fs):
-            with contextlib.suppress(FileNotFoundError), self._source.request():
+        if not is_rewritten_in_place(fs):
+            return
+        try:
+            with self._source.request():
                 fs.rm_file(temporary_path(path, self._token(path, is_held=True)))
+        except Exception as error:
+            if not says_missing(error):  # Not all raise FileNotFoundError.
+                raise
 
     def copy(self, path1: str, path2: str, **options: Any) -> None:
         """
@@ -217,14 +234,22 @@ class Uploads:
         return token_of(self._store.directory.base_dir, path) if is_held else unique_token()
 
     def _replace(
-        self, content: str, path: str, token: str, mode: str, put: Callable[..., None], options: dict[str, Any]
+        self,
+        content: str,
+        path: str,
+        token: str,
+        mode: str,
+        put: Callable[..., None],
+        options: dict[str, Any],
+        *,
+        is_durable: bool = False,
     ) -> os.stat_result | None:
         fs, is_new = self._source.fs, mode == "create"
         with self._source.request():
             if is_local(fs):
                 if getattr(fs, "auto_mkdir", False):
                     fs.makedirs(fs._parent(path), exist_ok=True)  # noqa: SLF001 - each filesystem has its own idea of it
-                return replace_local(content, path, token, is_new=is_new)
+                return replace_local(content, path, token, is_new=is_new, is_durable=is_durable)
             replace(fs, path, functools.partial(put, content, **options), token, is_new=is_new)
             return None
 

@@ -8,9 +8,11 @@ import contextlib
 import errno
 import os
 import shutil
+import threading
 import time
 
 import pytest
+from serving import wait_for
 
 pytest.importorskip("fsspec")
 backed = pytest.importorskip("backed")
@@ -186,8 +188,8 @@ def test_written_while_thread_ends(source, base_dir, monkeypatch):
     fs = source.make(base_dir, write_after=0, max_uploads=1)
     look, written = fs.uploader.files, []
 
-    def look_and_write():
-        found = look()
+    def look_and_write(*arguments):
+        found = look(*arguments)
         if not found and not written:
             written.append("b")
             fs.pipe_file("b", b"")
@@ -307,6 +309,47 @@ def test_directory_sent_while_renamed(make, source, monkeypatch):
     assert source.files() == {"e/a": b"a", "e/b": b"b", "e/sent": b"sent"}
 
 
+@pytest.mark.parametrize("is_written_before", [True, False])
+def test_sent_while_the_source_renames_the_directory(make, source, monkeypatch, is_written_before):
+    """
+    A file that is to be sent after the source has copied its directory, and before it removes the old one, is not lost:
+    it is renamed too, or stays under the old name.
+    """
+    fs, other = make(), make()
+    source.fs.makedirs("d")
+    source.fs.pipe_file("d/sent", b"sent")
+    if is_written_before:
+        fs.pipe_file("d/a", b"a")
+    rm = fs.fs.rm
+
+    def send_and_rm(*arguments, **options):
+        if not is_written_before:
+            other.pipe_file("d/a", b"a")
+        other.uploader.flush([other.versions.key("d/a")], 0.2)
+        rm(*arguments, **options)
+
+    monkeypatch.setattr(fs.fs, "rm", send_and_rm)
+    fs.mv("d", "e", recursive=True)
+    fs.flush()
+    assert source.files() == {"e/sent": b"sent", "e/a" if is_written_before else "d/a": b"a"}
+
+
+def test_being_sent_when_its_directory_is_renamed(make, source):
+    """A directory is not renamed at the source while one of its files is being sent."""
+    fs, other = make(), make()
+    source.fs.makedirs("d")
+    fs.pipe_file("d/a", b"a")
+    with source.control.holding("put"):
+        sending = threading.Thread(target=other.flush)
+        sending.start()
+        wait_for(lambda: source.control.requests("put"))
+        with pytest.raises(TimeoutError, match="being sent"):
+            fs.mv("d", "e", recursive=True)
+    sending.join()
+    fs.mv("d", "e", recursive=True)
+    assert source.files() == {"e/a": b"a"}
+
+
 def test_written_at_the_end_of_a_rename(make, source, monkeypatch):
     """A file that is written once it was copied to its new name, and before the old one is removed, is not lost."""
     fs, other = make(), make()
@@ -403,13 +446,32 @@ def test_written_through_while_an_older_content_is_sent(make, source):
     assert source.files() == {}
 
 
+def test_removed_by_a_thread_in_a_directory(fs, source, monkeypatch):
+    """A directory goes, though the thread that sends removes a file in it, so that the source ends early."""
+    fs.pipe_file("d/sent", b"content")
+    fs.flush()
+    fs.pipe_file("d/a", b"content")
+    remove, ended = fs.fs.rm, []
+
+    def end_early(*arguments, **options):
+        if not ended:
+            ended.append(True)
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        return remove(*arguments, **options)
+
+    monkeypatch.setattr(fs.fs, "rm", end_early)
+    fs.rm("d", recursive=True)
+    assert source.files() == {}
+    assert ended
+
+
 def test_removed_while_renamed(make, source, monkeypatch):
     """A file that is removed while it is renamed, and made once more, is not taken for a directory."""
     fs, other = make(), make()
-    pending, isfile = fs._pending_change, fs.isfile
+    pending, isfile = fs._pending, fs.isfile
 
-    def look_and_remove(path=""):
-        found = pending(path)
+    def look_and_remove(path="", **options):
+        found = pending(path, **options)
         if path == "b":
             other.rm_file("a")
         return found
@@ -420,7 +482,7 @@ def test_removed_while_renamed(make, source, monkeypatch):
         return found
 
     fs.pipe_file("a", b"first")
-    monkeypatch.setattr(fs, "_pending_change", look_and_remove)
+    monkeypatch.setattr(fs, "_pending", look_and_remove)
     monkeypatch.setattr(fs, "isfile", look_and_write)
     with pytest.raises(FileNotFoundError):
         fs.mv("a", "b")

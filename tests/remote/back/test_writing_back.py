@@ -407,6 +407,37 @@ def test_taken_over(fs, source, base_dir):
     assert source.files() == {"a": b"content"}
 
 
+READING = {
+    "open": lambda fs: fs.open("old").close(),
+    "cat_file": lambda fs: fs.cat_file("old"),
+    "cat_ranges": lambda fs: fs.cat_ranges(["old"], 0, 1),
+    "info": lambda fs: fs.info("old"),
+    "ls": lambda fs: fs.ls(""),
+}
+
+
+@pytest.mark.parametrize("way", READING)
+def test_taken_over_while_open(source, base_dir, spawn, monkeypatch, way):
+    """A process that has the source open sends what a killed one has left, when it reads something a minute later."""
+    source.fs.pipe_file("old", b"content")
+    fs = source.make(base_dir)
+    READING[way](fs)
+    killed = source.make(base_dir, write_after=0, max_uploads=0)
+    program = "    import signal\n    fs.pipe_file('a', b'content')\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+    process = spawn(backed.PROGRAM + program, backed.HELPERS, killed.to_json())
+    process.communicate()
+    assert process.returncode == -9
+    READING[way](fs)
+    assert not fs.uploader._threads
+    later = time.monotonic() + 60
+    monkeypatch.setattr(fs.uploader, "_monotonic", lambda: later)
+    READING[way](fs)
+    wait_for(lambda: source.files() == {"old": b"content", "a": b"content"})
+    wait_for(lambda: not fs.uploader._threads)
+    READING[way](fs)
+    assert not fs.uploader._threads
+
+
 def test_fork(source, base_dir):
     """A forked child sends what it writes itself."""
     fs = source.make(base_dir, write_after=0)
@@ -578,6 +609,17 @@ def test_copied(fs, source):
     fs.cp_file("a", "b")
     fs.flush()
     assert source.files() == {"a": b"content", "b": b"content"}
+
+
+@pytest.mark.parametrize("write", ["back", "through"])
+def test_directory_copied(fs, make, source, write):
+    """A directory that the source does not have yet is copied with all that is in it."""
+    fs.pipe_file("d/e/a", b"content")
+    other = make(write=write)
+    other.cp("d", "x", recursive=True)
+    assert other.find("") == ["d/e/a", "x/e/a"]
+    fs.flush()
+    assert source.files() == {"d/e/a": b"content", "x/e/a": b"content"}
 
 
 def test_renamed_onto_unsent(fs, source):

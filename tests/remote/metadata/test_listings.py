@@ -128,6 +128,28 @@ def test_trees(fs, source):
     assert source.asked() == 0
 
 
+def test_root_that_is_listed(fs):
+    """The root is there, though its own listing does not have it, and stays so when it is made once more."""
+    for _ in range(2):
+        assert names(fs, "") == ["d"]
+        assert fs.exists("") and fs.info("")["type"] == "directory"
+        assert fs.find("") == [*NAMES[:2], "d/e/c"]
+        fs.makedirs("", exist_ok=True)
+
+
+def test_root_listed_by_another_process_meanwhile(fs, make, monkeypatch):
+    """A listing of the root that arrives between two looks at the cache does not say that there is no root."""
+    rows = fs.listings._kept.rows
+
+    def rows_then_listed(*arguments):
+        found = rows(*arguments)
+        make(listings_expiry_time=60).ls("")
+        return found
+
+    monkeypatch.setattr(fs.listings._kept, "rows", rows_then_listed)
+    assert names(fs, "") == ["d"]
+
+
 def test_expiry(fs, source, clock):
     """A listing is good for ``listings_expiry_time`` seconds, and no longer."""
     assert names(fs) == NAMES

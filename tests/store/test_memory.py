@@ -1,0 +1,533 @@
+"""
+Values that a process keeps in memory: that they are right whatever other processes and people do, and how many there
+are.
+"""
+
+from __future__ import annotations
+
+import errno
+import gc
+import os
+import shutil
+import signal
+import threading
+import time
+import tracemalloc
+
+import ondisk
+import pytest
+from forked import Child, Forked
+from patching import replace_here
+
+from dogpile_filesystem import failures as failures_module
+from dogpile_filesystem.layout import BLOCK, VALUE, VERSION, place
+from dogpile_filesystem.lockfile import Ledger
+from dogpile_filesystem.lockfile.generations import Generations
+from dogpile_filesystem.store import signing_key
+from dogpile_filesystem.store.memory import Memory
+from dogpile_filesystem.store.store import Store
+
+SIZE = 1 << 20
+
+
+@pytest.fixture
+def store(make_store):
+    return make_store(memory_size=SIZE)
+
+
+@pytest.fixture
+def later(monkeypatch):
+    """
+    Lets time pass for what is trusted for a while. It only passes when this is called.
+    """
+    now = time.monotonic()
+    passed = 0.0
+
+    def move(seconds):
+        nonlocal passed
+        passed += seconds
+
+    monkeypatch.setattr(time, "monotonic", lambda: now + passed)
+    return move
+
+
+class Reads:
+    """
+    Reads of a store, and whether the last one was answered from memory.
+    """
+
+    def __init__(self, store):
+        self.store = store
+        self.was_kept = False
+
+    def __call__(self, key):
+        before = self.store.stats().process.memory_hits
+        value = self.store.get(key)
+        self.was_kept = self.store.stats().process.memory_hits > before
+        return value
+
+
+@pytest.fixture
+def read(store):
+    return Reads(store)
+
+
+def keep(read, key, value):
+    """Stores a value, and reads it until it is kept in memory."""
+    assert read.store.put(key, value)
+    assert [read(key), read(key)] == [value, value]
+    assert read.was_kept
+
+
+def work(pipe, base_dir):
+    """Does what it is told to do with a store of its own."""
+    store = Store(base_dir)
+    while True:
+        name, *arguments = pipe.recv()
+        pipe.send(getattr(store, name)(*arguments))
+
+
+@pytest.fixture
+def other(base_dir):
+    """
+    Another process that uses the directory.
+    """
+    process = Forked(work, base_dir)
+    yield process
+    process.kill()
+
+
+def test_second_read(read, monkeypatch):
+    """The first read of a value opens its file, and the next ones do not. All are hits."""
+    assert read.store.put(b"k", b"value")
+    assert read(b"k") == b"value"
+    assert not read.was_kept
+
+    def refuse(*_, **__):
+        raise AssertionError("a file was opened")
+
+    read(b"k")
+    replace_here(monkeypatch, os, "open", refuse)
+    assert read.store.get(b"k") == b"value"
+    monkeypatch.undo()
+    counts = read.store.stats().process
+    assert (counts.hits, counts.memory_hits, counts.misses) == (3, 2, 0)
+
+
+def test_off(make_store):
+    """Without a memory_size, nothing is kept."""
+    read = Reads(make_store())
+    read.store.put(b"k", b"value")
+    for _ in range(3):
+        assert read(b"k") == b"value"
+        assert not read.was_kept
+
+
+@pytest.mark.parametrize(
+    ("what", "value"),
+    [(("put", b"k", b"new"), b"new"), (("remove", b"k"), None), (("clear",), None), (("prune",), b"old")],
+)
+def test_changed_by_another_process(read, other, what, value):
+    """The next read sees what another process has done."""
+    keep(read, b"k", b"old")
+    other.ask(*what)
+    assert read(b"k") == value
+    assert read(b"k") == value
+
+
+def test_changed_by_this_process(store, read):
+    """The next read sees what this process has done, through this store or another one."""
+    keep(read, b"k", b"old")
+    store.put(b"k", b"new")
+    assert read(b"k") == b"new"
+    keep(read, b"k", b"newer")
+    store.remove(b"k")
+    assert read(b"k") is None
+    keep(read, b"k", b"again")
+    store.clear()
+    assert read(b"k") is None
+
+
+def test_evicted_by_another_process(make_store, base_dir):
+    """A value that another process has evicted is a miss at once."""
+    read = Reads(make_store(memory_size=SIZE, cache_size=20 * BLOCK))
+    keep(read, b"k", b"old")
+    read.store.flush()
+
+    def fill():
+        filling = Store(base_dir, cache_size=20 * BLOCK)
+        for number in range(40):
+            assert filling.put(b"key %d" % number, b"value")
+        return filling.get(b"k") is None
+
+    assert Child(fill).result()
+    assert read(b"k") is None
+
+
+def test_removed_as_damaged_by_another_process(read, other):
+    """A value that another process has found damaged, and removed, is a miss at once."""
+    keep(read, b"k", b"old")
+    with open(ondisk.path(read.store, VALUE, b"k"), "r+b") as file:
+        file.truncate(20)
+    assert other.ask("get", b"k") is None
+    assert read(b"k") is None
+
+
+def test_expired(make_store, clock):
+    """A value that is kept expires by its creation, whenever it was used, and is counted so."""
+    read = Reads(make_store(memory_size=SIZE, expiration_time=60))
+    keep(read, b"k", b"old")
+    clock.move(59)
+    assert read(b"k") == b"old"
+    assert read.was_kept
+    clock.move(2)
+    assert read(b"k") is None
+    assert read.store.stats().process.expired == 1
+
+
+@pytest.mark.leaves_damage("the ledger counts it until the next visit")
+@pytest.mark.parametrize("what", ["file", "values", "everything"])
+def test_deleted_by_hand(read, base_dir, later, what):
+    """What was deleted by hand is a miss within a second."""
+    keep(read, b"k", b"old")
+    later(0.5)
+    assert read(b"k") == b"old"
+    if what == "file":
+        os.unlink(ondisk.path(read.store, VALUE, b"k"))
+    else:
+        shutil.rmtree(base_dir if what == "everything" else f"{base_dir}/values")
+    later(0.5)
+    assert read(b"k") is None
+    assert read.store.put(b"k", b"new")
+    later(0.1)
+    keep(read, b"k", b"new")
+
+
+def test_replaced_by_hand(read, later, tmp_path):
+    """A file that was replaced by hand, or written over, is read within a second."""
+    keep(read, b"k", b"old")
+    path, copy = ondisk.path(read.store, VALUE, b"k"), tmp_path / "copy"
+    shutil.copy2(path, copy)
+    keep(read, b"k", b"new")
+    shutil.copy2(copy, path)
+    later(1)
+    assert read(b"k") == b"old"
+    keep(read, b"k", b"new")
+    os.replace(copy, path)
+    later(1)
+    assert read(b"k") == b"old"
+
+
+def test_deleted_and_made_again(read, base_dir, later, other):
+    """A directory that was deleted, and made again by another process, is read within a second, not the old one."""
+    keep(read, b"k", b"old")
+    shutil.rmtree(base_dir)
+    later(0.1)
+    assert other.ask("put", b"k", b"new")
+    later(0.9)
+    assert read(b"k") == b"new"
+    assert read(b"k") == b"new"
+
+
+def test_moved_away(read, base_dir, later):
+    """Of a directory that was moved away nothing is served, even if a copy of an older one is in its place."""
+    keep(read, b"k", b"old")
+    shutil.copytree(base_dir, f"{base_dir}.copy")
+    keep(read, b"k", b"new")
+    os.rename(base_dir, f"{base_dir}.moved")
+    later(0.2)
+    assert read(b"k") is None
+    os.rename(f"{base_dir}.copy", base_dir)
+    later(0.2)
+    assert read(b"k") == b"old"
+
+
+def test_lock_file_deleted(read, base_dir, later, other):
+    """Without its lock file a value is read from its file; and with a new one, changes by others are seen at once."""
+    keep(read, b"k", b"old")
+    os.unlink(f"{base_dir}/lock")
+    later(0.1)
+    assert read(b"k") == b"old"
+    assert not read.was_kept
+    assert other.ask("put", b"other", b"value")
+    later(0.1)
+    keep(read, b"k", b"new")
+    assert other.ask("put", b"k", b"newer")
+    assert read(b"k") == b"newer"
+
+
+def test_lock_file_of_version_1(read, base_dir, later):
+    """A lock file without generations gets them from the first reader, and the values are kept again."""
+    keep(read, b"k", b"value")
+    os.truncate(f"{base_dir}/lock", 6409)
+    assert [read(b"k"), read(b"k")] == [b"value", b"value"]
+    assert read.was_kept
+
+
+def killed_at(function):
+    """The function, made to kill its process instead of returning."""
+
+    def kill(*_):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    return kill
+
+
+@pytest.mark.leaves_damage("the ledger counts it until the next visit")
+@pytest.mark.parametrize("name", ["put", "remove"])
+def test_killed_before_the_change_is_said(read, base_dir, later, name):
+    """
+    A process that was killed when it had changed an entry, and not yet said so, has replaced it for all readers at
+    once, and has removed it within a second.
+    """
+    keep(read, b"k", b"old")
+
+    def change():
+        Generations.changed = killed_at(Generations.changed)
+        getattr(Store(base_dir), name)(b"k", *([b"new"] if name == "put" else []))
+
+    with pytest.raises(AssertionError, match="ended with -9"):
+        Child(change).result()
+    if name == "remove":
+        later(1)
+    assert read(b"k") == (b"new" if name == "put" else None)
+
+
+def test_not_kept_while_it_is_replaced(read, base_dir):
+    """What is read while an entry is being replaced is not kept."""
+    keep(read, b"k", b"old")
+    generations = Ledger.open(f"{base_dir}/lock").generations
+    generations.changing(place(VALUE, b"k").name)
+    for _ in range(3):
+        assert read(b"k") == b"old"
+        assert not read.was_kept
+
+
+def test_replaced_while_it_is_read(store, read, monkeypatch):
+    """A value that is replaced after its file was read, and before it is kept, does not count."""
+    store.put(b"k", b"old")
+    real = Memory.keep
+
+    def keep_late(self, *arguments):
+        monkeypatch.undo()
+        Store(store.base_dir).put(b"k", b"new")
+        real(self, *arguments)
+
+    monkeypatch.setattr(Memory, "keep", keep_late)
+    assert read(b"k") == b"old"
+    assert read(b"k") == b"new"
+
+
+@pytest.mark.leaves_damage("the ledger counts it until the next visit")
+def test_removed_after_it_was_deleted_by_hand(store, read, later):
+    """A removal of an entry that somebody has deleted just now has its effect at once, although nothing was there."""
+    keep(read, b"k", b"old")
+    os.unlink(ondisk.path(store, VALUE, b"k"))
+    store.remove(b"k")
+    assert read(b"k") is None
+
+
+@pytest.mark.leaves_damage("an entry cannot be removed")
+def test_cannot_be_removed(store, read, monkeypatch):
+    """A value that should be gone, but cannot be removed, is not served from memory either."""
+    keep(read, b"k", b"old")
+
+    def refuse(*_, **__):
+        raise OSError(errno.EROFS, "read-only")
+
+    replace_here(monkeypatch, os, "unlink", refuse)
+    other = Store(store.base_dir)
+    assert not other.remove(b"k")
+    assert read(b"k") is None
+    other.remover.forget(place(VALUE, b"k"))
+
+
+def test_generation_cannot_be_read(store, read, monkeypatch):
+    """If the lock file cannot be read, values are read from their files, and nothing raises."""
+    keep(read, b"k", b"value")
+
+    def fail(*_):
+        raise OSError(errno.EIO, "trouble")
+
+    replace_here(monkeypatch, os, "pread", fail)
+    assert store.get(b"k") == b"value"
+    monkeypatch.undo()
+    assert read(b"k") == b"value"
+
+
+def test_cleared_on_a_full_disk(store, read, monkeypatch):
+    """If a clear cannot be told to others, this process sees it all the same, and others see it within a second."""
+    keep(read, b"k", b"value")
+
+    def fail(_):
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(Generations, "changed_all", fail)
+    store.clear()
+    assert read(b"k") is None
+    assert store.stats().process.failures == {"ENOSPC": 1}
+
+
+def test_signed(make_store):
+    """What another process has put in the place of a value without the key is not served, as without memory."""
+    read = Reads(make_store(memory_size=SIZE, signing_keys=[signing_key(b"secret")]))
+    keep(read, b"k", b"old")
+    Store(read.store.base_dir).put(b"k", b"forged")
+    assert read(b"k") is None
+
+
+def test_refused(read, base_dir, later):
+    """Of a directory that everybody may write to by now, nothing is served."""
+    keep(read, b"k", b"value")
+    os.chmod(base_dir, 0o777)
+    later(0.1)
+    assert read(b"k") is None
+    os.chmod(base_dir, 0o700)
+    later(0.1)
+    assert read(b"k") == b"value"
+
+
+def test_other_kinds(store):
+    """Entries of other kinds are not kept, and none is taken for a value under the same key."""
+    read = Reads(store)
+    keep(read, b"k", b"value")
+    store.put(b"k", b"version", VERSION)
+    for _ in range(3):
+        before = store.stats().process.memory_hits
+        assert store.get(b"k", VERSION) == b"version"
+        assert store.stats().process.memory_hits == before
+
+
+def test_uses_count(make_store):
+    """A hit in memory is a use: what was used last is evicted last."""
+    read = Reads(make_store(memory_size=SIZE, max_entries=10))
+    for number in range(10):
+        keep(read, b"%d" % number, b"value")
+    assert read(b"0") == b"value"
+    assert read.was_kept
+    read.store.put(b"new", b"value")
+    assert read(b"0") == b"value"
+    assert read(b"1") is None
+
+
+def test_fork(read, base_dir):
+    """A forked child starts with nothing in memory, and keeps values of its own, even if a thread was keeping one."""
+    keep(read, b"k", b"value")
+
+    def use():
+        first, was_kept = read(b"k"), read.was_kept
+        return first, was_kept, read(b"k"), read.was_kept
+
+    with read.store._memory._guard:
+        child = Child(use)
+    assert child.result() == (b"value", False, b"value", True)
+    assert read(b"k") == b"value"
+    assert read.was_kept
+
+
+@pytest.mark.parametrize("length", [10, 400, 20_000])
+def test_bound(make_store, length):
+    """The memory that values take stays within memory_size and a quarter, with all that Python needs for them."""
+    store = make_store(memory_size=SIZE)
+    keys = [b"key %d" % number for number in range(3 * SIZE // (length + 500))]
+    for key in keys:
+        assert store.put(key, b"x" * length)
+    assert store.get(keys[0])
+    store.flush()
+    gc.collect()
+    tracemalloc.start()
+    try:
+        for key in keys:
+            store.get(key)
+        store.flush()
+        gc.collect()
+        taken = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert store._memory.size <= SIZE
+    assert SIZE / 2 < taken <= SIZE * 1.25
+
+
+def test_large_values(read):
+    """A value that would take more than an eighth of the memory is not kept, and pushes nothing out."""
+    keep(read, b"small", b"value")
+    read.store.put(b"large", bytes(SIZE // 8))
+    for _ in range(3):
+        assert read(b"large") == bytes(SIZE // 8)
+        assert not read.was_kept
+    assert read(b"small") == b"value"
+    assert read.was_kept
+
+
+def test_order(make_store):
+    """When there is no more room, values go that were not used since they were kept, and those that were used stay."""
+    read = Reads(make_store(memory_size=SIZE))
+    payload = bytes(SIZE // 10)
+    for number in range(9):
+        read.store.put(b"%d" % number, payload)
+        read(b"%d" % number)
+    read(b"0")
+    for number in (9, 10):
+        read.store.put(b"%d" % number, payload)
+        read(b"%d" % number)
+    read(b"0")
+    assert read.was_kept
+    read(b"1")
+    assert not read.was_kept
+
+
+def test_again_in_one_thread(read, monkeypatch):
+    """A read inside of another one, as by a signal, neither waits for it nor spoils what is kept."""
+    keep(read, b"k", b"value")
+    read.store.put(b"other", b"another value")
+    with read.store._memory._guard:
+        assert read(b"other") == b"another value"
+        read.store.put(b"k", b"new")
+        assert read(b"k") == b"new"
+    assert [read(b"other"), read(b"other")] == [b"another value"] * 2
+    assert read.was_kept
+    memory = read.store._memory
+    assert memory.size == sum(kept.charge for kept in memory._entries.values())
+
+
+def test_threads(make_store):
+    """Threads that keep, use and drop values all at once get right ones, and the memory in use is known at the end."""
+    store = make_store(memory_size=40_000)
+    keys = [b"key %d" % number for number in range(60)]
+    for key in keys:
+        store.put(key, key * 50)
+    wrong = []
+
+    def use(first):
+        for step in range(1500):
+            key = keys[(first + step * 7) % len(keys)]
+            if step % 50 == 0:
+                store.put(key, key * 50)
+            if store.get(key) != key * 50:
+                wrong.append(key)
+
+    threads = [threading.Thread(target=use, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    memory = store._memory
+    assert not wrong
+    assert memory.size == sum(kept.charge for kept in memory._entries.values()) <= 40_000
+
+
+def test_network_filesystem(make_store, base_dir, caplog, monkeypatch):
+    """Where the filesystem may be other machines' too nothing is kept, and the log says so once."""
+    monkeypatch.setattr(failures_module, "_said", set())
+    for _ in range(2):
+        read = Reads(make_store(memory_size=SIZE))
+        read.store.open()
+        read.store.directory.is_local = False
+        read.store.put(b"k", b"value")
+        for _ in range(3):
+            assert read(b"k") == b"value"
+            assert not read.was_kept
+    assert [record.message for record in caplog.records].count(
+        f"cache in {base_dir}: memory_size has no effect here: it needs a filesystem of this machine, such as ext4, xfs"
+        " or tmpfs"
+    ) == 1
