@@ -16,8 +16,8 @@ from typing import NamedTuple
 from dogpile_filesystem.layout import SHARDS, WITH_CONTENT, place
 from dogpile_filesystem.store import READ_FLAGS, Content, Damaged, Head, Seen, Shards, read_head, see
 
-#: Seconds to wait before looking again at an entry that is damaged or being written, and then once more.
-_PAUSES = (0.001, 0.02)
+#: Seconds to wait before looking again at an entry that is damaged, or is just being written, which takes some 10 us.
+_PAUSE = 0.001
 
 
 class Description(NamedTuple):
@@ -69,11 +69,10 @@ def describe(shards: Shards, seen: Seen, most: int = 0) -> Description:
 
 
 def _read_head(name: str, fd: int, most: int) -> tuple[Head, bytes]:
-    for pause in _PAUSES:
-        try:
-            return read_head(name, fd, most)
-        except Damaged:  # Perhaps an application is just writing it.
-            time.sleep(pause)
+    try:
+        return read_head(name, fd, most)
+    except Damaged:  # Perhaps an application is just writing it.
+        time.sleep(_PAUSE)
     return read_head(name, fd, most)
 
 

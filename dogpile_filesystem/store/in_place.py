@@ -14,6 +14,8 @@ ones. Killed between two calls, it leaves an empty file, or new bytes with the e
 power cut may leave the same, or bytes of one entry with the length of the other. All of these fail the checks.
 
 Limits. Whoever has the file open sees it change. So an entry with a second name (a hard link) is never written over.
+What is new in part is told by its checksum, which one in 2**32 such readings would pass. docs/internals.md says how
+rare they are, and what each way costs.
 """
 
 from __future__ import annotations

@@ -192,11 +192,12 @@ class Shard:
         try:
             self.changing(name)
             is_whole = in_place.overwrite(fd, length, b"".join(pieces), stamp)
-        except BaseException:  # An interrupt.
-            close_quietly(fd)
-            self.remove_entry(name, Entry(BLOCK))
+        except BaseException:  # An interrupt: it may be written in part.
+            with contextlib.suppress(OSError):
+                self.remove_entry(name, Entry(BLOCK))
             raise
-        os.close(fd)
+        finally:
+            os.close(fd)
         if is_whole:
             self.changed(name)
         return is_whole

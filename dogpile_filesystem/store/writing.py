@@ -169,7 +169,7 @@ class Writer:
 
     def _write_in_place(self, incoming: Incoming, ledger: Ledger) -> bool:
         """Write a small entry under its final name, if there is room; whether that was done."""
-        place, pieces, stamp, size, *_ = incoming
+        place, pieces, stamp, size = incoming.place, incoming.pieces, incoming.stamp, incoming.size
         room, access = self._room, self._directory.access
         with self._shards.locked(ledger, place.shard) as shard:
             try:

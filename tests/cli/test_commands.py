@@ -147,7 +147,7 @@ def test_reading_changes_nothing(filled, base_dir, run, arguments, state, spawn)
             from dogpile_filesystem.store.reservation import Reservation
             from dogpile_filesystem.store.store import Store
             Reservation.write = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-            Store(sys.argv[1]).put(b"new", b"value")
+            Store(sys.argv[1]).put(b"new", bytes(5000))
         """
         assert spawn(program, base_dir).wait() == -9
     before = snapshot(base_dir)

@@ -171,6 +171,25 @@ def test_nothing_is_evicted(make_store, usage_on_disk):
     assert store.usage() == usage_on_disk()
 
 
+def test_new_entry_in_a_full_cache(make_store, usage_on_disk):
+    """Where there is no room for a new entry, others are evicted first, and the ledger stays right."""
+    store = make_store(cache_size=30 * BLOCK)
+    for number in range(60):  # Not each eviction visits the shards, and counts them again.
+        assert store.put(b"%d" % number, b"value")
+        assert store.usage() == usage_on_disk()
+        assert store.usage().size <= 30 * BLOCK
+
+
+def test_empty_entry(store, path, usage_on_disk):
+    """An entry that a power cut left empty is charged nothing, so it is replaced by one that is reserved."""
+    assert store.put(KEY, b"old")
+    os.truncate(path, 0)
+    store.prune()
+    assert store.usage() == (0, 1, 257)
+    assert store.put(KEY, b"new")
+    assert store.usage() == usage_on_disk() == (BLOCK, 1, 257)
+
+
 def test_lowered_bound(make_store, path):
     """A store whose bound is lower than what lies there evicts although it only writes over an entry."""
     store = make_store(cache_size=8 * BLOCK)
