@@ -49,7 +49,8 @@ def test_unused(store, ledger, fill, clock, shards, base_dir):
     assert store.get(b"a")
     store.flush()
     since = found(shards, VALUE, b"c").used_ns
-    assert bulk.remove_entries(ledger, shards, bulk.unused_since(since)) == Removed(1, BLOCK)
+    unused = bulk.unused_since(since)
+    assert bulk.selected(shards, unused) == bulk.remove_entries(ledger, shards, unused) == Removed(1, BLOCK)
     assert keys(shards) == [b"c", b"d", b"a"]
     assert ondisk.difference(ledger.usage(), base_dir) == []
 
