@@ -107,10 +107,11 @@ class Uses:
         """
         number = _number(name)
         try:
-            slots = _read_bucket(self._descriptor.fd, _offset(number))
+            bucket = os.pread(self._descriptor.fd, _BUCKET.size, _offset(number)).ljust(_BUCKET.size, b"\0")
         except OSError:
             return 0
-        return _latest(slots, number >> 3 & _TAG, _end(now_ns))
+        # In a cache that is mostly written, most buckets are empty.
+        return 0 if bucket == _NOTHING else _latest(_BUCKET.unpack(bucket), number >> 3 & _TAG, _end(now_ns))
 
     def note(self, uses: Iterable[tuple[str, int]], now_ns: int) -> None:
         """
@@ -126,7 +127,8 @@ class Uses:
             number = _number(name)
             at = _offset(number)
             slot = _since(used_ns) << _TAG_BITS | number >> 3 & _TAG
-            index = _choose(_read_bucket(fd, at), slot, end)
+            bucket = os.pread(fd, _BUCKET.size, at).ljust(_BUCKET.size, b"\0")
+            index = _choose(_BUCKET.unpack(bucket), slot, end)
             if index >= 0 and 0 < slot < _MOST:
                 os.pwrite(fd, _SLOT.pack(slot), at + _SLOT.size * index)
 
@@ -142,10 +144,6 @@ def _number(name: str) -> int:
 def _offset(number: int) -> int:
     """Where the bucket of an entry is."""
     return USES_AT + (number >> 16 & 0xFFFF) * _BUCKET.size
-
-
-def _read_bucket(fd: int, at: int) -> Sequence[int]:
-    return _BUCKET.unpack(os.pread(fd, _BUCKET.size, at).ljust(_BUCKET.size, b"\0"))
 
 
 def _since(ns: int) -> int:

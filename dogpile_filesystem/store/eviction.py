@@ -14,7 +14,7 @@ Each entry is looked at again before it is evicted: if it was used meanwhile, it
 exact order, however old they are: an entry used or written since is younger than all of them.
 
 An eviction removes a tenth of the entries, :data:`BATCH` at most, even if fewer would do: this spreads the price of
-evicting at all.
+evicting at all. It removes these shard by shard, since to lock and open a shard costs as much as to remove an entry.
 
 Concurrency. One process evicts at a time. A writer that does not fit waits for it. A reader of an evicted entry has it
 open, and is not disturbed.
@@ -26,9 +26,10 @@ moment may go below it for that moment.
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from dogpile_filesystem.layout import BLOCK, SHARDS, Place
@@ -275,21 +276,29 @@ class Evictor:
             return usage.entries <= target and goal(usage)
 
         while self._candidates and not is_enough(usage):
-            usage = self._evict_in_shard(ledger, usage, is_enough)
+            # Those that go in any case go shard by shard, so that each shard is locked once. What is over the goal then
+            # goes one by one.
+            victims = self._take_oldest(max(1, usage.entries - target))
+            for number, in_shard in itertools.groupby(victims, lambda seen: seen.shard):
+                usage = self._evict_in_shard(ledger, number, in_shard, usage)
         return goal(ledger.usage())
 
-    def _evict_in_shard(self, ledger: Ledger, usage: Usage, is_enough: Callable[[Usage], bool]) -> Usage:
-        """Evict the oldest candidate, and those of its shard that follow; what is left then."""
-        number = self._candidates[-1].shard
+    def _take_oldest(self, most: int) -> list[Seen]:
+        """Take candidates, by their shards."""
+        victims = self._candidates[-most:]
+        del self._candidates[-most:]
+        return sorted(victims, key=lambda seen: seen.shard)
+
+    def _evict_in_shard(self, ledger: Ledger, number: int, victims: Iterable[Seen], usage: Usage) -> Usage:
+        """Evict candidates of one shard; what is left then."""
         before = usage
         with self._shards.locked(ledger, number) as shard:
             try:
                 shard.open()
             except OSError:  # Somebody deleted the shard. The next visit corrects its record.
-                self._candidates = [seen for seen in self._candidates if seen.shard != number]
                 return usage
-            while self._candidates and self._candidates[-1].shard == number and not is_enough(usage):
-                freed = shard.remove_unused(self._candidates.pop())
+            for victim in victims:
+                freed = shard.remove_unused(victim)
                 if freed is not None:
                     usage = Usage(usage.size - freed, usage.entries - 1, usage.counted)
         self._statistics.evictions += before.entries - usage.entries

@@ -188,7 +188,7 @@ def open_below(path: str, dir_fd: int) -> int:
 
     :raises OSError: it is missing, no directory, or a symbolic link.
     """
-    parent_name, name = os.path.split(path)
+    parent_name, _, name = path.rpartition("/")
     if not parent_name:
         return os.open(name, DIRECTORY_FLAGS | os.O_NOFOLLOW, dir_fd=dir_fd)
     parent = os.open(parent_name, DIRECTORY_FLAGS | os.O_NOFOLLOW, dir_fd=dir_fd)

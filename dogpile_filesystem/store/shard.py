@@ -484,7 +484,7 @@ class Shards:
         """The uses of the entries of a shard, without its lock. Never fails: what cannot be read is no use."""
         ledger = None
         with contextlib.suppress(OSError):
-            ledger = None if number == UNSENT_SHARD else self._find_ledger()
+            ledger = self._find_ledger()
         return NO_USES if ledger is None else ledger.uses.of_shard(number, int(self._clock() * 1e9))
 
     @contextlib.contextmanager

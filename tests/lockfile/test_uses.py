@@ -19,6 +19,7 @@ from dogpile_filesystem.lockfile.uses import FUTURE_NS, NO_USES
 
 NOW = 1_700_000_000 * 10**9
 SECOND = 10**9
+#: Bytes of all slots.
 SLOTS = 8 * USES_OF_SHARD * 256
 
 
@@ -133,10 +134,12 @@ def test_foreign_names(uses, name):
     assert NO_USES.used_ns(name) == 0
 
 
-def test_unsent_files_have_none(uses):
-    """Unsent files, which are never evicted, have no slots."""
-    name = names(1)[0]
+def test_unsent_files_have_none(uses, ledger):
+    """Unsent files, which are never evicted, have no slots, whatever stands behind those of the other shards."""
+    name = "0" * 32 + "v"
     uses.note([(name, NOW)], NOW)
+    os.pwrite(ledger.file.fd, os.pread(ledger.file.fd, 8 * USES_OF_SHARD, USES_AT), USES_AT + SLOTS)
+    assert uses.of_shard(0, NOW).used_ns(name) == NOW
     assert uses.of_shard(UNSENT_SHARD, NOW).used_ns(name) == 0
 
 

@@ -49,22 +49,27 @@ def test_unused(store, ledger, fill, clock, shards, base_dir):
     assert store.get(b"a")
     store.flush()
     since = found(shards, VALUE, b"c").used_ns
-    assert bulk.remove_entries(ledger, shards, bulk.unused_since(since)) == Removed(1, BLOCK)
+    unused = bulk.unused_since(since)
+    assert bulk.selected(shards, unused) == bulk.remove_entries(ledger, shards, unused) == Removed(1, BLOCK)
     assert keys(shards) == [b"c", b"d", b"a"]
     assert ondisk.difference(ledger.usage(), base_dir) == []
 
 
-def test_used_meanwhile(store, ledger, fill, shards, base_dir):
-    """An entry that is used after it was found unused stays."""
+@pytest.mark.parametrize("is_used", [False, True], ids=["stored", "used"])
+def test_used_meanwhile(store, ledger, fill, clock, shards, base_dir, is_used):
+    """An entry that is used, or stored, after it was found unused stays."""
     fill(b"a")
-    unused = bulk.unused_since(1 << 62)
+    clock.move(1)
+    unused = bulk.unused_since(int(clock() * 1e9))
     looks = []
 
-    def select(name, seen, fd):
+    def select(name, seen_ns, fd):
         looks.append(name)
         if len(looks) == 1:
-            os.utime(name, ns=(0, (1 << 62) + 1), dir_fd=fd)
-        return unused(name, seen, fd)
+            clock.move(1)
+            assert store.get(b"a") if is_used else store.put(b"a", b"value")
+            store.flush()
+        return unused(name, seen_ns, fd)
 
     assert bulk.remove_entries(ledger, shards, select) == Removed()
     assert len(looks) == 2

@@ -19,7 +19,7 @@ from dogpile_filesystem.layout import BLOCK
 from dogpile_filesystem.lockfile.format import USES_AT, USES_OF_SHARD
 from dogpile_filesystem.lockfile.ledger import Usage
 from dogpile_filesystem.store.reservation import Reservation
-from dogpile_filesystem.store.shard import Shard
+from dogpile_filesystem.store.shard import Shard, Shards
 
 #: Bytes of the slots in the lock file.
 USES_LENGTH = 8 * USES_OF_SHARD * layout.SHARDS
@@ -209,6 +209,24 @@ def damage_uses(base_dir, data):
     with open(f"{base_dir}/lock", "r+b") as file:
         file.seek(USES_AT)
         file.write(data)
+
+
+def test_each_shard_is_locked_once(make_store, clock, monkeypatch):
+    """However many entries of a shard an eviction removes, it locks the shard once."""
+    store = make_store(max_entries=640)
+    put_all(store, clock, names(range(640)))
+    put_all(store, clock, names(range(640, 703)))  # The first of these has evicted entries 0 to 63.
+    lock, locked = Shards.locked, []
+    monkeypatch.setattr(
+        Shards, "locked", lambda shards, ledger, number: (locked.append(number), lock(shards, ledger, number))[1]
+    )
+    put_all(store, clock, names(range(703, 705)))
+    assert kept(store, names(range(705))) == names(range(128, 705))
+    shards = {layout.place(1, key).shard for key in names(range(64, 128))}
+    stored = [layout.place(1, key).shard for key in names(range(703, 705))]
+    # The second of the two, which evicts, locks its shard to reserve and to publish.
+    assert sorted(locked) == sorted([*shards, *stored, stored[1]])
+    assert len(shards) < 64
 
 
 def test_expired_go_before_live_ones(make_store, clock):
