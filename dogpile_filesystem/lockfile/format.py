@@ -100,6 +100,11 @@ _OLD_HEAD = head(1)
 HEADS = (HEAD, _OLD_HEAD)
 
 
+def record_offset(shard: int) -> int:
+    """Where the record of a shard is. Its bytes are also the range that guards the shard."""
+    return RECORDS_AT + RECORD.size * shard
+
+
 def key_offset(digest: str) -> int:
     """The mutex byte of the key with this hexadecimal digest, of which it takes 62 bits."""
     return _KEYS_AT + (int(digest[:16], 16) >> 2)

@@ -15,12 +15,15 @@ Who replaces an entry writes ``_CHANGING`` before, and a new generation after. N
 So none gets the old entry after it, or another one, has got the new one. Where there was no entry, or is none any more,
 the second write is enough.
 
-Concurrency. Writers hold the lock of the shard, readers hold none. :meth:`Generations.seen` and
-:meth:`Generations.changed_all` write without it: the worst is that a reader reads a file once more.
+Concurrency. Writers hold the lock of the shard, readers hold none. Only the first reader of a generation locks the
+shard, to write it while no writer is between its two writes: such a writer has found no generation to say
+``_CHANGING`` in. If the shard is locked already, the reader keeps nothing. :meth:`Generations.changed_all` writes
+without the lock, since a writer that was stopped must not delay it. An entry that is being replaced in that moment may
+be kept until its second write.
 
-Crash. A process that is killed between the two writes leaves ``_CHANGING``. Entries with this number are then read from
-their files, until one of them changes. A process that is killed between a removal and the write behind it leaves the
-old generation: see store/memory.py for what ends that.
+Crash. A process that is killed between the two writes leaves ``_CHANGING``, or nothing where nobody had read the
+generation. Entries with this number are then read from their files, until one of them changes. A process that is killed
+between a removal and the write behind it leaves the old generation: see store/memory.py for what ends that.
 """
 
 from __future__ import annotations
@@ -31,8 +34,8 @@ import struct
 from collections.abc import Callable
 
 from dogpile_filesystem.layout import BLOCK, SHARDS
-from dogpile_filesystem.lockfile.descriptor import Descriptor
-from dogpile_filesystem.lockfile.format import GENERATIONS_AT, GENERATIONS_OF_SHARD, write
+from dogpile_filesystem.lockfile.file import LockFile
+from dogpile_filesystem.lockfile.format import GENERATIONS_AT, GENERATIONS_OF_SHARD, RECORD, record_offset, write
 
 #: Bytes of a generation.
 GENERATION_SIZE = 8
@@ -76,11 +79,12 @@ class Generations:
     """
     The generations in a lock file.
 
-    :param descriptor: of the file.
+    :param file: the lock file.
     """
 
-    def __init__(self, descriptor: Descriptor) -> None:
-        self._descriptor = descriptor
+    def __init__(self, file: LockFile) -> None:
+        self._file = file
+        self._descriptor = file.descriptor
 
     def changing(self, name: str) -> None:
         """
@@ -114,7 +118,8 @@ class Generations:
 
     def seen(self, name: str) -> bytes | None:
         """
-        The generation under which an entry can be kept that is opened from now on; None: it is just being replaced.
+        The generation under which an entry can be kept that is opened from now on; None: it is just being replaced, or
+        may be.
 
         :raises OSError: it cannot be read; or there was none yet, and none can be written.
         """
@@ -125,8 +130,21 @@ class Generations:
         if found == _NEVER or len(found) < GENERATION_SIZE:
             if not self._descriptor.is_open():  # The program became a daemon, and the number is another file's.
                 return None
+            return self._begin(at)
+        return found
+
+    def _begin(self, at: int) -> bytes | None:
+        """Write the first generation; None: the shard is locked, perhaps by somebody who is replacing the entry."""
+        shard = (at - GENERATIONS_AT) // (GENERATION_SIZE * GENERATIONS_OF_SHARD)
+        lock = self._file.borrow(record_offset(shard), RECORD.size)
+        if not lock.acquire(wait=False):
+            return None
+        try:
+            # Not looked at again: a number that another reader has written meanwhile is one that nobody need keep.
             found = _counter.next()
             self._write(found, at)
+        finally:
+            lock.release()
         return found
 
     def _replace(self, at: int, make: Callable[[], bytes]) -> None:

@@ -44,6 +44,7 @@ from dogpile_filesystem.lockfile.format import (
     STATISTICS_AT,
     UNSENT_RECORD,
     column_sum,
+    record_offset,
     write,
 )
 from dogpile_filesystem.lockfile.generations import Generations
@@ -105,7 +106,7 @@ class Ledger:
         self.file = file
         self._descriptor = file.descriptor
         self.identity = file.identity
-        self.generations = Generations(file.descriptor)
+        self.generations = Generations(file)
         self.eviction = file.borrow(file_format.EVICT_AT, 1)
         self.statistics = file.borrow(file_format.STATISTICS_GUARD_AT, 1)
         self.uses = Uses(file)
@@ -145,7 +146,7 @@ class Ledger:
         """The lock that guards a shard: which entries it has, and its record."""
         lock = self._shards.get(shard)
         if lock is None:
-            lock = self._shards[shard] = self.file.borrow(RECORDS_AT + RECORD.size * shard, RECORD.size)
+            lock = self._shards[shard] = self.file.borrow(record_offset(shard), RECORD.size)
         return lock
 
     def usage(self) -> Usage:
@@ -209,7 +210,7 @@ class Ledger:
         :return: the record, blocks and entries.
         :raises OSError: the file cannot be read or written.
         """
-        offset = RECORDS_AT + RECORD.size * shard
+        offset = record_offset(shard)
         if record is None:
             data = os.pread(self._descriptor.fd, RECORD.size, offset)
             record = RECORD.unpack(data.ljust(RECORD.size, b"\0"))
@@ -227,7 +228,7 @@ class Ledger:
         """Write what was counted, if the record says something else. The caller holds the shard."""
         counted = min(size, MOST * BLOCK), entries, 1
         if self.record(shard) != counted:
-            write(self._descriptor.fd, RECORD.pack(counted[0] // BLOCK, entries), RECORDS_AT + RECORD.size * shard)
+            write(self._descriptor.fd, RECORD.pack(counted[0] // BLOCK, entries), record_offset(shard))
             self.believe(shard)
 
     def believe(self, shard: int) -> None:

@@ -2,9 +2,10 @@
 The face of the package: a size-bounded store of values and files under one directory, shared by threads and processes.
 
 Concurrency. A reader takes no lock: it opens, reads and checks an entry, and gets it as it was written, or nothing. Its
-checks alone decide which; locks only keep the ledger right. There are three exceptions. With an ``expiration_time``, a
-read now and then makes a visit. A reader whose content was replaced :data:`_TRIES` times in a row locks the shard. So
-does a reader before it takes an entry for damaged, since somebody may just be writing it in place.
+checks alone decide which; locks only keep the ledger right. There are four exceptions. With an ``expiration_time``, a
+read now and then makes a visit. With a ``memory_size``, the first read of a generation locks the shard, if that is
+free. A reader whose content was replaced :data:`_TRIES` times in a row locks the shard. So does a reader before it
+takes an entry for damaged, since somebody may just be writing it in place.
 
 Crash. The next visit to a shard mends what a killed process left there (see visit.py). After a kill or a power cut an
 entry may be empty or torn under its final name: it does not pass its checks, and is a miss.

@@ -4,6 +4,7 @@ The generations of entries: that each change writes a new one, and what a reader
 
 from __future__ import annotations
 
+import errno
 import os
 
 import pytest
@@ -61,11 +62,25 @@ def test_nobody_reads(generations, path):
 
 
 def test_first_read_while_an_entry_is_replaced(generations):
-    """What is read for the first time while an entry is being replaced does not count after that."""
-    generations.changing(NAME)
-    before = generations.seen(NAME)
-    generations.changed(NAME)
-    assert generations.seen(NAME) != before
+    """While an entry may just be being replaced, a reader writes no first generation, which the writer would miss."""
+    with generations.ledger.shard(0x0A):
+        generations.changing(NAME)
+        assert generations.seen(NAME) is None
+        generations.changed(NAME)
+    assert generations.seen(NAME) is not None
+
+
+def test_first_read_without_a_place(generations, monkeypatch):
+    """A first generation that cannot be written leaves the shard unlocked."""
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    replace_here(monkeypatch, os, "pwrite", full)
+    with pytest.raises(OSError, match="No space"):
+        generations.seen(NAME)
+    monkeypatch.undo()
+    assert generations.seen(NAME) is not None
 
 
 def test_none_while_an_entry_is_replaced(generations):

@@ -584,3 +584,19 @@ def test_network_filesystem(make_store, base_dir, caplog, monkeypatch):
         f"cache in {base_dir}: memory_size has no effect here: it needs a filesystem of this machine, such as ext4, xfs"
         " or tmpfs"
     ) == 1
+
+
+def test_first_read_while_it_is_replaced(make_store, store, read, monkeypatch):
+    """Once a reader has got the new value, no other gets the old one, even if it was the first to read that."""
+    store.put(b"k", b"old" * BLOCK)
+    other, rename = make_store(), os.rename
+    found = []
+
+    def between(*arguments, **options):
+        found.extend([read(b"k"), read(b"k")])
+        rename(*arguments, **options)
+        found.extend([other.get(b"k"), read(b"k")])
+
+    replace_here(monkeypatch, os, "rename", between)
+    other.put(b"k", b"new" * BLOCK)
+    assert found == [b"old" * BLOCK] * 2 + [b"new" * BLOCK] * 2
