@@ -1,7 +1,8 @@
 """
 Removing one entry: because the caller asks for it, because it could not be replaced, or because it is damaged.
 
-Concurrency. An entry is taken for damaged only under its shard's lock, while nobody writes it.
+Concurrency. An entry is taken for damaged only under its shard's lock, while nobody writes it. A process that may only
+read the lock file cannot lock: it looks at the entry eight times more, in an eighth of a second.
 
 Limits. On a filesystem mounted read-only, say, an entry that is to be removed stays. This process remembers up to
 10,000 such entries, and does not read them any more; another process may.
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Callable
 from typing import ClassVar, TypeVar
 
@@ -26,6 +28,9 @@ from dogpile_filesystem.store.visit import Visitor
 
 #: Number of entries that could not be removed and are remembered at most.
 _STALE_LIMIT = 10_000
+#: Seconds before each further look by a process that cannot lock. Of the looks at an entry that is written over without
+#: pause, one in eight fails.
+_PAUSES = tuple(0.0005 * 2**number for number in range(8))
 _T = TypeVar("_T")
 
 
@@ -153,7 +158,10 @@ class Remover:
 
     def _last_look(self, place: Place, look: Callable[[], _T]) -> _T:
         """Look at an entry while nobody writes it."""
-        ledger = self._directory.ledger()
+        try:
+            ledger = self._directory.ledger()
+        except OSError:
+            return _look_patiently(look)
         self._directory.refuse_link(place.name[:2])
         with self._shards.locked(ledger, place.shard):
             return look()
@@ -173,3 +181,12 @@ class Remover:
                 shard.changed(place.name)
             # Its charge and its content are unknown now: the visit finds out.
             self._visitor.visit(ledger, place.shard)
+
+
+def _look_patiently(look: Callable[[], _T]) -> _T:
+    """Look at an entry until nobody is writing it, without a lock."""
+    for pause in _PAUSES:
+        time.sleep(pause)
+        with contextlib.suppress(Damaged):
+            return look()
+    return look()

@@ -306,6 +306,29 @@ def test_last_look(store, make_store, path, monkeypatch):
     assert not reader.failures.counts
 
 
+def test_reader_that_cannot_lock(store, make_store, path, monkeypatch):
+    """A reader that may only read the lock file looks at an entry until its writer has finished: no miss."""
+    store.put(KEY, b"value")
+    reader = make_store(access=Access(file_mode=0o644))  # Not with the directory of the writer.
+    reader.open()
+    shard, whole = _being_written(store, path)
+    real, looks = os.open, []
+
+    def refuse(**_):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    def finish_before_the_fifth(name, *arguments, **options):
+        looks.append(name)
+        if len(looks) == 5:
+            _finish(shard, path, whole)
+        return real(name, *arguments, **options)
+
+    monkeypatch.setattr(reader.directory, "ledger", refuse)
+    replace_here(monkeypatch, os, "open", finish_before_the_fifth)
+    assert reader.get(KEY) == b"value"
+    assert not reader.failures.counts
+
+
 def test_stopped_writer(store, make_store, path, monkeypatch):
     """A reader does not wait for ever for a writer that was stopped: a miss, and nothing is removed."""
     monkeypatch.setattr(RangeLock, "PATIENCE", 0.01)
