@@ -184,18 +184,19 @@ class Shard:
         :param mode: permission bits that the other one must have.
         :return: False: the entry is to be published by a rename.
         :raises FileNotFoundError: there is none.
-        :raises OSError: it may be written in part.
+        :raises OSError: the change cannot be announced. The old entry stays.
         """
         fd, length = in_place.open_to_overwrite(self._prefix + name, self._fd, mode)
         if fd < 0:
             return False
         try:
             self.changing(name)
-            is_whole = in_place.overwrite(fd, length, b"".join(pieces), stamp)
-        except BaseException:  # An interrupt: it may be written in part.
-            with contextlib.suppress(OSError):
-                self.remove_entry(name, Entry(BLOCK))
-            raise
+            try:
+                is_whole = in_place.overwrite(fd, length, b"".join(pieces), stamp)
+            except BaseException:  # An interrupt: it may be written in part.
+                with contextlib.suppress(OSError):
+                    self.remove_entry(name, Entry(BLOCK))
+                raise
         finally:
             os.close(fd)
         if is_whole:
@@ -328,7 +329,7 @@ class Shard:
 
         :param found: its file, looked at just now.
         """
-        return max(found.st_mtime_ns, self._ledger.uses.of_entry(name, int(self._clock() * 1e9)))
+        return self._ledger.uses.last_ns(name, found.st_mtime_ns, int(self._clock() * 1e9))
 
     def remove_content(self, found: Entry) -> int:
         """Remove the content of an entry that is gone; the bytes that were freed. Never fails."""

@@ -18,6 +18,7 @@ from patching import replace_here
 from patience import PATIENCE
 
 from dogpile_filesystem.layout import BLOCK, PART, VALUE, VERSION, place
+from dogpile_filesystem.lockfile.generations import Generations
 from dogpile_filesystem.lockfile.ranges import RangeLock
 from dogpile_filesystem.maintenance import check
 from dogpile_filesystem.maintenance.inventory import describe, find
@@ -242,6 +243,24 @@ def test_short_write(store, path, monkeypatch, written):
     short = lambda fd, data, at: pwrite(fd, data, at) if len(data) == 8 else pwrite(fd, data[:written], at)  # noqa: E731
     replace_here(monkeypatch, os, "pwrite", short)
     assert not is_written_over(store, path)
+
+
+def test_change_that_cannot_be_announced(store, monkeypatch):
+    """While the disk has no room to say that an entry is being replaced, its readers get the old one, and no miss."""
+    store.put(KEY, b"old")
+    changing, found = Generations.changing, []
+
+    def fail_once(generations, name):
+        found.append(store.get(KEY))
+        if len(found) == 1:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        changing(generations, name)
+
+    monkeypatch.setattr(Generations, "changing", fail_once)
+    monkeypatch.setattr(store._room, "free", lambda _: found.append(store.get(KEY)))
+    assert store.put(KEY, b"new")
+    assert found == [b"old"] * 3
+    assert store.get(KEY) == b"new"
 
 
 # Readers
