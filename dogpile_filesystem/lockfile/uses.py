@@ -18,7 +18,8 @@ loses its use.
 Crash. Slots are never synced. Those that a power cut loses were no uses.
 
 Limits. Two keys that agree in 29 bits of their digests share a slot. What lies further in the future than clocks differ
-counts as none, so that damage or a wrong clock keeps no entry for long. Uses before 2020 and after 2090 are not kept.
+counts as none, also the time of a file, so that damage or a wrong clock keeps no entry for long. Uses before 2020 and
+after 2090 are not kept.
 """
 
 from __future__ import annotations
@@ -58,6 +59,13 @@ class ShardUses:
         self._data = data.ljust(_SHARD_LENGTH, b"\0")
         self._end = end
 
+    def last_ns(self, name: str, stored_ns: int) -> int:
+        """
+        The later one of an entry's last use and of the time when its file was written, in nanoseconds since the epoch;
+        0: both are unknown, or lie too far in the future.
+        """
+        return max(_unless_future(stored_ns, self._end), self.used_ns(name))
+
     def used_ns(self, name: str) -> int:
         """The last use of an entry, in nanoseconds since the epoch, by the name of its file; 0: none is known."""
         number = _number(name)
@@ -67,7 +75,7 @@ class ShardUses:
 
 
 #: Of a shard whose uses are not known.
-NO_USES = ShardUses(b"", 0)
+NO_USES = ShardUses(b"", _MOST)
 
 
 class Uses:
@@ -97,6 +105,10 @@ class Uses:
         except OSError:
             return NO_USES
         return ShardUses(data, _end(now_ns))
+
+    def last_ns(self, name: str, stored_ns: int, now_ns: int) -> int:
+        """As :meth:`ShardUses.last_ns`, of one entry. Never fails."""
+        return max(_unless_future(stored_ns, _end(now_ns)), self.of_entry(name, now_ns))
 
     def of_entry(self, name: str, now_ns: int) -> int:
         """
@@ -153,6 +165,10 @@ def _since(ns: int) -> int:
 
 def _end(now_ns: int) -> int:
     return _since(now_ns + FUTURE_NS) << _TAG_BITS
+
+
+def _unless_future(ns: int, end: int) -> int:
+    return ns if _since(ns) << _TAG_BITS < end else 0
 
 
 def _latest(slots: Sequence[int], tag: int, end: int) -> int:

@@ -23,7 +23,7 @@ class Seen(NamedTuple):
     """
     An entry as it was seen in a listing. Sorts by last use.
 
-    :ivar used_ns: its last use, in nanoseconds since the epoch.
+    :ivar used_ns: its last use, in nanoseconds since the epoch; 0: it lies too far in the future.
     :ivar name: of the entry's file.
     :ivar content: name of the file with its content; empty: it has none.
     :ivar size: bytes charged for both.
@@ -47,7 +47,7 @@ def see(place: Place, shard_fd: int, uses: ShardUses) -> Seen:
     """
     found = os.stat(place.name, dir_fd=shard_fd, follow_symlinks=False)
     content, size = content_of(place.name, shard_fd)
-    used_ns = max(found.st_mtime_ns, uses.used_ns(place.name))
+    used_ns = uses.last_ns(place.name, found.st_mtime_ns)
     return Seen(used_ns, place.shard, place.name, content, charge(found.st_size) + size)
 
 
@@ -117,7 +117,7 @@ class Listing:
 
     def used_ns(self, name: str) -> int:
         """The last use of one of the entries, in nanoseconds since the epoch."""
-        return max(self.entries[name].st_mtime_ns, self._uses.used_ns(name))
+        return self._uses.last_ns(name, self.entries[name].st_mtime_ns)
 
     def _contents_of_entries(self) -> dict[str, tuple[str, int]]:
         contents: dict[str, tuple[str, int]] = {}
