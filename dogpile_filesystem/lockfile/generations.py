@@ -5,6 +5,9 @@ entry in its memory counts as long as the generation is the one under which it w
 A table of u64, :data:`.GENERATIONS_OF_SHARD` for each shard of ``values``: the first two bytes of an entry's digest say
 which is its own. Entries that share a generation change it for each other. That costs a reader one read of a file.
 
+A generation that nobody has read is 0, and stays 0: no process keeps the entry. So a cache that no process keeps in
+memory has an empty table, which takes no space.
+
 No generation is written a second time, by any process, in any lock file. So only equality matters. Two numbers are no
 generations: 0, in a part of the table that was never written, and :data:`_CHANGING`.
 
@@ -25,6 +28,7 @@ from __future__ import annotations
 import itertools
 import os
 import struct
+from collections.abc import Callable
 
 from dogpile_filesystem.layout import BLOCK, SHARDS
 from dogpile_filesystem.lockfile.descriptor import Descriptor
@@ -84,7 +88,7 @@ class Generations:
 
         :raises OSError: that cannot be written.
         """
-        self._write(_CHANGING, generation_offset(name))
+        self._replace(generation_offset(name), lambda: _CHANGING)
 
     def changed(self, name: str) -> None:
         """
@@ -92,7 +96,8 @@ class Generations:
 
         :raises OSError: that cannot be written.
         """
-        self._write(_counter.next(), generation_offset(name))
+        # Looked at again: somebody may have read the old entry since `changing`.
+        self._replace(generation_offset(name), _counter.next)
 
     def changed_all(self) -> None:
         """
@@ -123,6 +128,11 @@ class Generations:
             found = _counter.next()
             self._write(found, at)
         return found
+
+    def _replace(self, at: int, make: Callable[[], bytes]) -> None:
+        """Write what ``make`` returns over a number, unless nobody has read that yet."""
+        if os.pread(self._descriptor.fd, GENERATION_SIZE, at).strip(b"\0"):
+            self._write(make(), at)
 
     def _write(self, data: bytes, at: int) -> None:
         fd = self._descriptor.fd

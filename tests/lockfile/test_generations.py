@@ -52,6 +52,22 @@ def test_none_in_a_new_file(generations, path):
     assert Ledger.open(path).generations.seen(NAME) != first
 
 
+def test_nobody_reads(generations, path):
+    """Changes of entries that no process keeps write nothing: the lock file does not grow."""
+    before = os.stat(path).st_size
+    generations.changing(NAME)
+    generations.changed(NAME)
+    assert os.stat(path).st_size == before < GENERATIONS_AT
+
+
+def test_first_read_while_an_entry_is_replaced(generations):
+    """What is read for the first time while an entry is being replaced does not count after that."""
+    generations.changing(NAME)
+    before = generations.seen(NAME)
+    generations.changed(NAME)
+    assert generations.seen(NAME) != before
+
+
 def test_none_while_an_entry_is_replaced(generations):
     """While an entry is being replaced it has no generation, until it is said to have changed."""
     before = generations.seen(NAME)
@@ -99,7 +115,9 @@ def test_short_write(generations, monkeypatch):
     """If the system writes a generation in parts, the whole of it is written."""
     real = os.pwrite
     replace_here(monkeypatch, os, "pwrite", lambda fd, data, at: real(fd, data[:3], at))
+    generations.seen(NAME)
     generations.changed(NAME)
+    generations.seen(OTHER)
     generations.changing(OTHER)
     monkeypatch.undo()
     found = generations.seen(NAME)
