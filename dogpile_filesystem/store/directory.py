@@ -139,14 +139,15 @@ class Directory:
         self._forget_checks(now)
         return current.open(self.access.file_mode)
 
-    def find_ledger(self) -> Ledger | None:
+    def find_ledger(self, *, fresh: bool = True) -> Ledger | None:
         """
-        The ledger; None if there is no lock file: none is made. As :meth:`ledger`, it is trusted for 50 ms.
+        The ledger; None if there is no lock file: none is made.
 
+        :param fresh: whether to look for the lock file even if it was the current one within the last 50 ms.
         :raises OSError: it cannot be used.
         """
         current = self._current
-        if time.monotonic() < current.fresh.until and current.ledger is not None:
+        if not fresh and current.ledger is not None and time.monotonic() < current.fresh.until:
             return current.ledger
         try:
             os.stat(self.lock_path, follow_symlinks=False)

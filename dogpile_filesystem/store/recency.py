@@ -99,7 +99,7 @@ class Recency:
         except KeyError:  # Another thread writes too.
             pass
         try:
-            ledger = self._find_directory().find_ledger()
+            ledger = self._find_directory().find_ledger(fresh=False)
             if ledger is not None:
                 ledger.uses.note(uses, int(self._clock() * 1e9))
         except OSError:  # There is no lock file that can be written: then these uses do not count.
