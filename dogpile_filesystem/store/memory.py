@@ -5,8 +5,8 @@ What is kept counts as long as the entry's generation in the lock file is the on
 opened (see lockfile/generations.py). Each hit reads the generation, 8 bytes, and no file. So a change by any process is
 seen by the next read in every other one.
 
-Changes that leave no generation are a deletion or replacement of the file by hand, and a process killed between a
-removal and the note of it. They are seen within :data:`_TRUST` seconds: a hit that comes later looks at the file.
+Changes that leave no generation are a deletion or replacement of the file by hand, a process killed between a removal
+and the note of it, and a process that may not write the lock file and yet removes. They are seen within :data:`_TRUST` seconds: a hit that comes later looks at the file.
 
 A value is kept when it is read the second time within some thousands of reads. To keep it at the first would make each
 read of a value that does not come back half as dear again, and would push out others: on a Zipf trace, a tier for a
@@ -22,7 +22,7 @@ Crash. Nothing is on the disk. A child made by ``fork`` starts with nothing.
 
 Limits. Each store has a tier of its own. It needs a lock file that can be written, on a filesystem of this machine
 alone (:attr:`.Directory.is_local`): elsewhere, what this machine knows of a lock file may be old. A lock file that was
-deleted or replaced is noticed within 50 ms.
+deleted or replaced is noticed within 0.1 seconds: twice :data:`.TRUST`, of the tier and of the directory.
 """
 
 from __future__ import annotations
