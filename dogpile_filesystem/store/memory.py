@@ -6,7 +6,8 @@ opened (see lockfile/generations.py). Each hit reads the generation, 8 bytes, an
 seen by the next read in every other one.
 
 Changes that leave no generation are a deletion or replacement of the file by hand, a process killed between a removal
-and the note of it, and a process that may not write the lock file and yet removes. They are seen within :data:`_TRUST` seconds: a hit that comes later looks at the file.
+and the note of it, and a removal by a process that may not write the lock file. They are seen within :data:`_TRUST`
+seconds: a hit that comes later looks at the file.
 
 A value is kept when it is read the second time within some thousands of reads. To keep it at the first would make each
 read of a value that does not come back half as dear again, and would push out others: on a Zipf trace, a tier for a

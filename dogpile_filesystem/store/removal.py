@@ -2,7 +2,8 @@
 Removing one entry: because the caller asks for it, because it could not be replaced, or because it is damaged.
 
 Concurrency. An entry is taken for damaged only under its shard's lock, while nobody writes it. A process that may only
-read the lock file cannot lock: it looks at the entry eight times more, in an eighth of a second.
+read the lock file cannot lock: it looks at the entry nine times more, in an eighth of a second. It does so once for a
+damaged entry.
 
 Limits. On a filesystem mounted read-only, say, an entry that is to be removed stays. This process remembers up to
 10,000 such entries, and does not read them any more; another process may.
@@ -96,14 +97,18 @@ class Remover:
         except FileNotFoundError:
             return False
         except OSError:
-            if len(self.stale) >= _STALE_LIMIT:
-                with contextlib.suppress(RuntimeError):  # Another thread adds one.
-                    self.stale.pop(next(iter(self.stale)), None)
-            self.stale[directory.base_dir, path] = self._version(path)
+            self._remember(path, self._version(path))
             return False
         with contextlib.suppress(OSError):
             directory.ledger().generations.changed(os.path.basename(path))
         return True
+
+    def _remember(self, path: str, version: tuple[int, int] | None) -> None:
+        """Remember an entry that should be gone, but cannot be removed."""
+        if len(self.stale) >= _STALE_LIMIT:
+            with contextlib.suppress(RuntimeError):  # Another thread adds one.
+                self.stale.pop(next(iter(self.stale)), None)
+        self.stale[self._directory.base_dir, path] = version
 
     def forget(self, place: Place) -> None:
         """Say that an entry has been written anew."""
@@ -161,10 +166,25 @@ class Remover:
         try:
             ledger = self._directory.ledger()
         except OSError:
-            return _look_patiently(look)
+            return self._look_without_lock(place, look)
         self._directory.refuse_link(place.name[:2])
         with self._shards.locked(ledger, place.shard):
             return look()
+
+    def _look_without_lock(self, place: Place, look: Callable[[], _T]) -> _T:
+        """Look at an entry until nobody is writing it. One that stays damaged is not waited for again."""
+        known = self.stale.get((self._directory.base_dir, place.path))
+        if known is None or known != self._version(place.path):
+            for pause in _PAUSES:
+                time.sleep(pause)
+                with contextlib.suppress(Damaged):
+                    return look()
+        version = self._version(place.path)  # Before the look: an entry that changes after it is another one.
+        try:
+            return look()
+        except Damaged:
+            self._remember(place.path, version)
+            raise
 
     def remove_damaged(self, place: Place, damage: object) -> None:
         """Remove an entry that did not pass its checks, if it still does not."""
@@ -181,12 +201,3 @@ class Remover:
                 shard.changed(place.name)
             # Its charge and its content are unknown now: the visit finds out.
             self._visitor.visit(ledger, place.shard)
-
-
-def _look_patiently(look: Callable[[], _T]) -> _T:
-    """Look at an entry until nobody is writing it, without a lock."""
-    for pause in _PAUSES:
-        time.sleep(pause)
-        with contextlib.suppress(Damaged):
-            return look()
-    return look()

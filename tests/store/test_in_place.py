@@ -348,6 +348,30 @@ def test_reader_that_cannot_lock(store, make_store, path, monkeypatch):
     assert not reader.failures.counts
 
 
+def test_damage_without_a_lock(store, make_store, path, monkeypatch):
+    """A reader that cannot lock looks again and again at a damaged entry once, and anew when the entry has changed."""
+    store.put(KEY, b"value")
+    reader = make_store(access=Access(file_mode=0o644))
+    reader.open()
+    whole, real, looks = Path(path).read_bytes(), os.open, []
+
+    def refuse(**_):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(reader.directory, "ledger", refuse)
+    replace_here(monkeypatch, os, "open", lambda *given, **options: (looks.append(1), real(*given, **options))[1])
+    Path(path).write_bytes(whole[:20])
+    found = []
+    for _ in range(3):
+        looks.clear()
+        assert reader.get(KEY) is None
+        found.append(len(looks))
+    assert found[0] > found[1] == found[2] == 3
+    Path(path).write_bytes(whole)
+    reader.get(KEY)  # This one notices that it has changed.
+    assert reader.get(KEY) == b"value"
+
+
 def test_stopped_writer(store, make_store, path, monkeypatch):
     """A reader does not wait for ever for a writer that was stopped: a miss, and nothing is removed."""
     monkeypatch.setattr(RangeLock, "PATIENCE", 0.01)
