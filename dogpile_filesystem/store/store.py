@@ -185,22 +185,14 @@ class Store:
         if now >= directory.fresh.until:
             directory.reopen_if_replaced()
             flusher.start()
-        memory = self._memory
-        if memory is not None and kind == VALUE:
-            kept = memory.get(key, now)
-            if kept is not None and not self._is_over(kept):
-                if self._statistics.second_looks:
-                    self._statistics.count_hit(os.path.basename(kept.path), from_memory=True)
-                else:
-                    self._statistics.hits += 1
-                    self._statistics.memory_hits += 1
-                self._recency.note(kept.path)
-                return kept.payload
+        memory = self._memory if kind == VALUE else None
+        if memory is not None and (kept := self._get_kept(memory, key, now)) is not None:
+            return kept
         name = entry_name(kind, key)
         shard = name[:2]
         path = f"values/{shard}/{name}"
         # What is to be kept in memory.
-        sight = None if memory is None or kind != VALUE else memory.sight(name, path, now)
+        sight = None if memory is None else memory.sight(name, path, now)
         try:
             if shard not in directory.checked:
                 directory.refuse_link(shard)
@@ -239,6 +231,19 @@ class Store:
             self._statistics.hits += 1  # A call less on the way of every hit.
         self._recency.note(path)
         return payload
+
+    def _get_kept(self, memory: Memory, key: bytes, now: float) -> bytes | None:
+        """The value under a key, from memory; None: it is to be read from its file."""
+        kept = memory.get(key, now)
+        if kept is None or self._is_over(kept):
+            return None
+        if self._statistics.second_looks:
+            self._statistics.count_hit(os.path.basename(kept.path), from_memory=True)
+        else:
+            self._statistics.hits += 1
+            self._statistics.memory_hits += 1
+        self._recency.note(kept.path)
+        return kept.payload
 
     def _is_over(self, kept: Kept) -> bool:
         """Whether a value that is kept in memory has expired, or should be gone."""
