@@ -25,6 +25,9 @@ offset     content
 The file is sparse: it takes on the disk what was written of it, 5.5 MiB at most. Version 1 was the same without
 generations and last uses. A file of version 1 gets another head, and keeps the rest.
 
+A process with version 1 that still runs then notices the head of a later version within 50 ms. It goes on reading. It
+stores nothing any more, and removes the entries that it should have replaced.
+
 Crash. A lost or damaged lock file is made anew with no shard counted. After a restart of the machine no record is
 believed either, where the kernel tells of a restart: a power cut may have kept entries whose bytes were never written
 here. A lost file takes the stamps of invalidation with it, so a file that is made beside values says that all of them
