@@ -194,3 +194,13 @@ def test_threads_go_on(base_dir, source, monkeypatch):
     fs.pipe_file("a", b"content")
     until(lambda: source.files() == {"a": b"content"})
     assert failed
+
+
+def test_a_file_in_place_of_the_directory(make, source, tmp_path):
+    """Where a file has the name of the directory of unsent files, nothing is unsent: readers get the source's bytes."""
+    source.fs.pipe_file("a", b"content")
+    fs = make()
+    (tmp_path / "cache" / "unsent").write_bytes(b"")
+    assert fs.cat_file("a") == b"content"
+    with pytest.raises(NotADirectoryError):
+        fs.pipe_file("a", b"new")
