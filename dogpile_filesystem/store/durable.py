@@ -21,8 +21,8 @@ from collections.abc import Iterator
 from dogpile_filesystem.lockfile import identity_of
 from dogpile_filesystem.store.files import DIRECTORY_FLAGS
 
-#: No further try would sync what says so: it is not ours, or its filesystem has nothing to sync.
-_CANNOT = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EINVAL, errno.ENOTSUP, errno.ENOSYS}
+#: No further try would sync what says so: it is not ours, or it or its filesystem has nothing to sync, as a socket.
+_CANNOT = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.ENXIO}
 _FILE_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 #: FS_IOC_GETVERSION of Linux: the generation of an inode.
 _GET_GENERATION = 0x80000000 | struct.calcsize("l") << 16 | ord("v") << 8 | 1

@@ -162,7 +162,7 @@ class UnsentFiles:
         """
         try:
             os.stat(f"{self._directory.base_dir}/{path}", follow_symlinks=False)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return False
         return True
 

@@ -156,9 +156,12 @@ class OverlaidFileSystem(WritingFileSystem):
         """
         The paths that are meant by a path, a list of paths, or a pattern.
 
-        :raises OSError: what is unsent cannot be looked at, and so nobody knows.
+        :raises OSError: what is in a directory or matches a pattern is asked for, and what is unsent cannot be looked
+         at: so nobody knows.
         """
-        if not recursive and isinstance(path, str) and not is_pattern(path):
+        if not isinstance(path, str | os.PathLike):
+            path = list(path)
+        if not recursive and not any(map(is_pattern, path if isinstance(path, list) else [path])):
             return list(super().expand_path(path, maxdepth=maxdepth, **kwargs))
         with self._seeing(self._pending_change()):
             return list(super().expand_path(path, recursive=recursive, maxdepth=maxdepth, **kwargs))
@@ -285,9 +288,9 @@ class OverlaidFileSystem(WritingFileSystem):
         return super().modified(path) if version is None else _time(version)
 
 
-def is_pattern(path: str) -> bool:
+def is_pattern(path: str | os.PathLike[str]) -> bool:
     """Whether a path may mean several."""
-    return not {"*", "?", "["}.isdisjoint(path)
+    return not {"*", "?", "["}.isdisjoint(os.fspath(path))
 
 
 def _time(version: Version) -> datetime.datetime:

@@ -112,13 +112,12 @@ class BackFileSystem(WrittenBackFileSystem):
                 return
         self._remove_unsent(target)
 
-    @staticmethod
-    def _fixed_part(path: str) -> str:
+    def _fixed_part(self, path: str) -> str:
         """The directory in which all matches of a pattern lie; of another path, itself."""
         if not is_pattern(path):
             return path
         at = min(path.index(sign) for sign in "*?[" if sign in path)
-        return path[:at].rpartition("/")[0]
+        return str(self._strip_protocol(path[:at].rpartition("/")[0] or "/"))
 
     def rmdir(self, path: str) -> None:
         """

@@ -236,10 +236,13 @@ class WrittenBackFileSystem(OverlaidFileSystem):
         """Copy a file: at the source, unless one of the two is unsent. Of a directory, one is made at the source."""
         source, target = self._strip_protocol(path1), self._strip_protocol(path2)
         if not self._is_unsent(source) and not self._is_unsent(target):
-            if self._is_implied(source):  # A directory, which the source may not have.
-                self.makedirs(target, exist_ok=True)
-            else:
+            try:
                 super().cp_file(path1, path2, **kwargs)
+            except Exception:
+                # Asked last: that looks at all unsent files.
+                if not self._is_implied(source):
+                    raise
+                self.makedirs(target, exist_ok=True)  # Of a directory that the source does not have yet.
         elif not self._is_back:
             self._settle([source, target])
             super().cp_file(path1, path2, **kwargs)

@@ -17,7 +17,7 @@ from serving import wait_for
 pytest.importorskip("fsspec")
 backed = pytest.importorskip("backed")
 
-from dogpile_filesystem.remote import SourceChanged, UploadError  # noqa: E402 - it needs fsspec
+from dogpile_filesystem.remote import CachedFileSystem, SourceChanged, UploadError  # noqa: E402 - it needs fsspec
 
 
 @pytest.fixture
@@ -332,6 +332,14 @@ def test_sent_while_the_source_renames_the_directory(make, source, monkeypatch, 
     fs.mv("d", "e", recursive=True)
     fs.flush()
     assert source.files() == {"e/sent": b"sent", "e/a" if is_written_before else "d/a": b"a"}
+
+
+@pytest.mark.parametrize("protocol", ["file", "memory"])
+def test_pattern_in_the_root(tmp_path, protocol):
+    """While a source renames what matches a pattern in its root, who sends a file there finds the root held."""
+    fs = CachedFileSystem(target_protocol=protocol, base_dir=tmp_path / "cache", write="back", max_uploads=0)
+    pattern, file = map(fs._strip_protocol, ("/*.csv", "/a.csv"))
+    assert fs._fixed_part(pattern) == fs.source.parent(file)
 
 
 def test_being_sent_when_its_directory_is_renamed(make, source):

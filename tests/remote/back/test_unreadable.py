@@ -94,7 +94,10 @@ def test_changes_through(fs, make, source, unreadable, monkeypatch, change):
 
 @pytest.mark.parametrize("write", ["back", "through"])
 def test_readers(fs, make, unreadable, monkeypatch, write):
-    """Who opens the file, or asks for it, gets the error and never the older version. Other files are read."""
+    """
+    Who opens the file, asks for it, or reads all of a directory, gets the error and never the older version. Another
+    file is read.
+    """
     reader = make(write=write)
     with monkeypatch.context() as patch:
         unreadable(patch, reader, errno.EIO)
@@ -102,6 +105,11 @@ def test_readers(fs, make, unreadable, monkeypatch, write):
             with pytest.raises(OSError, match="cannot be read"):
                 read("a")
         assert reader.cat_file("other") == b"other"
+        assert reader.cat("other") == b"other"
+        assert reader.cat(["other"]) == {"other": b"other"}
+        for read in (lambda: reader.cat("*"), lambda: reader.cat("", recursive=True)):
+            with pytest.raises(OSError, match="cannot be read"):
+                read()
         assert reader.ls("", detail=False) == ["a", "other"]
     assert reader.store.failures.counts["EIO"]
     assert reader.cat_file("a") == b"new"
@@ -186,3 +194,13 @@ def test_threads_go_on(base_dir, source, monkeypatch):
     fs.pipe_file("a", b"content")
     until(lambda: source.files() == {"a": b"content"})
     assert failed
+
+
+def test_a_file_in_place_of_the_directory(make, source, tmp_path):
+    """Where a file has the name of the directory of unsent files, nothing is unsent: readers get the source's bytes."""
+    source.fs.pipe_file("a", b"content")
+    fs = make()
+    (tmp_path / "cache" / "unsent").write_bytes(b"")
+    assert fs.cat_file("a") == b"content"
+    with pytest.raises(NotADirectoryError):
+        fs.pipe_file("a", b"new")

@@ -661,6 +661,16 @@ def test_directory_removed(fs, source):
     assert source.files() == {"other": b"stays"}
 
 
+def test_copied_beside_many_unsent(fs, source, monkeypatch):
+    """To copy a file of the source does not look at the unsent files, of which there may be thousands."""
+    source.fs.pipe_file("a", b"content")
+    looks = []
+    monkeypatch.setattr(fs.uploader, "files", lambda *_: looks.append(1) or [])
+    fs.cp_file("a", "b")
+    assert source.files() == {"a": b"content", "b": b"content"}
+    assert not looks
+
+
 def test_rmdir(fs, source):
     """A directory that unsent files are in is not empty."""
     source.fs.makedirs("d")
