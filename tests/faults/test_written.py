@@ -19,9 +19,8 @@ OLD, NEW = b"o" * (3 * BLOCK), b"n" * (3 * BLOCK)
 PROGRAM = """
     import os, signal
     from dogpile_filesystem.remote import beside
-from dogpile_filesystem.remote.through import upload
-from dogpile_filesystem.remote.metadata import versions
-from dogpile_filesystem.remote.through import written
+    from dogpile_filesystem.remote.metadata import versions
+    from dogpile_filesystem.remote.through import upload, written
     from dogpile_filesystem.store import Store
 
     def kill(*_, **__):
