@@ -15,6 +15,15 @@ from storage_servers import Storage
 _numbers = itertools.count(1)
 
 
+def pytest_collection_modifyitems(items):
+    """
+    Which patterns mean what is tested over memory and local files. Over S3, a server takes minutes for the same.
+    """
+    for item in items:
+        if "OverS3" in item.nodeid and "glob_edge_cases" in item.name:
+            item.add_marker(pytest.mark.time_intensive)
+
+
 @pytest.fixture(scope="session")
 def moto(tmp_path_factory):
     with storage_servers.moto(tmp_path_factory.mktemp("moto")) as url:
