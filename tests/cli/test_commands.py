@@ -170,6 +170,7 @@ def make_cache_of_owner(directory, access):
     store.prune()
 
 
+@pytest.mark.time_intensive
 @as_root
 @pytest.mark.parametrize("command", [*COMMANDS, "check --repair"])
 @pytest.mark.parametrize("mode", [0o700, 0o755])
@@ -191,6 +192,7 @@ def test_root_acts_as_owner(parent, start, command, mode):
     assert Child(lambda: Store(directory).put(b"new", b"value"), OWNER).result()
 
 
+@pytest.mark.time_intensive
 @as_root
 @pytest.mark.parametrize("command", [*COMMANDS, "check --repair", "remove --prefix", "fetch"])
 def test_root_imports_nothing_as_owner(parent, terminal, command):

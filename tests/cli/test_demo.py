@@ -318,6 +318,7 @@ def test_command_removes_its_directory(command, temporary):
     assert rows(done.stdout, "Hits")["modules"] == [2, 4, 4, 4]
 
 
+@pytest.mark.time_intensive
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_interrupted_command_leaves_nothing(start, temporary, number):
     """

@@ -29,6 +29,7 @@ def test_while_running(tree, watch, local_poller, name, recurse):
     assert reported(poller, tree.root) == {}
 
 
+@pytest.mark.time_intensive
 @pytest.mark.parametrize("recurse", [False, True], ids=["flat", "deep"])
 @pytest.mark.parametrize("name", BY_NAME)
 def test_while_down(tree, local_poller, state, name, recurse):

@@ -126,6 +126,7 @@ def test_two_paths(base_dir, tmp_path, open_descriptors):
     assert open_descriptors() == before + 2
 
 
+@pytest.mark.time_intensive
 @pytest.mark.parametrize("keeps_mutex", [True, False])
 def test_mutex_survives_the_region(base_dir, keeps_mutex):
     """A mutex that is held excludes other processes also after the end of the region that it was got from."""
@@ -152,6 +153,7 @@ def test_mutex_survives_the_region(base_dir, keeps_mutex):
     assert held_below(base_dir) == []
 
 
+@pytest.mark.time_intensive
 @pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
 def test_last_user_and_new_user_in_one_moment(base_dir, open_descriptors):
     """While threads open and leave a cache, no range that one of them holds is lost, and no descriptor."""

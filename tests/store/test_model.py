@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from collections import OrderedDict
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -156,5 +157,5 @@ class RenamingMachine(StoreMachine):
 
 
 TestStore = StoreMachine.TestCase
-TestRenamingStore = RenamingMachine.TestCase
+TestRenamingStore = pytest.mark.time_intensive(RenamingMachine.TestCase)
 TestStore.settings = TestRenamingStore.settings = settings(max_examples=100, stateful_step_count=50)
