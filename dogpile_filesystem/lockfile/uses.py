@@ -70,8 +70,7 @@ class ShardUses:
         """The last use of an entry, in nanoseconds since the epoch, by the name of its file; 0: none is known."""
         number = _number(name)
         at = (number >> 16 & 0xFF) * _BUCKET.size
-        bucket = self._data[at : at + _BUCKET.size]
-        return 0 if bucket == _NOTHING else _latest(_BUCKET.unpack(bucket), number >> 3 & _TAG, self._end)
+        return _used_ns(self._data[at : at + _BUCKET.size], number, self._end)
 
 
 #: Of a shard whose uses are not known.
@@ -122,8 +121,7 @@ class Uses:
             bucket = os.pread(self._descriptor.fd, _BUCKET.size, _offset(number)).ljust(_BUCKET.size, b"\0")
         except OSError:
             return 0
-        # In a cache that is mostly written, most buckets are empty.
-        return 0 if bucket == _NOTHING else _latest(_BUCKET.unpack(bucket), number >> 3 & _TAG, _end(now_ns))
+        return _used_ns(bucket, number, _end(now_ns))
 
     def note(self, uses: Iterable[tuple[str, int]], now_ns: int) -> None:
         """
@@ -171,8 +169,12 @@ def _unless_future(ns: int, end: int) -> int:
     return ns if _since(ns) << _TAG_BITS < end else 0
 
 
-def _latest(slots: Sequence[int], tag: int, end: int) -> int:
-    found = max((slot for slot in slots if slot & _TAG == tag and slot < end), default=0)
+def _used_ns(bucket: bytes, number: int, end: int) -> int:
+    """What a bucket tells of an entry: its last use, in nanoseconds since the epoch; 0: nothing."""
+    if bucket == _NOTHING:  # In a cache that is mostly written, most buckets are.
+        return 0
+    tag = number >> 3 & _TAG
+    found = max((slot for slot in _BUCKET.unpack(bucket) if slot & _TAG == tag and slot < end), default=0)
     return ((found >> _TAG_BITS) + _EPOCH) * 1000 if found else 0
 
 

@@ -1,8 +1,8 @@
 """
 Helper: functions in forked processes. One starts within milliseconds, since all modules are imported already.
 
-:class:`Forked` is talked with, and killed; :class:`Child` makes one call that must succeed; :func:`in_child` makes one
-that may be killed underway.
+:class:`Forked` is talked with, and killed, and may :func:`obey` meanwhile; :class:`Child` makes one call that must
+succeed; :func:`in_child` makes one that may be killed underway.
 """
 
 from __future__ import annotations
@@ -103,6 +103,14 @@ class Child(Forked):
         found = _reported(self)
         assert found, f"the child ended with {self.status} and without a report: it hung, or was killed"
         return found[0]
+
+
+def obey(pipe: Connection, make: Callable[..., object], *arguments: Any) -> None:
+    """Work for :class:`Forked`: calls methods of an object of its own, as it is told, and answers what they return."""
+    obeying = make(*arguments)
+    while True:
+        name, *said = pipe.recv()
+        pipe.send(getattr(obeying, name)(*said))
 
 
 def in_child(function: Callable[[], T]) -> T | None:

@@ -12,7 +12,7 @@ import zlib
 import pytest
 from dogpile.cache import make_region
 from dogpile.cache.api import NO_VALUE
-from forked import Forked
+from forked import Forked, obey
 
 from dogpile_filesystem import FilesystemInvalidation
 
@@ -30,17 +30,12 @@ def configured(base_dir, memory_size=0, **arguments):
     )
 
 
-def work(pipe, base_dir):
-    """Does what it is told to do with a region of its own."""
-    region = configured(base_dir)
-    while True:
-        name, *arguments = pipe.recv()
-        pipe.send(getattr(region, name)(*arguments))
-
-
 @pytest.fixture
 def other(base_dir):
-    process = Forked(work, base_dir)
+    """
+    Another process, with a region of its own.
+    """
+    process = Forked(obey, configured, base_dir)
     yield process
     process.kill()
 

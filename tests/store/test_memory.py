@@ -16,7 +16,7 @@ import tracemalloc
 
 import ondisk
 import pytest
-from forked import Child, Forked
+from forked import Child, Forked, obey
 from patching import replace_here
 
 from dogpile_filesystem import failures as failures_module
@@ -79,20 +79,12 @@ def keep(read, key, value):
     assert read.was_kept
 
 
-def work(pipe, base_dir):
-    """Does what it is told to do with a store of its own."""
-    store = Store(base_dir)
-    while True:
-        name, *arguments = pipe.recv()
-        pipe.send(getattr(store, name)(*arguments))
-
-
 @pytest.fixture
 def other(base_dir):
     """
-    Another process that uses the directory.
+    Another process, with a store of its own on the directory.
     """
-    process = Forked(work, base_dir)
+    process = Forked(obey, Store, base_dir)
     yield process
     process.kill()
 

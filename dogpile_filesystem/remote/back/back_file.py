@@ -130,15 +130,12 @@ class BackFile(LocalWriter):
         super().__init__(raw, mode, autocommit=autocommit)
         self._accept = accept
 
-    def commit(self) -> None:
+    def _commit(self) -> None:
         """
-        Accept the file. Once it was committed or discarded, there is nothing left to do.
+        Accept the file.
 
         :raises FileExistsError: with ``"xb"``: somebody else has made the file since it was opened.
         :raises SourceChanged: with ``"ab"``: somebody else has written or removed it since.
-        :raises OSError: it is not accepted.
+        :raises OSError: it is not accepted; ENOSPC: there is no room.
         """
-        super().commit()
-
-    def _commit(self) -> None:
         self._accept(self.raw.draft)
