@@ -109,7 +109,7 @@ class Reader:
         if not stat.S_ISREG(found.st_mode) or found.st_size != content.length:
             msg = f"the content is no file of {content.length} bytes"
             raise Damaged(msg)
-        if content.is_dense and self._directory.loses_content and has_holes(fd, content.length):
+        if content.is_dense and self._directory.filesystem.loses_content and has_holes(fd, content.length):
             msg = "the content has holes where something was written"
             raise Damaged(msg)
 

@@ -256,12 +256,12 @@ class Shard:
     def changing(self, name: str) -> None:
         """
         Say that an entry is just being replaced: no process trusts what it keeps of it in memory, until
-        :meth:`changed`.
+        :meth:`changed`. Where several machines use the cache, none keeps anything: see memory.py.
 
         :raises OSError: that cannot be written. A limit of file sizes that is too low for the table does not
          raise: values are stored, and other processes may serve what they keep in memory for a second.
         """
-        if self.number != UNSENT_SHARD:
+        if self.number != UNSENT_SHARD and not self._ledger.is_shared:
             try:
                 self._ledger.generations.changing(name)
             except OSError as error:
@@ -273,7 +273,7 @@ class Shard:
         Say that an entry was published, or removed: what processes keep of the old one in memory does not count any
         more. Never fails.
         """
-        if self.number != UNSENT_SHARD:
+        if self.number != UNSENT_SHARD and not self._ledger.is_shared:
             # What was published cannot be taken back. Where this cannot be written, `changing` still stands; an entry
             # that was removed is missed by those who keep it within a second (see memory.py).
             try:  # Not `suppress`, which costs as much again as all else here but the call of the system.
