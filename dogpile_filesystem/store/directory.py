@@ -40,6 +40,8 @@ from dogpile_filesystem.store.filesystem import Filesystem, filesystem_at
 
 #: Seconds for which a shard is trusted not to be a symbolic link.
 _LINK_TRUST = 1.0
+#: Seconds for which the server of a network filesystem is believed that a name is absent, and not asked again.
+_ABSENCE_TRUST = 1.0
 #: How many times to open the lock file again because it was deleted meanwhile.
 _DELETIONS = 10
 
@@ -73,6 +75,8 @@ class Directory:
         self.usable = _NONE
         self.fresh = Fresh(TRUST)
         self._links_fresh = Fresh(_LINK_TRUST)
+        # Until when the server is believed, for each shard, on the monotonic clock.
+        self._asked: dict[str, float] = {}
         self.lock_path = os.path.join(base_dir, LOCK)
         self._current = Current(self.lock_path, clock)
         self._clock = clock
@@ -230,6 +234,43 @@ class Directory:
         if self._links_fresh.is_stale(now):
             self._links_fresh.renew(now)
             self.checked.clear()
+
+    def ask(self, shard: str) -> None:
+        """
+        Ask the server of a network filesystem what a shard has, so that the next look finds what another machine has
+        changed until now. Does nothing on other filesystems, and never fails.
+
+        A client of NFS remembers for half a minute that a name was absent, and for some seconds which file had it. To
+        open the directory has the server asked whether it has changed, and then the names are looked up again.
+
+        :param shard: two digits, or the directory of unsent files.
+        """
+        if not self.filesystem.remembers_names:
+            return
+        self._asked[shard] = time.monotonic() + _ABSENCE_TRUST
+        path = shard if shard == UNSENT_DIRECTORY else f"{VALUES}/{shard}"
+        # The shard itself may be remembered as absent. Mostly it is not.
+        if not self._open_and_close(path) and shard != UNSENT_DIRECTORY:
+            self._open_and_close(VALUES)
+            self._open_and_close(path)
+
+    def _open_and_close(self, path: str) -> bool:
+        try:
+            os.close(os.open(path, DIRECTORY_FLAGS | os.O_NOFOLLOW, dir_fd=self.usable.fd))
+        except OSError:
+            return False
+        return True
+
+    def ask_again(self, shard: str) -> bool:
+        """
+        As :meth:`ask`, after a name was absent.
+
+        :return: whether to look again. False: the server was asked within the last second, and is believed.
+        """
+        if not self.filesystem.remembers_absence or time.monotonic() < self._asked.get(shard, 0.0):
+            return False
+        self.ask(shard)
+        return True
 
     def refuse_link(self, shard: str) -> None:
         """

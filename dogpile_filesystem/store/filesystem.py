@@ -35,6 +35,11 @@ _BY_SOURCE = {"mfs#": "moosefs"}
 _BY_TYPE = {"fuse.mfs": "moosefs", "fuse.glusterfs": "glusterfs", "fuse.ceph-fuse": "ceph", "fuse.ceph": "ceph"}
 #: Options of a mount whose locks exclude nobody on another machine.
 _LOCAL_LOCKS = {"nolock", "local_lock=all", "local_lock=posix", "nobrl"}
+#: Types on which a machine sees at once which names another one has made and removed. GlusterFS remembers a name that
+#: was there for a second, whatever is opened.
+_AT_ONCE = {"moosefs", "glusterfs", "ceph"}
+#: Options of a mount of NFS with which absent names are not remembered.
+_LOOKED_UP = {"lookupcache=pos", "lookupcache=positive", "lookupcache=none"}
 # struct flock of Linux: l_type, l_whence, l_start, l_len, l_pid.
 _FLOCK = struct.Struct("@hhqqi4x")
 
@@ -72,6 +77,9 @@ class Filesystem(NamedTuple):
     :ivar type: such as ``ext4`` or ``moosefs``; empty: unknown.
     :ivar is_local: whether it is one of this machine alone, known to write a part of a page as a whole.
     :ivar is_network: whether several machines may use it.
+    :ivar remembers_names: whether a machine may go on for a while with the names of a directory that it knows. It
+     asks the server when the directory is opened.
+    :ivar remembers_absence: whether this also goes for names that were absent.
     :ivar loses_content: whether it may keep the length of a file and lose what was in it. After a power cut, ext4 did
      so with one content in 50 that were written while the journal committed, and each was a hole; xfs, and ext4 without
      delayed allocation, did not. Elsewhere holes say nothing: ZFS makes them of zeros.
@@ -82,6 +90,8 @@ class Filesystem(NamedTuple):
     type: str = ""
     is_local: bool = False
     is_network: bool = False
+    remembers_names: bool = False
+    remembers_absence: bool = False
     loses_content: bool = False
     sharing: Sharing = Sharing.ALONE
     not_promised: tuple[str, ...] = ()
@@ -112,7 +122,15 @@ def filesystem_at(path: str) -> Filesystem:
     if mount.type not in _NETWORK and not mount.type.startswith(_FUSE):
         return Filesystem(kind, is_local=kind in _LOCAL, loses_content=kind == "ext4")
     lacking = (*_OF_TYPE.get(kind, ()), *_OFF)
-    found = Filesystem(kind, is_network=True, sharing=Sharing.BY_LOCKS, not_promised=lacking)
+    remembers = kind not in _AT_ONCE
+    found = Filesystem(
+        kind,
+        is_network=True,
+        remembers_names=remembers,
+        remembers_absence=remembers and not mount.options & _LOOKED_UP,
+        sharing=Sharing.BY_LOCKS,
+        not_promised=lacking,
+    )
     return found.without_locks() if mount.options & _LOCAL_LOCKS else found
 
 

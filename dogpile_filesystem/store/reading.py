@@ -148,6 +148,11 @@ class Reader:
             os.close(fd)
 
 
+def is_gone(error: Exception) -> bool:
+    """Whether a file was removed before it could be opened; ESTALE: on another machine."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOENT, errno.ESTALE)
+
+
 def is_no_file(error: OSError) -> bool:
     """Whether something else than a file lies where an entry or a content should."""
     return error.errno in (errno.EISDIR, errno.ELOOP)
