@@ -374,7 +374,7 @@ class Shard:
 
     def survey(self, listing: Listing) -> Survey:
         """What belongs to what in the listing of this shard."""
-        return survey(listing, self._ledger.file, self._clock())
+        return survey(listing, self._ledger.file, self._clock(), is_shared=self._ledger.is_shared)
 
     def recount(self) -> None:
         """

@@ -75,6 +75,9 @@ from dogpile_filesystem.store.unsent_counts import count_unsent
 from dogpile_filesystem.store.visit import Visitor
 from dogpile_filesystem.store.writing import FULL, Incoming, TooLarge, Writer
 
+#: Seconds to wait for a creator on a filesystem that several machines use, which may keep the locks of a dead one for
+#: long: MooseFS for a day.
+_LOCK_TIMEOUT = 60.0
 #: How many times to re-read an entry whose content file was replaced before it could be opened.
 _TRIES = 5
 
@@ -538,12 +541,19 @@ class Store:
             cache_size=self._bound.size,
             max_entries=self._bound.entries,
             unsent=unsent,
+            filesystem=self.directory.filesystem.type,
+            not_promised=self.directory.filesystem.not_promised,
         )
 
     def flush(self) -> None:
         """Write the uses of entries, and the statistics, that are pending in memory."""
         self._recency.flush()
         self._statistics.flush()
+
+    @property
+    def lock_timeout(self) -> float | None:
+        """Seconds to wait for a creator where the user does not say; None: for as long as it lives."""
+        return _LOCK_TIMEOUT if self.directory.is_network else None
 
     def mutex(self, kind: int, key: bytes, lock_timeout: float | None = None) -> KeyMutex:
         """The creation mutex of a key."""
