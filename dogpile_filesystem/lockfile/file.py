@@ -34,7 +34,7 @@ from dogpile_filesystem.lockfile.descriptor import Descriptor, Identity, collect
 from dogpile_filesystem.lockfile.format import CURSOR, CURSOR_AT, MAKE_AT, process_offset
 from dogpile_filesystem.lockfile.machines import Seat
 from dogpile_filesystem.lockfile.ownership import has_entries, is_tagged
-from dogpile_filesystem.lockfile.ranges import RangeLock, try_to_lock
+from dogpile_filesystem.lockfile.ranges import RangeLock, Stuck, try_to_lock
 
 # Not known where there is no such thing.
 _DIRECT: int = getattr(os, "O_DIRECT", 0)
@@ -53,6 +53,8 @@ class LockFile:
      of this process.
     :ivar is_writable: False: it was opened for reading alone, and nothing of it can be locked.
     :ivar shown_as: the name under which this process shows that it lives; None: it does not.
+    :ivar is_shared: whether several machines use it.
+    :ivar stuck: ranges that dead machines seem to hold.
     :ivar seat: the slot of this machine, if several use the file.
     :ivar moves: how often the descriptor was turned to another file. To do so drops what was locked in it a moment
      before.
@@ -65,6 +67,8 @@ class LockFile:
         self.moves = 0
         self.shown_as: str | None = None
         self.seat = Seat()
+        self.is_shared = False
+        self.stuck = Stuck()
         # The file of which reads and writes go past the memory of this machine.
         self._direct: Identity | None = None
         # Its own descriptor, and those that cannot be closed before.

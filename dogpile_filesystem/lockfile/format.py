@@ -46,7 +46,7 @@ import struct
 from collections.abc import Callable
 from zlib import adler32, crc32
 
-from dogpile_filesystem.layout import ALL_SHARDS, SHARDS, VALUES
+from dogpile_filesystem.layout import ALL_SHARDS, CLEARED_PREFIX, SHARDS, UNSENT_DIRECTORY, VALUES
 from dogpile_filesystem.lockfile.ownership import has_entries, is_tagged
 
 _MAGIC, _VERSION = b"dogpilfs", 2
@@ -146,10 +146,22 @@ def make(fd: int, path: str, clock: Callable[[], float], *, is_shared: bool = Fa
     elif is_of_this_start and data.startswith(HEAD):
         return
     if not is_of_this_start:
-        write(fd, bytes(ALL_SHARDS), COUNTED_AT)
+        # To count what is not there takes a second on a network filesystem.
+        is_counted = is_shared and not is_ours and _has_nothing(os.path.dirname(path))
+        write(fd, (b"\1" if is_counted else b"\0") * ALL_SHARDS, COUNTED_AT)
         write(fd, data[RECORDS_AT:COUNTED_AT].ljust(RECORDS.size, b"\0"), RECORDS_AT)
     # The head last: after a crash in between, the next process starts over.
     write(fd, HEAD + bytes(_START_AT - len(HEAD)) + start + stamps, 0)
+
+
+def _has_nothing(base_dir: str) -> bool:
+    """
+    Whether nothing that would be counted lies in a directory.
+
+    :raises OSError: it cannot be listed.
+    """
+    names = os.listdir(base_dir)
+    return not any(name in (VALUES, UNSENT_DIRECTORY) or name.startswith(CLEARED_PREFIX) for name in names)
 
 
 def refuse_unmade(fd: int, path: str) -> None:

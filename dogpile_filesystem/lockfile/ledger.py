@@ -139,6 +139,7 @@ class Ledger:
         :raises OSError: the file cannot be opened, made, locked or written, or is no lock file of this version.
         """
         ledger = cls(open_lock_file(path, mode, make=make), sharing)
+        ledger.file.is_shared = ledger.is_shared
         if ledger.is_shared:
             ledger.file.bypass_memory()
         try:
@@ -270,6 +271,10 @@ class Ledger:
     def believe(self, shard: int) -> None:
         """Take a shard's record for counted. The caller holds the shard."""
         write(self._descriptor.fd, b"\1", COUNTED_AT + shard)
+
+    def disbelieve(self, shard: int) -> None:
+        """Have a shard counted before its record is believed. The caller holds the shard."""
+        write(self._descriptor.fd, b"\0", COUNTED_AT + shard)
 
     def stamps(self) -> tuple[float, float]:
         """

@@ -109,8 +109,20 @@ class Shard:
         self._record: tuple[int, int] | None = None
 
     def __enter__(self) -> Shard:  # noqa: PYI034 - Self came with Python 3.11
-        self._lock.__enter__()
+        lock = self._lock
+        lock.__enter__()
+        if lock.was_stuck:
+            self._count_anew()
         return self
+
+    def _count_anew(self) -> None:
+        """Have the shard counted, since its holder may have died between an entry and the record of it."""
+        self._lock.was_stuck = False
+        try:
+            self._ledger.disbelieve(self.number)
+        except BaseException:
+            self._lock.release()
+            raise
 
     def __exit__(self, *_: object) -> None:
         try:
