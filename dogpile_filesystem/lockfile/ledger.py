@@ -8,7 +8,8 @@ Invariants:
 - L2. A record, and the set of entries that a shard has, change only under :meth:`Ledger.shard`. The bytes of the record
   are also the range that guards it.
 - L3. Nobody holds two shards. A process that evicts takes :attr:`Ledger.eviction` before it takes a shard.
-- L4. A record is believed only if its shard has been counted since the file was made, or the machine started.
+- L4. A record is believed only if its shard has been counted since the file was made, or the machine started; or, of
+  several machines, since one of them was lost (see machines.py).
 
 Concurrency. :meth:`Ledger.usage` reads all records without any lock.
 
@@ -48,6 +49,7 @@ from dogpile_filesystem.lockfile.format import (
     write,
 )
 from dogpile_filesystem.lockfile.generations import Generations
+from dogpile_filesystem.lockfile.machines import Sharing
 from dogpile_filesystem.lockfile.ranges import RangeLock
 from dogpile_filesystem.lockfile.uses import Uses
 
@@ -94,16 +96,20 @@ class Ledger:
     """
     The records of one lock file.
 
+    :param sharing: who uses the file.
     :ivar file: the lock file.
     :ivar identity: its device and inode. The lock file itself moves on to another when this one is deleted.
+    :ivar is_shared: whether several machines use the file.
     :ivar generations: those of the entries.
     :ivar eviction: the lock under which a process evicts.
     :ivar statistics: the lock under which statistics are added.
     :ivar uses: the last uses of entries.
     """
 
-    def __init__(self, file: LockFile) -> None:
+    def __init__(self, file: LockFile, sharing: Sharing = Sharing.ALONE) -> None:
         self.file = file
+        self._sharing = sharing
+        self.is_shared = sharing is not Sharing.ALONE
         self._descriptor = file.descriptor
         self.identity = file.identity
         self.generations = Generations(file)
@@ -113,7 +119,15 @@ class Ledger:
         self._shards: dict[int, RangeLock] = {}
 
     @classmethod
-    def open(cls, path: str, mode: int = 0o600, *, make: bool = True, clock: Callable[[], float] = time.time) -> Ledger:
+    def open(
+        cls,
+        path: str,
+        mode: int = 0o600,
+        *,
+        make: bool = True,
+        clock: Callable[[], float] = time.time,
+        sharing: Sharing = Sharing.ALONE,
+    ) -> Ledger:
         """
         Open the ledger.
 
@@ -121,19 +135,41 @@ class Ledger:
         :param make: whether to make the file if it is missing, and to mend it. False: nothing is changed in it, and it
          need not be writable; what has to be locked then raises.
         :param clock: seconds since the epoch.
+        :param sharing: who uses the file.
         :raises OSError: the file cannot be opened, made, locked or written, or is no lock file of this version.
         """
-        ledger = cls(open_lock_file(path, mode, make=make))
+        ledger = cls(open_lock_file(path, mode, make=make), sharing)
+        if ledger.is_shared:
+            ledger.file.bypass_memory()
         try:
             if make:
                 with ledger.file.borrow(file_format.MAKE_AT, 1):
-                    file_format.make(ledger.file.fd, ledger.file.path, clock)
+                    file_format.make(ledger.file.fd, ledger.file.path, clock, is_shared=ledger.is_shared)
+                    if ledger.is_shared:
+                        ledger.file.seat.take(ledger.file.fd, sharing, clock())
             else:
                 file_format.refuse_unmade(ledger.file.fd, ledger.file.path)
         except file_format.Foreign:
             keep_foreign(ledger.file)
             raise
         return ledger
+
+    def look_for_machines(self, now: float) -> None:
+        """
+        Where several machines use the file, give a sign of life, and look for those that were lost: once a minute, and
+        first of all in a child made by ``fork``. Costs next to nothing otherwise.
+
+        :param now: seconds since the epoch.
+        :raises OSError: the file cannot be locked, read or written.
+        """
+        if not self.is_shared or not self.file.seat.is_due():
+            return
+        making = self.file.borrow(file_format.MAKE_AT, 1)
+        if making.acquire(wait=False):
+            try:
+                self.file.seat.take(self.file.fd, self._sharing, now)
+            finally:
+                making.release()
 
     def is_at(self, path: str) -> bool:
         """Whether a path still leads to the file that this ledger was opened for, and nobody has overwritten it."""

@@ -83,6 +83,26 @@ def try_to_lock(fd: int, length: int, offset: int) -> bool:
     return True
 
 
+def is_locked(fd: int, length: int, offset: int, *, otherwise: bool = False) -> bool:
+    """
+    Whether another process has locked a range, or a part of it. Takes no lock.
+
+    :param fd: -1: there is no file.
+    :param otherwise: the answer where there is no file, or the filesystem has none.
+    """
+    if fd < 0:
+        return otherwise
+    if _LINUX:
+        query = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, offset, length, 0)
+    else:
+        query = _FLOCK.pack(offset, length, 0, fcntl.F_WRLCK, os.SEEK_SET, 0)
+    try:
+        answer = _FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_GETLK, query))
+    except OSError:
+        return otherwise
+    return bool(answer[0 if _LINUX else 3] != fcntl.F_UNLCK)
+
+
 class OpenFile(Protocol):
     """
     What a range is of.
@@ -210,17 +230,7 @@ class RangeLock:
         """
         if self._threads.locked():
             return True
-        if self._descriptor.fd < 0:
-            return otherwise
-        if _LINUX:
-            query = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, self.offset, self.length, 0)
-        else:
-            query = _FLOCK.pack(self.offset, self.length, 0, fcntl.F_WRLCK, os.SEEK_SET, 0)
-        try:
-            answer = _FLOCK.unpack(fcntl.fcntl(self._descriptor.fd, fcntl.F_GETLK, query))
-        except OSError:
-            return otherwise
-        return bool(answer[0 if _LINUX else 3] != fcntl.F_UNLCK)
+        return is_locked(self._descriptor.fd, self.length, self.offset, otherwise=otherwise)
 
     def _exclude_threads(self, wait: bool, timeout: float | None) -> bool:
         if not wait:

@@ -253,13 +253,13 @@ class Shard:
     def changing(self, name: str) -> bool:
         """
         Say that an entry is just being replaced: no process trusts what it keeps of it in memory, until
-        :meth:`changed`.
+        :meth:`changed`. Where several machines use the cache, none keeps anything: see memory.py.
 
         :return: whether a process may keep it, so that :meth:`changed` is to be called.
         :raises OSError: that cannot be written. A limit of file sizes that is too low for the table does not
          raise: values are stored, and other processes may serve what they keep in memory for a second.
         """
-        if self.number != UNSENT_SHARD:
+        if self.number != UNSENT_SHARD and not self._ledger.is_shared:
             try:
                 return self._ledger.generations.changing(name)
             except OSError as error:
@@ -272,7 +272,7 @@ class Shard:
         Say that an entry was published, or removed: what processes keep of the old one in memory does not count any
         more. Never fails.
         """
-        if self.number != UNSENT_SHARD:
+        if self.number != UNSENT_SHARD and not self._ledger.is_shared:
             # What was published cannot be taken back. Where this cannot be written, `changing` still stands; an entry
             # that was removed is missed by those who keep it within a second (see memory.py).
             try:  # Not `suppress`, which costs as much again as all else here but the call of the system.
@@ -364,7 +364,7 @@ class Shard:
 
     def survey(self, listing: Listing) -> Survey:
         """What belongs to what in the listing of this shard."""
-        return survey(listing, self._ledger.file, self._clock())
+        return survey(listing, self._ledger.file, self._clock(), is_shared=self._ledger.is_shared)
 
     def recount(self) -> None:
         """

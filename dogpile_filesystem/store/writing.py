@@ -231,4 +231,7 @@ class Writer:
             # Others may have written meanwhile; or the entry that was to be replaced is gone, and this is one more.
             self._room.make(ledger, incoming.place, 0)
             with self._shards.locked(ledger, incoming.place.shard) as shard:
+                # What is replaced is taken off the ledger: it must be what is there now. (Otherwise the temporary file
+                # has just been made under the lock, which tells as much.)
+                self._directory.ask(incoming.place.name[:2])
                 published = reservation.publish(shard)
