@@ -193,8 +193,9 @@ class Ledger:
         :raises OSError: the file cannot be read.
         """
         data = self._read()
-        records = RECORDS.unpack_from(data)
-        return Usage(sum(records[::2]) * BLOCK, sum(records[1::2]), data.count(1, RECORDS.size))
+        blocks, entries = RECORD.unpack_from(data, UNSENT_RECORD)
+        blocks += column_sum(data, BLOCKS)
+        return Usage(blocks * BLOCK, entries + column_sum(data, ENTRIES), data.count(1, RECORDS.size))
 
     def record(self, shard: int) -> Usage:
         """

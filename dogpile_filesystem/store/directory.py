@@ -7,7 +7,7 @@ in its place, nothing is read from the new one until it has passed its check (se
 leads to the open directory is looked at before every use, but not twice within 50 ms.
 
 Limits. A symbolic link in the place of ``values`` or a shard is not followed. One that is put there while the directory
-is in use is noticed at once by visits, eviction and removals of many entries, and by everything else after a second.
+is in use is noticed at once by visits and removals of many entries, and by everything else after a second.
 """
 
 from __future__ import annotations

@@ -244,13 +244,17 @@ class Store:
     def _get_kept(self, memory: Memory, key: bytes, now: float) -> bytes | None:
         """The value under a key, from memory; None: it is to be read from its file."""
         kept = memory.get(key, now)
-        if kept is None or self._is_over(kept):
+        if kept is None:
             return None
-        if self._statistics.second_looks:
-            self._statistics.count_hit(os.path.basename(kept.path), from_memory=True)
+        # The first two: a call less on the way of most hits.
+        if (self._expiration_ns is not None or self._stale) and self._is_over(kept):
+            return None
+        statistics = self._statistics
+        if statistics.second_looks:
+            statistics.count_hit(os.path.basename(kept.path), from_memory=True)
         else:
-            self._statistics.hits += 1
-            self._statistics.memory_hits += 1
+            statistics.hits += 1
+            statistics.memory_hits += 1
         self._recency.note(kept.path)
         return kept.payload
 
