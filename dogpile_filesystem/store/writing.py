@@ -9,7 +9,8 @@ A value is tried again when the directory was deleted meanwhile; when there is n
 and once when the disk or the quota is full, after entries were evicted for it.
 
 Concurrency. A value that takes no time to write is written under the lock of its shard, in place, or to a temporary
-file that is then published. Everything else is written without any lock.
+file that is then published. Everything else is written without any lock; so is everything where several machines use
+the directory, since they see one another's reservations only when a shard is unlocked.
 
 Crash. Killed between the reservation and the creation of a small entry, a process leaves the record one block too high,
 until the next visit.
@@ -209,7 +210,9 @@ class Writer:
             # To replace an entry must not evict another one for the sake of `max_entries`.
             replaces = self._room.bound.entries is not None and self._directory.has(place.path)
             reservation.begin(shard, replaces=replaces)
-            if size > _SMALL or incoming.file is not None or not self._room.fits(ledger, size):
+            # Other machines may see only when the shard is unlocked what is reserved in it (MooseFS, GlusterFS). Two
+            # that looked at the total before would both find room.
+            if ledger.is_shared or not _is_small(incoming) or not self._room.fits(ledger, size):
                 return False
             reservation.write(incoming.pieces, incoming.stamp)
             return reservation.publish(shard)
@@ -226,12 +229,18 @@ class Writer:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "the lock file was deleted")
 
     def _publish(self, incoming: Incoming, ledger: Ledger, reservation: Reservation) -> None:
-        published = False
+        published, is_settled = False, _is_small(incoming)
         while not published:
             # Others may have written meanwhile; or the entry that was to be replaced is gone, and this is one more.
-            self._room.make(ledger, incoming.place, 0)
+            if not is_settled:
+                self._room.make(ledger, incoming.place, 0)
+            is_settled = False
             with self._shards.locked(ledger, incoming.place.shard) as shard:
-                # What is replaced is taken off the ledger: it must be what is there now. (Otherwise the temporary file
-                # has just been made under the lock, which tells as much.)
+                # What is replaced is taken off the ledger: it must be what is there now.
                 self._directory.ask(incoming.place.name[:2])
                 published = reservation.publish(shard)
+
+
+def _is_small(incoming: Incoming) -> bool:
+    """Whether it takes no time to write."""
+    return incoming.size <= _SMALL and incoming.file is None
