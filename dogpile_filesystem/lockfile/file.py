@@ -115,20 +115,23 @@ class LockFile:
             with contextlib.suppress(OSError):
                 try_to_lock(self.fd, 1, process_offset(self.shown_as))
 
-    def bypass_memory(self) -> None:
+    def bypass_memory(self, *, bypass: bool = True) -> None:
         """
         Have each read ask the server, and each write reach it, for a file that several machines use: what this machine
-        remembers of it may be old, even under a lock. Does nothing on a filesystem that refuses to.
+        remembers of it may be old, even under a lock. Does nothing on a filesystem that demands whole blocks then.
+
+        :param bypass: False: after such a filesystem was found out by a write, since nothing could be read.
         """
-        if self._direct == self.identity:
+        if bypass and self._direct == self.identity:
             return
         self._direct = self.identity
+        # Not when it is opened: GlusterFS demands whole blocks then.
         with contextlib.suppress(OSError):
-            flags = fcntl.fcntl(self.fd, fcntl.F_GETFL)
-            fcntl.fcntl(self.fd, fcntl.F_SETFL, flags | _DIRECT)
+            flags = fcntl.fcntl(self.fd, fcntl.F_GETFL) & ~_DIRECT
+            fcntl.fcntl(self.fd, fcntl.F_SETFL, flags | _DIRECT if bypass else flags)
             try:
                 os.pread(self.fd, CURSOR.size, CURSOR_AT)
-            except OSError:  # It demands whole blocks, so it is one of this machine alone.
+            except OSError:
                 fcntl.fcntl(self.fd, fcntl.F_SETFL, flags)
 
     def keep(self, descriptors: list[Descriptor]) -> None:

@@ -144,16 +144,30 @@ class Ledger:
             ledger.file.bypass_memory()
         try:
             if make:
-                with ledger.file.borrow(file_format.MAKE_AT, 1):
-                    file_format.make(ledger.file.fd, ledger.file.path, clock, is_shared=ledger.is_shared)
-                    if ledger.is_shared:
-                        ledger.file.seat.take(ledger.file.fd, sharing, clock())
+                ledger._make(clock)
             else:
                 file_format.refuse_unmade(ledger.file.fd, ledger.file.path)
         except file_format.Foreign:
             keep_foreign(ledger.file)
             raise
         return ledger
+
+    def _make(self, clock: Callable[[], float]) -> None:
+        """Make the file what it should be, and let this machine have a slot in it."""
+        try:
+            self._make_once(clock)
+        except OSError as error:
+            if error.errno != errno.EINVAL or not self.is_shared:
+                raise
+            self.file.bypass_memory(bypass=False)
+            self._make_once(clock)
+
+    def _make_once(self, clock: Callable[[], float]) -> None:
+        file = self.file
+        with file.borrow(file_format.MAKE_AT, 1):
+            file_format.make(file.fd, file.path, clock, is_shared=self.is_shared)
+            if self.is_shared:
+                file.seat.take(file.fd, self._sharing, clock())
 
     def look_for_machines(self, now: float) -> None:
         """

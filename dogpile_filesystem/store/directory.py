@@ -267,6 +267,8 @@ class Directory:
 
         :return: whether to look again. False: the server was asked within the last second, and is believed.
         """
+        if self.filesystem.has_gaps:
+            return True
         if not self.filesystem.remembers_absence or time.monotonic() < self._asked.get(shard, 0.0):
             return False
         self.ask(shard)

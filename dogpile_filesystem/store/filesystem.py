@@ -38,6 +38,9 @@ _LOCAL_LOCKS = {"nolock", "local_lock=all", "local_lock=posix", "nobrl"}
 #: Types on which a machine sees at once which names another one has made and removed. GlusterFS remembers a name that
 #: was there for a second, whatever is opened.
 _AT_ONCE = {"moosefs", "glusterfs", "ceph"}
+#: Types on which a look met nothing, or ESTALE, while a file was replaced; the next one always met a file. To look
+#: twice makes a miss twice as dear.
+_WITH_GAPS = {"glusterfs"}
 #: Options of a mount of NFS with which absent names are not remembered.
 _LOOKED_UP = {"lookupcache=pos", "lookupcache=positive", "lookupcache=none"}
 # struct flock of Linux: l_type, l_whence, l_start, l_len, l_pid.
@@ -50,7 +53,7 @@ _WITHOUT_LOCKS = ("several machines may create one value", "the bound may be exc
 #: What does not hold on a type.
 _OF_TYPE = {
     "moosefs": ("what a dead machine has locked may stay locked for a day",),
-    "glusterfs": ("a read may miss a value that another machine is just replacing",),
+    "glusterfs": ("a read may get the value before, for a second",),
     "nfs": ("a read may get the value before, for as long as the mount caches attributes",),
     "nfs4": ("a read may get the value before, for as long as the mount caches attributes",),
 }
@@ -80,6 +83,7 @@ class Filesystem(NamedTuple):
     :ivar remembers_names: whether a machine may go on for a while with the names of a directory that it knows. It
      asks the server when the directory is opened.
     :ivar remembers_absence: whether this also goes for names that were absent.
+    :ivar has_gaps: whether a name may be absent for a moment while another machine renames a file over it.
     :ivar loses_content: whether it may keep the length of a file and lose what was in it. After a power cut, ext4 did
      so with one content in 50 that were written while the journal committed, and each was a hole; xfs, and ext4 without
      delayed allocation, did not. Elsewhere holes say nothing: ZFS makes them of zeros.
@@ -92,6 +96,7 @@ class Filesystem(NamedTuple):
     is_network: bool = False
     remembers_names: bool = False
     remembers_absence: bool = False
+    has_gaps: bool = False
     loses_content: bool = False
     sharing: Sharing = Sharing.ALONE
     not_promised: tuple[str, ...] = ()
@@ -128,6 +133,7 @@ def filesystem_at(path: str) -> Filesystem:
         is_network=True,
         remembers_names=remembers,
         remembers_absence=remembers and not mount.options & _LOOKED_UP,
+        has_gaps=kind in _WITH_GAPS,
         sharing=Sharing.BY_LOCKS,
         not_promised=lacking,
     )
