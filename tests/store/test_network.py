@@ -316,7 +316,7 @@ class Writer:
 def test_temporary_file_of_a_dead_machine(
     make_store, mounted, base_dir, clock, files, name, age, content_age, length, stays
 ):
-    """An empty temporary file is left over, if nobody has gone on with it for an hour: its process only seems to live."""
+    """An empty temporary file that nobody went on with for an hour is left over, though its process seems to live."""
     mounted(name)
     store = make_store()
     assert store.put(b"k", b"v")
