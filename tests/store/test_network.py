@@ -18,7 +18,7 @@ from patching import replace_here
 
 from dogpile_filesystem.backend import GenericFSBackend
 from dogpile_filesystem.layout import BLOCK, FILE, VALUE, place, temporary_name
-from dogpile_filesystem.lockfile import Sharing, presence
+from dogpile_filesystem.lockfile import Bound, Sharing, presence
 from dogpile_filesystem.lockfile.ledger import Ledger
 from dogpile_filesystem.maintenance import cache as cache_module
 from dogpile_filesystem.store import filesystem as filesystem_module
@@ -339,6 +339,34 @@ def test_temporary_file_of_a_dead_machine(
     writer.kill()
     store.prune()
     assert not set(names) & set(files())
+
+
+@pytest.mark.parametrize("name", ["moosefs", "unknown"])
+def test_total_is_looked_at_unlocked(make_store, mounted, monkeypatch, name):
+    """On a filesystem of several machines, nobody looks at the total before others can see what is reserved."""
+    mounted(name)
+    store = make_store(cache_size=1 << 20)
+    locked, real = [], Ledger.holds
+
+    def holds(ledger: Ledger, bound: Bound) -> bool:
+        locked.append(ledger.shard(place(VALUE, b"k").shard).owned)
+        return real(ledger, bound)
+
+    monkeypatch.setattr(Ledger, "holds", holds)
+    for length in (10, 10, 100_000):
+        assert store.put(b"k", b"x" * length)
+    assert locked
+    assert any(locked) == (name == "unknown")
+
+
+def test_absent_directories_are_asked_for(make_store, mounted, opened):
+    """In a new cache, the directories above a shard are asked for too: they may be remembered as absent."""
+    mounted("nfs4")
+    store = make_store()
+    store.open()
+    assert store.get(b"k") is None
+    shard = os.path.dirname(place(VALUE, b"k").path)
+    assert opened == [shard, ".", "values", shard]
 
 
 def test_hit_writes_no_uses(make_store, mounted, monkeypatch):
