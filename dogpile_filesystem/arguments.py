@@ -65,6 +65,7 @@ class Arguments:
     :ivar expiration_time: seconds; None: never.
     :ivar distributed_lock: whether creators in other processes are excluded.
     :ivar lock_timeout: seconds; None: for ever.
+    :ivar has_lock_timeout: whether the user gave one.
     :ivar memory_size: bytes; 0: none.
     :ivar file_movable: whether files are moved in rather than copied.
     :ivar large_values: whether the backend pickles values itself, without a copy of dogpile's.
@@ -79,6 +80,7 @@ class Arguments:
     expiration_time: float | None
     distributed_lock: bool
     lock_timeout: float | None
+    has_lock_timeout: bool
     memory_size: int
     file_movable: bool
     large_values: bool
@@ -108,6 +110,7 @@ class Arguments:
             expiration_time=parse_seconds("expiration_time", arguments.get("expiration_time")),
             distributed_lock=parse_boolean("distributed_lock", arguments.get("distributed_lock", True)),
             lock_timeout=parse_seconds("lock_timeout", arguments.get("lock_timeout")),
+            has_lock_timeout="lock_timeout" in arguments,
             memory_size=_memory_size(arguments.get("memory_size", 0)),
             file_movable=parse_boolean("file_movable", arguments.get("file_movable", False)),
             large_values=parse_boolean("large_values", arguments.get("large_values", False)),

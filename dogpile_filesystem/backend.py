@@ -76,7 +76,9 @@ class _FSBackend(CacheBackend):
         """
         if not self.arguments.distributed_lock:
             return None
-        mutex = self.store.mutex(self._kind, _key_bytes(key), self.arguments.lock_timeout)
+        given = self.arguments
+        timeout = given.lock_timeout if given.has_lock_timeout else self.store.lock_timeout
+        mutex = self.store.mutex(self._kind, _key_bytes(key), timeout)
         return cast("CacheMutex", mutex)
 
     def delete(self, key: KeyType) -> None:
@@ -187,7 +189,9 @@ class GenericFSBackend(_FSBackend, BytesBackend):
     :param allow_shared: whether to use a directory that everybody can write to, or that belongs to a user other than
      this one and root. Anybody who can write there can run code in this program. Default False.
     :param lock_timeout: seconds that a thread waits while another one creates the value, before it creates the value
-     itself. Default None: no limit. A creator that dies does not keep others waiting.
+     itself. None: no limit. A creator that dies does not keep others waiting; but where several machines use the
+     directory, one that dies as a whole may, on MooseFS for a day. Default: None; on a filesystem that several machines
+     may use, 60.
     :param memory_size: the most bytes of values used last that this backend keeps in the memory of each process, with
      what Python needs for them; or a string such as ``"64MiB"``. A hit on one of them opens no file, and is as right as
      any other: the next read sees what another process has changed. What somebody deletes by hand is missed within a

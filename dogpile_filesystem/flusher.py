@@ -19,6 +19,7 @@ import sys
 import threading
 import time
 import weakref
+from collections.abc import Callable
 from typing import Protocol
 
 #: Seconds until what is pending is written.
@@ -62,6 +63,17 @@ class Flusher:
         # Guards starting the timer. Not needed to note or to write.
         self._guard = threading.Lock()
         self._is_hooked = False
+        self._farewells: list[Callable[[], None]] = []
+
+    def add_farewell(self, farewell: Callable[[], None]) -> None:
+        """Have something done at the end of the process, after everything was written. It must not fail."""
+        self._farewells.append(farewell)
+
+    def end(self) -> None:
+        """Write what is pending, and do what is to be done at the end of the process."""
+        self.flush()
+        for farewell in self._farewells:
+            farewell()
 
     def add(self, owner: object, *gatherings: Pending) -> None:
         """Write for some more, as long as their owner exists, and once more then."""
@@ -187,10 +199,10 @@ class Flusher:
 
 
 def _flush_at_end(flusher: Flusher) -> None:
-    sys.modules["multiprocessing.util"].Finalize(None, flusher.flush, exitpriority=0)
+    sys.modules["multiprocessing.util"].Finalize(None, flusher.end, exitpriority=0)
 
 
 flusher = Flusher()
-atexit.register(flusher.flush)
+atexit.register(flusher.end)
 os.register_at_fork(before=flusher.settle_before_fork, after_in_child=flusher.reset_in_child)
 flusher.hook_multiprocessing()

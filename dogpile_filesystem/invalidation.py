@@ -29,7 +29,7 @@ from dogpile_filesystem.arguments import Arguments
 from dogpile_filesystem.failures import log_error
 from dogpile_filesystem.layout import VALUES
 from dogpile_filesystem.lockfile import NEVER, Current, Ledger
-from dogpile_filesystem.store import Access
+from dogpile_filesystem.store import Access, filesystem_at
 
 _NOTHING, _EVERYTHING = (NEVER, NEVER), (math.inf, NEVER)
 
@@ -128,18 +128,24 @@ class FilesystemInvalidation(RegionInvalidationStrategy):
         """Look for the lock file that is at its path. None is made for a reader."""
         try:
             try:
-                self._current.find()
+                self._find()
             except FileNotFoundError:
                 if not os.path.exists(os.path.join(self._base_dir, VALUES)):
                     self._known = _NOTHING
                     return
                 # The lock file is made before the values. So another process may have made both since the first look.
-                self._current.find()
+                self._find()
         except FileNotFoundError:
             # The process that makes a new one beside values will say that all of them are invalidated.
             self._known = _EVERYTHING
         except OSError:
             pass  # What was read last is good enough.
+
+    def _find(self) -> None:
+        current = self._current
+        if current.ledger is None:
+            current.sharing = filesystem_at(self._base_dir).sharing
+        current.find()
 
     def _open_for_writing(self) -> Ledger:
         found = os.stat(self._base_dir)
@@ -147,4 +153,5 @@ class FilesystemInvalidation(RegionInvalidationStrategy):
         if not os.path.lexists(self._current.path):
             # The backend has found that the directory may be used, before it made a lock file in it.
             access.verify(self._base_dir, found)
+        self._current.sharing = filesystem_at(self._base_dir).sharing
         return self._current.open(access.file_mode)

@@ -156,6 +156,8 @@ def _as_json(cache: Cache, reading: _Reading) -> dict[str, Any]:
     said = reading.recorded
     return {
         "base_dir": cache.base_dir,
+        "filesystem": cache.directory.filesystem.type,
+        "not_promised": list(cache.directory.filesystem.not_promised),
         "time": reading.at,
         "entries": reading.usage.entries,
         "size": reading.usage.size,
@@ -187,8 +189,18 @@ def _view(cache: Cache, reading: _Reading | None, rates: _Rates | None) -> Group
     source = reading.recorded.total.source
     of_sources = [_BLANK, *_source(source, rates)] if source.is_used else []
     of_sources += _unsent(reading, rates)
-    table = formatting.grid([*_content(reading), _BLANK, *_counts(reading, rates), *of_sources])
+    table = formatting.grid([*_filesystem(cache), *_content(reading), _BLANK, *_counts(reading, rates), *of_sources])
     return Group(title, "", table, "", Text(counted, style="dim"))
+
+
+def _filesystem(cache: Cache) -> Iterator[_Row]:
+    """Where it is, if several machines may use it, and what cannot be promised there."""
+    filesystem = cache.directory.filesystem
+    if filesystem.is_network:
+        first, *others = filesystem.not_promised
+        yield "Filesystem", filesystem.type, "", first
+        for other in others:
+            yield "", "", "", other
 
 
 def _content(reading: _Reading) -> Iterator[_Row]:

@@ -11,6 +11,7 @@ from dogpile_filesystem.lockfile.file import LockFile, detached_lock_file, open_
 from dogpile_filesystem.lockfile.format import HEADS, NEVER, key_offset
 from dogpile_filesystem.lockfile.generations import GENERATION_SIZE, generation_offset
 from dogpile_filesystem.lockfile.ledger import Bound, Ledger, Usage
+from dogpile_filesystem.lockfile.machines import Sharing
 from dogpile_filesystem.lockfile.mutex import KeyMutex
 from dogpile_filesystem.lockfile.ownership import has_entries, is_tagged
 from dogpile_filesystem.lockfile.presence import presence
@@ -34,6 +35,7 @@ __all__ = [
     "LockFile",
     "Recorded",
     "ShardUses",
+    "Sharing",
     "SourceCounter",
     "SourceCounts",
     "Statistics",

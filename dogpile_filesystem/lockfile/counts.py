@@ -245,6 +245,9 @@ class Stats:
     :ivar cache_size: the bound of ``size``; None: unbounded.
     :ivar max_entries: the bound of ``entries``; None: unbounded.
     :ivar unsent: what a source is still to get.
+    :ivar filesystem: the type of the directory's filesystem, such as ``ext4`` or ``nfs4``; empty: unknown.
+    :ivar not_promised: short statements of what does not hold on that filesystem, or is off. None, if only this machine
+     uses it.
     """
 
     since: float | None
@@ -257,3 +260,5 @@ class Stats:
     cache_size: int | None
     max_entries: int | None
     unsent: UnsentCounts = UnsentCounts()
+    filesystem: str = ""
+    not_promised: tuple[str, ...] = ()

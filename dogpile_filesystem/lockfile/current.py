@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 
 from dogpile_filesystem.lockfile.ledger import Ledger
+from dogpile_filesystem.lockfile.machines import Sharing
 
 #: Seconds for which a file or directory is trusted to be the one at its path. On ext4, each look at the lock file makes
 #: the next write to it 4 us dearer: a tenth of storing a value.
@@ -50,12 +51,14 @@ class Current:
     Concurrency. Threads may share it: two may look at once, and then both look.
 
     :param clock: seconds since the epoch.
+    :ivar sharing: who uses the file; to be said before it is looked for.
     :ivar ledger: the one that was found last; None: none was found.
     :ivar fresh: until when that is trusted to be the current one.
     """
 
     def __init__(self, path: str, clock: Callable[[], float] = time.time) -> None:
         self.path = path
+        self.sharing = Sharing.ALONE
         self.ledger: Ledger | None = None
         self.fresh = Fresh(TRUST)
         self._clock = clock
@@ -72,7 +75,7 @@ class Current:
         ledger = self.ledger
         if ledger is None or not ledger.is_at(self.path):
             self.ledger = None
-            ledger = self.ledger = Ledger.open(self.path, make=False)
+            ledger = self.ledger = Ledger.open(self.path, make=False, sharing=self.sharing)
         return ledger
 
     def open(self, mode: int) -> Ledger:
@@ -84,6 +87,8 @@ class Current:
         """
         ledger = self.ledger
         if ledger is None or not ledger.file.is_writable or not ledger.is_at(self.path):
-            ledger = self.ledger = Ledger.open(self.path, mode, clock=self._clock)
+            ledger = self.ledger = Ledger.open(self.path, mode, clock=self._clock, sharing=self.sharing)
+        else:
+            ledger.look_for_machines(self._clock())
         self.fresh.renew(time.monotonic())
         return ledger

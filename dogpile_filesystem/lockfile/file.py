@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import stat
 import threading
@@ -27,12 +28,18 @@ import weakref
 from collections import deque
 from weakref import WeakValueDictionary
 
+from dogpile_filesystem.flusher import flusher
 from dogpile_filesystem.layout import CLEARED_PREFIX
 from dogpile_filesystem.lockfile.descriptor import Descriptor, Identity, collect_garbage, identity_of
-from dogpile_filesystem.lockfile.format import process_offset
+from dogpile_filesystem.lockfile.format import CURSOR, CURSOR_AT, MAKE_AT, process_offset
+from dogpile_filesystem.lockfile.machines import Seat
 from dogpile_filesystem.lockfile.ownership import has_entries, is_tagged
-from dogpile_filesystem.lockfile.ranges import RangeLock, try_to_lock
+from dogpile_filesystem.lockfile.ranges import RangeLock, Stuck, try_to_lock
 
+# Not known where there is no such thing.
+_DIRECT: int = getattr(os, "O_DIRECT", 0)
+# Seconds to wait, at the end of the process, for another one that makes the file.
+_PATIENCE = 0.2
 _FLAGS = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
@@ -46,6 +53,9 @@ class LockFile:
      of this process.
     :ivar is_writable: False: it was opened for reading alone, and nothing of it can be locked.
     :ivar shown_as: the name under which this process shows that it lives; None: it does not.
+    :ivar is_shared: whether several machines use it.
+    :ivar stuck: ranges that dead machines seem to hold.
+    :ivar seat: the slot of this machine, if several use the file.
     :ivar moves: how often the descriptor was turned to another file. To do so drops what was locked in it a moment
      before.
     """
@@ -56,12 +66,17 @@ class LockFile:
         self.descriptor = Descriptor()
         self.moves = 0
         self.shown_as: str | None = None
+        self.seat = Seat()
+        self.is_shared = False
+        self.stuck = Stuck()
+        # The file of which reads and writes go past the memory of this machine.
+        self._direct: Identity | None = None
         # Its own descriptor, and those that cannot be closed before.
         self._descriptors = [self.descriptor]
         # Guards `_ranges`, so that there is one object for a range. Needed to look one up, not to lock one.
         self._guard = threading.Lock()
         self._ranges: WeakValueDictionary[int, RangeLock] = WeakValueDictionary()
-        weakref.finalize(self, _retire, self._descriptors).atexit = False
+        weakref.finalize(self, _retire, self._descriptors, self.seat).atexit = False
 
     @property
     def fd(self) -> int:
@@ -99,6 +114,25 @@ class LockFile:
         if self.shown_as is not None:
             with contextlib.suppress(OSError):
                 try_to_lock(self.fd, 1, process_offset(self.shown_as))
+
+    def bypass_memory(self, *, bypass: bool = True) -> None:
+        """
+        Have each read ask the server, and each write reach it, for a file that several machines use: what this machine
+        remembers of it may be old, even under a lock. Does nothing on a filesystem that demands whole blocks then.
+
+        :param bypass: False: after such a filesystem was found out by a write, since nothing could be read.
+        """
+        if bypass and self._direct == self.identity:
+            return
+        self._direct = self.identity
+        # Not when it is opened: GlusterFS demands whole blocks then.
+        with contextlib.suppress(OSError):
+            flags = fcntl.fcntl(self.fd, fcntl.F_GETFL) & ~_DIRECT
+            fcntl.fcntl(self.fd, fcntl.F_SETFL, flags | _DIRECT if bypass else flags)
+            try:
+                os.pread(self.fd, CURSOR.size, CURSOR_AT)
+            except OSError:
+                fcntl.fcntl(self.fd, fcntl.F_SETFL, flags)
 
     def keep(self, descriptors: list[Descriptor]) -> None:
         """Close some more descriptors of the same file with this one. To close them now would drop its locks."""
@@ -143,6 +177,7 @@ class LockFile:
         """Make the child's locks new. Threads of the parent may have held the old ones."""
         self._guard = threading.Lock()
         self.shown_as = None  # The parent's name: in another file, the child would keep its byte locked.
+        self.seat.leave_to_parent()
         for lock in self._ranges.values():
             lock.reset_after_fork()
 
@@ -166,7 +201,7 @@ _foreign: set[LockFile] = set()
 _held: set[RangeLock] = set()
 # Descriptors of lock files that nobody uses any more. Each change is atomic: a file's end may come anywhere, also in a
 # thread that is in the guard.
-_retired: deque[list[Descriptor]] = deque()
+_retired: deque[tuple[list[Descriptor], Seat]] = deque()
 
 
 def open_lock_file(path: str, mode: int = 0o600, *, make: bool = True) -> LockFile:
@@ -269,8 +304,8 @@ def keep_foreign(file: LockFile) -> None:
     _foreign.add(file)
 
 
-def _retire(descriptors: list[Descriptor]) -> None:
-    _retired.append(descriptors)
+def _retire(descriptors: list[Descriptor], seat: Seat) -> None:
+    _retired.append((descriptors, seat))
     _close_unused()
 
 
@@ -285,15 +320,37 @@ def _close_unused() -> None:
 
 def _close_retired() -> None:
     while _retired:
-        descriptors = _retired.popleft()
+        descriptors, seat = _retired.popleft()
         identity = descriptors[0].identity
         # Opened again between the end of the first object and the note of it.
         successor = None if identity is None else _open_files.get(identity)
         if successor is not None:
             successor.keep(descriptors)
         else:
+            _leave(descriptors[0], seat)
             for descriptor in descriptors:
                 descriptor.close()
+
+
+def _leave(descriptor: Descriptor, seat: Seat) -> None:
+    """Free the slot of this machine, if nobody is just making the file. It is closed next, which unlocks it."""
+    if seat.number >= 0 and descriptor.is_open():
+        with contextlib.suppress(OSError):
+            if try_to_lock(descriptor.fd, 1, MAKE_AT):
+                seat.leave(descriptor.fd)
+
+
+def _leave_all() -> None:
+    """Free the slots of this machine, at the end of the process."""
+    for file in list(_open_files.values()):
+        if file.seat.number >= 0:
+            making = file.borrow(MAKE_AT, 1)
+            with contextlib.suppress(OSError):
+                if making.acquire(timeout=_PATIENCE):
+                    try:
+                        file.seat.leave(file.fd)
+                    finally:
+                        making.release()
 
 
 def _open_existing(path: str) -> tuple[int, bool]:
@@ -331,3 +388,4 @@ def _reset_after_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_reset_after_fork)
+flusher.add_farewell(_leave_all)

@@ -8,7 +8,7 @@ offset     content
 =========  =========================================================================================
 0          magic ``dogpilfs``, format version (u32), CRC-32 of these two (u32)
 16         the shard that eviction visits next (u32)
-24         the start of the machine that the records belong to (u64)
+24         the start of the machine that the records belong to (u64); all bits set: those of several machines
 32         until when values are invalidated: hard, soft (f64, seconds since the epoch; 1: never were)
 64         bytes that guard: the making of the file, eviction, the statistics, the stamps of invalidation
 512        the statistics: see totals.py
@@ -16,6 +16,7 @@ offset     content
 4096       the record of each of the 256 shards, 8 bytes: blocks of 4096 bytes (u32), entries (u32)
 6144       the record of the shard of unsent files: likewise
 6152       a byte for each of these 257 shards: 1, if it has been counted, so that its record can be believed
+8192       64 slots of machines, 16 bytes: see machines.py
 65536      the generations of entries, u64: see generations.py
 1048576    the last uses of entries, u64: see uses.py
 2**61      a byte for each process that writes, locked as long as it lives
@@ -30,8 +31,8 @@ stores nothing any more, and removes the entries that it should have replaced.
 
 Crash. A lost or damaged lock file is made anew with no shard counted. After a restart of the machine no record is
 believed either, where the kernel tells of a restart: a power cut may have kept entries whose bytes were never written
-here. A lost file takes the stamps of invalidation with it, so a file that is made beside values says that all of them
-are invalidated.
+here. Where several machines use the file, see machines.py. A lost file takes the stamps of invalidation with it, so a
+file that is made beside values says that all of them are invalidated.
 
 Limits. A file of a later version is left as it is, and so is a file of another program in a directory that is not a
 cache: it cannot be used.
@@ -45,7 +46,7 @@ import struct
 from collections.abc import Callable
 from zlib import adler32, crc32
 
-from dogpile_filesystem.layout import ALL_SHARDS, SHARDS, VALUES
+from dogpile_filesystem.layout import ALL_SHARDS, CLEARED_PREFIX, SHARDS, UNSENT_DIRECTORY, VALUES
 from dogpile_filesystem.lockfile.ownership import has_entries, is_tagged
 
 _MAGIC, _VERSION = b"dogpilfs", 2
@@ -58,6 +59,8 @@ _START = struct.Struct("<Q")
 _START_AT = 24
 STAMPS = struct.Struct("<dd")
 STAMPS_AT = 32
+#: In the place of the start: the records are those of several machines.
+SEVERAL = (1 << 64) - 1
 #: A stamp that was never set. Not 0, which is what an empty file says, or one that was made a moment ago.
 NEVER = 1.0
 #: Bytes whose locks guard something: see the users of each.
@@ -76,6 +79,8 @@ BLOCKS, ENTRIES = (
 _LOWER, _ONES = 0xFFFF, 0x01010101
 COUNTED_AT = RECORDS_AT + RECORDS.size
 LENGTH = COUNTED_AT + ALL_SHARDS
+#: The table of machines, and how many there is room for.
+MACHINES_AT, SLOTS = 1 << 13, 64
 #: Of each shard of ``values``, in a table of their own: some numbers, and some slots.
 GENERATIONS_AT, GENERATIONS_OF_SHARD = 1 << 16, 1 << 8
 USES_AT, USES_OF_SHARD = 1 << 20, 1 << 11
@@ -118,15 +123,16 @@ def process_offset(process: str) -> int:
     return PROCESSES_AT + (int(process, 16) >> 4)
 
 
-def make(fd: int, path: str, clock: Callable[[], float]) -> None:
+def make(fd: int, path: str, clock: Callable[[], float], *, is_shared: bool = False) -> None:
     """
     Make a new, lost or damaged lock file what it should be. The caller holds :data:`MAKE_AT`.
 
     :param clock: seconds since the epoch, as dogpile takes them for the age of values.
+    :param is_shared: whether several machines use it.
     :raises OSError: it cannot be read or written, or EPROTO: it is no lock file of this version.
     """
     data = os.pread(fd, LENGTH, 0)
-    start = _START.pack(start_of_machine())
+    start = _START.pack(SEVERAL if is_shared else start_of_machine())
     is_ours = data.startswith(HEADS)
     is_of_this_start = is_ours and data[_START_AT:STAMPS_AT] == start
     stamps = data[STAMPS_AT : STAMPS_AT + STAMPS.size]
@@ -140,10 +146,22 @@ def make(fd: int, path: str, clock: Callable[[], float]) -> None:
     elif is_of_this_start and data.startswith(HEAD):
         return
     if not is_of_this_start:
-        write(fd, bytes(ALL_SHARDS), COUNTED_AT)
+        # To count what is not there takes a second on a network filesystem.
+        is_counted = is_shared and not is_ours and _has_nothing(os.path.dirname(path))
+        write(fd, (b"\1" if is_counted else b"\0") * ALL_SHARDS, COUNTED_AT)
         write(fd, data[RECORDS_AT:COUNTED_AT].ljust(RECORDS.size, b"\0"), RECORDS_AT)
     # The head last: after a crash in between, the next process starts over.
     write(fd, HEAD + bytes(_START_AT - len(HEAD)) + start + stamps, 0)
+
+
+def _has_nothing(base_dir: str) -> bool:
+    """
+    Whether nothing that would be counted lies in a directory.
+
+    :raises OSError: it cannot be listed.
+    """
+    names = os.listdir(base_dir)
+    return not any(name in (VALUES, UNSENT_DIRECTORY) or name.startswith(CLEARED_PREFIX) for name in names)
 
 
 def refuse_unmade(fd: int, path: str) -> None:

@@ -31,7 +31,6 @@ from __future__ import annotations
 import itertools
 import os
 import struct
-from collections.abc import Callable
 
 from dogpile_filesystem.layout import BLOCK, SHARDS
 from dogpile_filesystem.lockfile.file import LockFile
@@ -86,13 +85,19 @@ class Generations:
         self._file = file
         self._descriptor = file.descriptor
 
-    def changing(self, name: str) -> None:
+    def changing(self, name: str) -> bool:
         """
         Say that an entry is just being replaced. The caller holds the shard.
 
+        :return: whether somebody may keep the entry, so that :meth:`changed` is to be called. Nobody else can begin to
+         before the shard is free.
         :raises OSError: that cannot be written.
         """
-        self._replace(generation_offset(name), lambda: _CHANGING)
+        at = generation_offset(name)
+        is_read = self._is_read(at)
+        if is_read:
+            self._write(_CHANGING, at)
+        return is_read
 
     def changed(self, name: str) -> None:
         """
@@ -100,8 +105,9 @@ class Generations:
 
         :raises OSError: that cannot be written.
         """
-        # Looked at again: somebody may have read the old entry since `changing`.
-        self._replace(generation_offset(name), _counter.next)
+        at = generation_offset(name)
+        if self._is_read(at):
+            self._write(_counter.next(), at)
 
     def changed_all(self) -> None:
         """
@@ -147,10 +153,9 @@ class Generations:
             lock.release()
         return found
 
-    def _replace(self, at: int, make: Callable[[], bytes]) -> None:
-        """Write what ``make`` returns over a number, unless nobody has read that yet."""
-        if os.pread(self._descriptor.fd, GENERATION_SIZE, at).strip(b"\0"):
-            self._write(make(), at)
+    def _is_read(self, at: int) -> bool:
+        """Whether somebody has read an entry under the number here, and may keep it."""
+        return bool(os.pread(self._descriptor.fd, GENERATION_SIZE, at).strip(b"\0"))
 
     def _write(self, data: bytes, at: int) -> None:
         fd = self._descriptor.fd

@@ -8,7 +8,8 @@ Invariants:
 - L2. A record, and the set of entries that a shard has, change only under :meth:`Ledger.shard`. The bytes of the record
   are also the range that guards it.
 - L3. Nobody holds two shards. A process that evicts takes :attr:`Ledger.eviction` before it takes a shard.
-- L4. A record is believed only if its shard has been counted since the file was made, or the machine started.
+- L4. A record is believed only if its shard has been counted since the file was made, or the machine started; or, of
+  several machines, since one of them was lost (see machines.py).
 
 Concurrency. :meth:`Ledger.usage` reads all records without any lock.
 
@@ -48,6 +49,7 @@ from dogpile_filesystem.lockfile.format import (
     write,
 )
 from dogpile_filesystem.lockfile.generations import Generations
+from dogpile_filesystem.lockfile.machines import Sharing
 from dogpile_filesystem.lockfile.ranges import RangeLock
 from dogpile_filesystem.lockfile.uses import Uses
 
@@ -94,16 +96,20 @@ class Ledger:
     """
     The records of one lock file.
 
+    :param sharing: who uses the file.
     :ivar file: the lock file.
     :ivar identity: its device and inode. The lock file itself moves on to another when this one is deleted.
+    :ivar is_shared: whether several machines use the file.
     :ivar generations: those of the entries.
     :ivar eviction: the lock under which a process evicts.
     :ivar statistics: the lock under which statistics are added.
     :ivar uses: the last uses of entries.
     """
 
-    def __init__(self, file: LockFile) -> None:
+    def __init__(self, file: LockFile, sharing: Sharing = Sharing.ALONE) -> None:
         self.file = file
+        self._sharing = sharing
+        self.is_shared = sharing is not Sharing.ALONE
         self._descriptor = file.descriptor
         self.identity = file.identity
         self.generations = Generations(file)
@@ -113,7 +119,15 @@ class Ledger:
         self._shards: dict[int, RangeLock] = {}
 
     @classmethod
-    def open(cls, path: str, mode: int = 0o600, *, make: bool = True, clock: Callable[[], float] = time.time) -> Ledger:
+    def open(
+        cls,
+        path: str,
+        mode: int = 0o600,
+        *,
+        make: bool = True,
+        clock: Callable[[], float] = time.time,
+        sharing: Sharing = Sharing.ALONE,
+    ) -> Ledger:
         """
         Open the ledger.
 
@@ -121,19 +135,56 @@ class Ledger:
         :param make: whether to make the file if it is missing, and to mend it. False: nothing is changed in it, and it
          need not be writable; what has to be locked then raises.
         :param clock: seconds since the epoch.
+        :param sharing: who uses the file.
         :raises OSError: the file cannot be opened, made, locked or written, or is no lock file of this version.
         """
-        ledger = cls(open_lock_file(path, mode, make=make))
+        ledger = cls(open_lock_file(path, mode, make=make), sharing)
+        ledger.file.is_shared = ledger.is_shared
+        if ledger.is_shared:
+            ledger.file.bypass_memory()
         try:
             if make:
-                with ledger.file.borrow(file_format.MAKE_AT, 1):
-                    file_format.make(ledger.file.fd, ledger.file.path, clock)
+                ledger._make(clock)
             else:
                 file_format.refuse_unmade(ledger.file.fd, ledger.file.path)
         except file_format.Foreign:
             keep_foreign(ledger.file)
             raise
         return ledger
+
+    def _make(self, clock: Callable[[], float]) -> None:
+        """Make the file what it should be, and let this machine have a slot in it."""
+        try:
+            self._make_once(clock)
+        except OSError as error:
+            if error.errno != errno.EINVAL or not self.is_shared:
+                raise
+            self.file.bypass_memory(bypass=False)
+            self._make_once(clock)
+
+    def _make_once(self, clock: Callable[[], float]) -> None:
+        file = self.file
+        with file.borrow(file_format.MAKE_AT, 1):
+            file_format.make(file.fd, file.path, clock, is_shared=self.is_shared)
+            if self.is_shared:
+                file.seat.take(file.fd, self._sharing, clock())
+
+    def look_for_machines(self, now: float) -> None:
+        """
+        Where several machines use the file, give a sign of life, and look for those that were lost: once a minute, and
+        first of all in a child made by ``fork``. Costs next to nothing otherwise.
+
+        :param now: seconds since the epoch.
+        :raises OSError: the file cannot be locked, read or written.
+        """
+        if not self.is_shared or not self.file.seat.is_due():
+            return
+        making = self.file.borrow(file_format.MAKE_AT, 1)
+        if making.acquire(wait=False):
+            try:
+                self.file.seat.take(self.file.fd, self._sharing, now)
+            finally:
+                making.release()
 
     def is_at(self, path: str) -> bool:
         """Whether a path still leads to the file that this ledger was opened for, and nobody has overwritten it."""
@@ -156,8 +207,9 @@ class Ledger:
         :raises OSError: the file cannot be read.
         """
         data = self._read()
-        records = RECORDS.unpack_from(data)
-        return Usage(sum(records[::2]) * BLOCK, sum(records[1::2]), data.count(1, RECORDS.size))
+        blocks, entries = RECORD.unpack_from(data, UNSENT_RECORD)
+        blocks += column_sum(data, BLOCKS)
+        return Usage(blocks * BLOCK, entries + column_sum(data, ENTRIES), data.count(1, RECORDS.size))
 
     def record(self, shard: int) -> Usage:
         """
@@ -234,6 +286,10 @@ class Ledger:
     def believe(self, shard: int) -> None:
         """Take a shard's record for counted. The caller holds the shard."""
         write(self._descriptor.fd, b"\1", COUNTED_AT + shard)
+
+    def disbelieve(self, shard: int) -> None:
+        """Have a shard counted before its record is believed. The caller holds the shard."""
+        write(self._descriptor.fd, b"\0", COUNTED_AT + shard)
 
     def stamps(self) -> tuple[float, float]:
         """

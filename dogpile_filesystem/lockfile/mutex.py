@@ -35,6 +35,8 @@ class KeyMutex:
     :param lock_timeout: seconds after which a waiter goes on without the lock; None: never.
     :param failures: counts and logs trouble.
     :param statistics: counts waits.
+    :param on_obtained: called by a thread that has waited for the mutex, or may have, and so will look up its key once
+     more.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class KeyMutex:
         lock_timeout: float | None,
         failures: Failures,
         statistics: Statistics,
+        on_obtained: Callable[[], None] = lambda: None,
     ) -> None:
         self._path = path
         self._open_file = open_file
@@ -52,6 +55,7 @@ class KeyMutex:
         self._lock_timeout = lock_timeout
         self._failures = failures
         self._statistics = statistics
+        self._on_obtained = on_obtained
         # The ranges held, with the process that holds each: a child must not release what its parent holds. One; two
         # if the lock file was moved away and a second thread has taken the new one: then the older is released first.
         self._held: list[tuple[LockFile, RangeLock, int]] = []
@@ -69,6 +73,7 @@ class KeyMutex:
             return self._acquire(wait=False)
         waited = not self._acquire(wait=False)
         obtained = not waited or self._wait()
+        self._on_obtained()
         self._statistics.expect_second_look(self._offset, waited=waited)
         return obtained
 

@@ -16,6 +16,9 @@ Concurrency. POSIX range locks have three traps:
 
 Crash. The ranges of a process are free as soon as it ends, in any way.
 
+A machine that dies as a whole may keep its ranges for long, on MooseFS for a day. So one of the ranges that guard the
+tables, which are held for milliseconds, has a substitute where several machines use the file: see :class:`Stuck`.
+
 Limits. A range excludes only the threads of this process if the lock file cannot be opened, or if the filesystem has no
 locks. Nothing notices a filesystem that grants one range to two machines at once. So a lock may only save work and keep
 the ledger right; it never decides what a reader gets.
@@ -39,7 +42,7 @@ from typing import Protocol
 
 import fasteners
 
-from dogpile_filesystem.failures import log_error
+from dogpile_filesystem.failures import log_error, log_once
 from dogpile_filesystem.lockfile.descriptor import Descriptor
 
 # How long a waiter pauses between two tries, in seconds: from the first, growing by it, to the second.
@@ -49,6 +52,10 @@ _TRY = LOCK_EX | LOCK_NB
 # Error numbers of a range that another process has (EACCES: SMB); and of those, and a descriptor turned meanwhile.
 _BUSY = (errno.EAGAIN, errno.EACCES)
 _TRY_AGAIN = (*_BUSY, errno.EBADF)
+
+# Ranges below this offset guard the tables of the lock file. Where several machines use it, each has a substitute so
+# far above.
+_GUARDS_END, _SUBSTITUTES_AT = 1 << 16, 1 << 60
 
 # struct flock: l_type, l_whence, l_start, l_len, l_pid on Linux; l_start, l_len, l_pid, l_type, l_whence elsewhere.
 _LINUX = sys.platform.startswith("linux")
@@ -83,17 +90,76 @@ def try_to_lock(fd: int, length: int, offset: int) -> bool:
     return True
 
 
+def is_locked(fd: int, length: int, offset: int, *, otherwise: bool = False) -> bool:
+    """
+    Whether another process has locked a range, or a part of it. Takes no lock.
+
+    :param fd: -1: there is no file.
+    :param otherwise: the answer where there is no file, or the filesystem has none.
+    """
+    if fd < 0:
+        return otherwise
+    if _LINUX:
+        query = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, offset, length, 0)
+    else:
+        query = _FLOCK.pack(offset, length, 0, fcntl.F_WRLCK, os.SEEK_SET, 0)
+    try:
+        answer = _FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_GETLK, query))
+    except OSError:
+        return otherwise
+    return bool(answer[0 if _LINUX else 3] != fcntl.F_UNLCK)
+
+
 class OpenFile(Protocol):
     """
     What a range is of.
 
     :ivar descriptor: its number is -1 if the file cannot be opened: then ranges exclude only the threads of this
      process.
+    :ivar is_shared: whether several machines use the file.
+    :ivar stuck: ranges that dead machines seem to hold.
     """
 
     path: str
     descriptor: Descriptor
     moves: int
+    is_shared: bool
+    stuck: Stuck
+
+
+class Stuck:
+    """
+    The ranges of one file that seem to be held by dead machines: a filesystem may keep their locks for a day. Another
+    range, far above, is locked in the place of each, by all who find that out.
+
+    Concurrency. Threads may ask without a lock.
+    """
+
+    #: Seconds for which a range has to be held, at every try, until it is taken for stuck. Less than a ``with`` waits.
+    AFTER = 4.0
+    #: Between two tries may be so many seconds.
+    _PAUSE = 1.0
+
+    def __init__(self) -> None:
+        # Since when each range was busy, and when it was tried last, on the monotonic clock.
+        self._busy: dict[int, tuple[float, float]] = {}
+
+    def __bool__(self) -> bool:
+        """Whether any range is busy."""
+        return bool(self._busy)
+
+    def forget(self, offset: int) -> None:
+        """Say that a range was free."""
+        self._busy.pop(offset, None)
+
+    def is_stuck(self, offset: int) -> bool:
+        """Say that a range was not to be had, and ask whether it is stuck."""
+        now = time.monotonic()
+        since, last = self._busy.get(offset, (now, now))
+        if now - last > self._PAUSE and last - since < self.AFTER:
+            since = now
+        self._busy[offset] = since, now
+        return now - since >= self.AFTER
 
 
 class RangeLock:
@@ -115,7 +181,12 @@ class RangeLock:
         self._descriptor = file.descriptor
         self.offset = offset
         self.length = length
+        # What is locked: the range, or what takes its place.
+        self._at = offset
+        self._goes_round = False
         self._resigned_until = 0.0
+        #: Whether the range was found to be stuck, since somebody last set this to False.
+        self.was_stuck = False
         #: Whether a thread of this process holds the range. Written only by the thread that holds `_threads`.
         self.owned = False
         # Excludes the threads of this process; held from acquire to release.
@@ -158,15 +229,16 @@ class RangeLock:
         self.owned = False
         try:
             if self._descriptor.fd >= 0:
-                lockf(self._descriptor.fd, LOCK_UN, self.length, self.offset)
+                lockf(self._descriptor.fd, LOCK_UN, self.length, self._at)
         except OSError as error:
             self._unlock_again(error)
         finally:
+            self._at = self.offset
             self._threads.release()
 
     def _unlock_again(self, error: OSError) -> None:
         try:
-            lockf(self._descriptor.fd, LOCK_UN, self.length, self.offset)
+            lockf(self._descriptor.fd, LOCK_UN, self.length, self._at)
         except OSError:
             what = "cannot unlock a range of the lock file, which stays locked until this process ends"
             log_error(os.path.dirname(self.file.path), error, what)
@@ -179,6 +251,8 @@ class RangeLock:
                 if fd >= 0:
                     lockf(fd, _TRY, self.length, self.offset)
                 self.owned = True
+                if self.file.stuck:
+                    self._was_free()
                 if self.file.moves != moves:
                     self.lock_again()
             except OSError as error:
@@ -210,17 +284,7 @@ class RangeLock:
         """
         if self._threads.locked():
             return True
-        if self._descriptor.fd < 0:
-            return otherwise
-        if _LINUX:
-            query = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, self.offset, self.length, 0)
-        else:
-            query = _FLOCK.pack(self.offset, self.length, 0, fcntl.F_WRLCK, os.SEEK_SET, 0)
-        try:
-            answer = _FLOCK.unpack(fcntl.fcntl(self._descriptor.fd, fcntl.F_GETLK, query))
-        except OSError:
-            return otherwise
-        return bool(answer[0 if _LINUX else 3] != fcntl.F_UNLCK)
+        return is_locked(self._descriptor.fd, self.length, self.offset, otherwise=otherwise)
 
     def _exclude_threads(self, wait: bool, timeout: float | None) -> bool:
         if not wait:
@@ -233,13 +297,36 @@ class RangeLock:
     def _try(self) -> bool:
         if self._descriptor.fd < 0:
             return True
+        if not self.file.is_shared or self.offset >= _GUARDS_END:
+            return self._try_at(self.offset)
+        if self._try_at(self.offset):
+            self._was_free()
+            return True
+        return self.file.stuck.is_stuck(self.offset) and self._go_round()
+
+    def _try_at(self, offset: int) -> bool:
         try:
-            return try_to_lock(self._descriptor.fd, self.length, self.offset)
+            return try_to_lock(self._descriptor.fd, self.length, offset)
         except OSError as error:
             # Linux says EBADF when the descriptor was turned to another file meanwhile.
             if error.errno != errno.EBADF:
                 raise
-        return try_to_lock(self._descriptor.fd, self.length, self.offset)
+        return try_to_lock(self._descriptor.fd, self.length, offset)
+
+    def _was_free(self) -> None:
+        self.file.stuck.forget(self.offset)
+        self._goes_round = False
+
+    def _go_round(self) -> bool:
+        """Lock what takes the place of a range that is stuck."""
+        if not self._try_at(_SUBSTITUTES_AT + self.offset):
+            return False
+        self._at = _SUBSTITUTES_AT + self.offset
+        if not self._goes_round:
+            self._goes_round = self.was_stuck = True
+            what = "a machine that seems to be dead holds a range of the lock file: another one takes its place"
+            log_once(os.path.dirname(self.file.path), what)
+        return True
 
     def lock_again(self) -> None:
         """Lock in a new lock file what this process held in the deleted one, if nobody else was faster."""

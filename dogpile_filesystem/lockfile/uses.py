@@ -30,7 +30,7 @@ from collections.abc import Iterable, Sequence
 
 from dogpile_filesystem.layout import SHARDS
 from dogpile_filesystem.lockfile.file import LockFile
-from dogpile_filesystem.lockfile.format import USES_AT, USES_OF_SHARD
+from dogpile_filesystem.lockfile.format import USES_AT, USES_OF_SHARD, write
 
 #: Nanoseconds that a use may lie in the future: more than clocks differ.
 FUTURE_NS = 60 * 10**9
@@ -40,8 +40,10 @@ _TAG_BITS = 13
 _TAG = (1 << _TAG_BITS) - 1
 _MOST = 1 << 64
 _SLOT = struct.Struct("<Q")
-_BUCKET = struct.Struct("<8Q")
-_SHARD_LENGTH = USES_OF_SHARD * _SLOT.size
+_SLOTS = 8
+_BUCKET = struct.Struct(f"<{_SLOTS}Q")
+_SHARD = struct.Struct(f"<{USES_OF_SHARD}Q")
+_SHARD_LENGTH = _SHARD.size
 _NOTHING = bytes(_BUCKET.size)
 
 
@@ -141,6 +143,36 @@ class Uses:
             index = _choose(_BUCKET.unpack(bucket), slot, end)
             if index >= 0 and 0 < slot < _MOST:
                 os.pwrite(fd, _SLOT.pack(slot), at + _SLOT.size * index)
+
+    def note_by_shards(self, uses: Iterable[tuple[str, int]], now_ns: int) -> None:
+        """
+        As :meth:`note`, for a lock file on a server: two requests for a shard, however many of its entries were used.
+        What lies between the first and the last slot that change is written as it was read. So of uses that another
+        process writes there in the same moment, some are lost.
+        """
+        end = _end(now_ns)
+        by_shard: dict[int, list[tuple[int, int]]] = {}
+        for name, used_ns in uses:
+            number = _number(name)
+            by_shard.setdefault(number >> 24, []).append((number, _since(used_ns) << _TAG_BITS | number >> 3 & _TAG))
+        for shard, used in by_shard.items():
+            at = USES_AT + _SHARD_LENGTH * shard
+            self._note_in_shard(at, used, end)
+
+    def _note_in_shard(self, at: int, used: Iterable[tuple[int, int]], end: int) -> None:
+        fd = self._descriptor.fd
+        slots = list(_SHARD.unpack(os.pread(fd, _SHARD_LENGTH, at).ljust(_SHARD_LENGTH, b"\0")))
+        changed = []
+        for number, slot in used:
+            first = (number >> 16 & 0xFF) * _SLOTS
+            index = _choose(slots[first : first + _SLOTS], slot, end)
+            if index >= 0 and 0 < slot < _MOST:
+                slots[first + index] = slot
+                changed.append(first + index)
+        if changed:
+            first, last = min(changed), max(changed)
+            data = _SHARD.pack(*slots)[_SLOT.size * first : _SLOT.size * (last + 1)]
+            write(fd, data, at + _SLOT.size * first)
 
 
 def _number(name: str) -> int:

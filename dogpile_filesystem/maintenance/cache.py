@@ -42,6 +42,7 @@ class Cache:
         self.directory = Directory(base_dir, self.access)
         self.directory.look()
         self._current = Current(os.path.join(base_dir, LOCK))
+        self._current.sharing = self.directory.filesystem.sharing
         # Through its own ledger: that of the directory would be made, and mended.
         self.shards = Shards(self.directory, time.time, functools.partial(_find_ledger, self._current))
 

@@ -7,7 +7,7 @@ in its place, nothing is read from the new one until it has passed its check (se
 leads to the open directory is looked at before every use, but not twice within 50 ms.
 
 Limits. A symbolic link in the place of ``values`` or a shard is not followed. One that is put there while the directory
-is in use is noticed at once by visits, eviction and removals of many entries, and by everything else after a second.
+is in use is noticed at once by visits and removals of many entries, and by everything else after a second.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import time
 import weakref
 from collections.abc import Callable
 
+from dogpile_filesystem.failures import log_once
 from dogpile_filesystem.layout import LOCK, TAG, TAG_NAME, UNSENT_DIRECTORY, UNSENT_SHARD, VALUES, shard_path
 from dogpile_filesystem.lockfile import (
     TRUST,
@@ -34,15 +35,15 @@ from dogpile_filesystem.lockfile import (
     open_lock_file,
 )
 from dogpile_filesystem.store.access import Access, Refused
-from dogpile_filesystem.store.files import CREATE_FLAGS, DIRECTORY_FLAGS, filesystem_type, write_all
+from dogpile_filesystem.store.files import CREATE_FLAGS, DIRECTORY_FLAGS, write_all
+from dogpile_filesystem.store.filesystem import Filesystem, filesystem_at
 
 #: Seconds for which a shard is trusted not to be a symbolic link.
 _LINK_TRUST = 1.0
+#: Seconds for which the server of a network filesystem is believed that a name is absent, and not asked again.
+_ABSENCE_TRUST = 1.0
 #: How many times to open the lock file again because it was deleted meanwhile.
 _DELETIONS = 10
-#: Types of filesystems that only this machine uses, and on which writing in place was measured.
-_LOCAL = {"ext4", "xfs", "btrfs", "tmpfs", "overlay"}
-
 
 # Of a directory that is not there, or refused.
 _NONE = Descriptor()
@@ -57,23 +58,25 @@ class Directory:
     :ivar usable: the descriptor to be used; its number is -1 if the directory is not there, or refused. Use it where
      :attr:`fd` would be a call too many.
     :ivar checked: names of shards that a moment ago were no symbolic links.
-    :ivar loses_content: whether its filesystem may keep the length of a file and lose what was in it. After a power
-     cut, ext4 did so with one content in 50 that were written while the journal committed, and each was a hole; xfs,
-     and ext4 without delayed allocation, did not. Elsewhere holes say nothing: ZFS makes them of zeros.
-    :ivar is_local: whether its filesystem is one of this machine alone, known to write a part of a page as a whole.
+    :ivar filesystem: that of the directory which is open. What is asked often of it, stands beside it.
+    :ivar is_local: as :attr:`.Filesystem.is_local`.
+    :ivar is_network: as :attr:`.Filesystem.is_network`.
     :ivar fresh: until when a reader trusts that the directory at the path is still the one that is open.
     """
 
     def __init__(self, base_dir: str, access: Access, clock: Callable[[], float] = time.time) -> None:
         self.base_dir = base_dir
         self.access = access
-        self.loses_content = self.is_local = False
+        self.filesystem = Filesystem()
+        self.is_local = self.is_network = self._has_tried_locks = False
         self.checked: set[str] = set()
         # Kept under one number for good. What is to be used is this, or none.
         self._opened = Descriptor()
         self.usable = _NONE
         self.fresh = Fresh(TRUST)
         self._links_fresh = Fresh(_LINK_TRUST)
+        # Until when the server is believed, for each shard, on the monotonic clock.
+        self._asked: dict[str, float] = {}
         self.lock_path = os.path.join(base_dir, LOCK)
         self._current = Current(self.lock_path, clock)
         self._clock = clock
@@ -175,14 +178,17 @@ class Directory:
             self.access.verify(self.base_dir, found)
             if not self._opened.leads_to(found):
                 self._turn_to_path()
-                kind = filesystem_type(found.st_dev, self.base_dir)
-                self.loses_content, self.is_local = kind == "ext4", kind in _LOCAL
+                self._take_for(filesystem_at(self.base_dir))
+                self._has_tried_locks = False
                 self.checked.clear()
         except (Refused, FileNotFoundError, NotADirectoryError):
             self.usable = _NONE  # What is open may still be there, under another name.
             self._current.fresh.drop()
             raise
         self.usable = self._opened
+        if make and self.is_network and not self._has_tried_locks:
+            self._has_tried_locks = True
+            self._try_locks()
 
     def _turn_to_path(self) -> None:
         collect_garbage()
@@ -194,6 +200,16 @@ class Directory:
             os.close(fd)
             raise
         self._opened.turn_to(fd, identity_of(found))
+
+    def _take_for(self, filesystem: Filesystem) -> None:
+        self.filesystem = filesystem
+        self.is_local, self.is_network = filesystem.is_local, filesystem.is_network
+        self._current.sharing = filesystem.sharing
+
+    def _try_locks(self) -> None:
+        self._take_for(self.filesystem.tried(self._opened.fd))
+        lacking = "; ".join(self.filesystem.not_promised)
+        log_once(self.base_dir, f"a filesystem that several machines may use, {self.filesystem.type}: {lacking}")
 
     def reopen_if_replaced(self) -> None:
         """Like :meth:`look`, for readers: errors are ignored here, because the write path reports them."""
@@ -218,6 +234,45 @@ class Directory:
         if self._links_fresh.is_stale(now):
             self._links_fresh.renew(now)
             self.checked.clear()
+
+    def ask(self, shard: str) -> None:
+        """
+        Ask the server of a network filesystem what a shard has, so that the next look finds what another machine has
+        changed until now. Does nothing on other filesystems, and never fails.
+
+        A client of NFS remembers for half a minute that a name was absent, and for some seconds which file had it. To
+        open the directory has the server asked whether it has changed, and then the names are looked up again.
+
+        :param shard: two digits, or the directory of unsent files.
+        """
+        if not self.filesystem.remembers_names:
+            return
+        self._asked[shard] = time.monotonic() + _ABSENCE_TRUST
+        path = shard if shard == UNSENT_DIRECTORY else f"{VALUES}/{shard}"
+        # The shard itself may be remembered as absent. Mostly it is not.
+        if not self._open_and_close(path) and shard != UNSENT_DIRECTORY:
+            self._open_and_close(VALUES)
+            self._open_and_close(path)
+
+    def _open_and_close(self, path: str) -> bool:
+        try:
+            os.close(os.open(path, DIRECTORY_FLAGS | os.O_NOFOLLOW, dir_fd=self.usable.fd))
+        except OSError:
+            return False
+        return True
+
+    def ask_again(self, shard: str) -> bool:
+        """
+        As :meth:`ask`, after a name was absent.
+
+        :return: whether to look again. False: the server was asked within the last second, and is believed.
+        """
+        if self.filesystem.has_gaps:
+            return True
+        if not self.filesystem.remembers_absence or time.monotonic() < self._asked.get(shard, 0.0):
+            return False
+        self.ask(shard)
+        return True
 
     def refuse_link(self, shard: str) -> None:
         """

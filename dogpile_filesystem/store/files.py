@@ -128,27 +128,6 @@ def has_holes(fd: int, length: int) -> bool:
         os.lseek(fd, 0, os.SEEK_SET)
 
 
-def filesystem_type(device: int, path: str) -> str:
-    """
-    The type of the filesystem on a device, such as ``ext4``; empty where the system does not tell: not on Linux.
-
-    :param path: of a file on it. A subvolume of btrfs has a device that the table of mounts does not know.
-    """
-    number = b"%d:%d" % (os.major(device), os.minor(device))
-    inside = os.fsencode(os.path.realpath(path)) + b"/"
-    found, longest = "", -1
-    with contextlib.suppress(OSError, ValueError, IndexError), open("/proc/self/mountinfo", "rb") as mounts:
-        for mount in mounts:
-            fields = mount.split()
-            name = fields[fields.index(b"-") + 1].decode()
-            if fields[2] == number:
-                return name
-            point = fields[4].rstrip(b"/") + b"/"
-            if name == "btrfs" and inside.startswith(point) and len(point) > longest:
-                found, longest = name, len(point)
-    return found
-
-
 def write_all(fd: int, pieces: Sequence[header.Piece]) -> None:
     """
     Write pieces one after the other from where they are, without joining them. The system may write less than it was

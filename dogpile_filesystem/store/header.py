@@ -111,7 +111,9 @@ def pack(
     :param signing_key: of :func:`.entry.signing_key`; None: the entry is not signed.
     :param rest: bytes of the payload behind that.
     """
-    length = sum(map(len, payload)) + rest
+    length = rest
+    for piece in payload:
+        length += len(piece)
     if signing_key is None:
         checked = _CHECKED.pack(FORMAT, kind, 0, len(key), length, created_ns) + key
     else:

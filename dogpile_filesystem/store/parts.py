@@ -116,8 +116,6 @@ class Parts:
             self._look_again()
         try:
             return self._read(key, ranges)
-        except FileNotFoundError:
-            return None
         except (Damaged, OSError) as trouble:
             return self._second_look(key, trouble, functools.partial(self._read, key, ranges))
 
@@ -130,8 +128,6 @@ class Parts:
             self._look_again()
         try:
             return self._read_into(key, start, buffer)
-        except FileNotFoundError:
-            return False
         except (Damaged, OSError) as trouble:
             return bool(self._second_look(key, trouble, functools.partial(self._read_into, key, start, buffer)))
 
@@ -144,14 +140,15 @@ class Parts:
         self._directory.reopen_if_stale()
         try:
             return self._length(key)
-        except FileNotFoundError:
-            return None
         except (Damaged, OSError) as trouble:
             return self._second_look(key, trouble, functools.partial(self._length, key))
 
     def _second_look(self, key: bytes, trouble: Exception, look: Callable[[], _T]) -> _T | None:
+        where = place(PART, key)
+        if isinstance(trouble, FileNotFoundError) and not self._directory.ask_again(where.name[:2]):
+            return None
         self._known.pop(key, None)
-        return self._remover.second_look(place(PART, key), trouble, look)
+        return self._remover.second_look(where, trouble, look)
 
     def _read(self, key: bytes, ranges: Sequence[tuple[int, int]]) -> list[bytes] | None:
         fd, known = self._open(key)

@@ -109,7 +109,7 @@ class Reader:
         if not stat.S_ISREG(found.st_mode) or found.st_size != content.length:
             msg = f"the content is no file of {content.length} bytes"
             raise Damaged(msg)
-        if content.is_dense and self._directory.loses_content and has_holes(fd, content.length):
+        if content.is_dense and self._directory.filesystem.loses_content and has_holes(fd, content.length):
             msg = "the content has holes where something was written"
             raise Damaged(msg)
 
@@ -146,6 +146,11 @@ class Reader:
             self._check_content(content, fd)
         finally:
             os.close(fd)
+
+
+def is_gone(error: Exception) -> bool:
+    """Whether a file was removed before it could be opened; ESTALE: on another machine."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOENT, errno.ESTALE)
 
 
 def is_no_file(error: OSError) -> bool:

@@ -10,11 +10,13 @@ most often.
 An entry that is stored needs no note: the ``mtime`` of its file is its stamp. So an entry's last use is the later one
 of its ``mtime`` and of what the lock file says: see listing.py.
 
-Limits. Uses count only where the lock file can be written.
+Limits. Uses count only where the lock file can be written. On a network filesystem a hit writes none of them: of more
+than :data:`LIMIT` entries used in a few seconds, it drops :data:`BATCH`.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 from dogpile_filesystem.flusher import flusher
@@ -72,7 +74,7 @@ class Recency:
         if flusher.timer is None:
             flusher.start()
         if len(pending) >= LIMIT:
-            self._write(BATCH)
+            self._relieve()
 
     def forget(self, path: str) -> None:
         """Drop a pending use: the entry has been written anew, or is gone."""
@@ -89,6 +91,16 @@ class Recency:
             self._write(len(pending))
         return True
 
+    def _relieve(self) -> None:
+        """Make place for further uses, in a hit."""
+        if self._find_directory().is_network:
+            # To write them would take as many requests as there are shards. The timer is late, or too slow.
+            with contextlib.suppress(KeyError):
+                for _ in range(BATCH):
+                    self._pending.popitem()
+        else:
+            self._write(BATCH)
+
     def _write(self, most: int) -> None:
         pending = self._pending
         uses = []
@@ -101,7 +113,8 @@ class Recency:
         try:
             ledger = self._find_directory().find_ledger(fresh=False)
             if ledger is not None:
-                ledger.uses.note(uses, int(self._clock() * 1e9))
+                note = ledger.uses.note_by_shards if ledger.is_shared else ledger.uses.note
+                note(uses, int(self._clock() * 1e9))
         except OSError:  # There is no lock file that can be written: then these uses do not count.
             pass
 

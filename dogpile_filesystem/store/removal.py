@@ -67,6 +67,7 @@ class Remover:
         try:
             # At once, not after 50 ms: a removal that misses a new directory would leave a stale value there.
             directory.look()
+            directory.ask(place.name[:2])
             # Mostly there is nothing to lock for.
             os.stat(place.path, dir_fd=directory.require(), follow_symlinks=False)
             self._recency.forget(place.path)
@@ -143,8 +144,11 @@ class Remover:
         """
         try:
             if isinstance(trouble, OSError) and not is_no_file(trouble):
-                # Perhaps the directory was not open; or the program became a daemon, and closed all descriptors.
-                self._directory.look()
+                if not isinstance(trouble, FileNotFoundError):
+                    # Perhaps the directory was not open; or the program became a daemon, and closed all descriptors; or
+                    # another machine has replaced the file.
+                    self._directory.look()
+                    self._directory.ask(place.name[:2])
                 self._directory.refuse_link(place.name[:2])
             try:
                 return look()

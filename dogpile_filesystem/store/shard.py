@@ -42,7 +42,7 @@ from dogpile_filesystem.lockfile import NO_USES, Ledger, ShardUses
 from dogpile_filesystem.store import in_place
 from dogpile_filesystem.store.access import Access
 from dogpile_filesystem.store.directory import Directory
-from dogpile_filesystem.store.files import DIRECTORY_FLAGS, close_quietly, open_below, remove_tree, unlink_quietly
+from dogpile_filesystem.store.files import DIRECTORY_FLAGS, open_below, remove_tree, unlink_quietly
 from dogpile_filesystem.store.header import Piece
 from dogpile_filesystem.store.listing import Listing, Seen
 from dogpile_filesystem.store.reading import content_of
@@ -84,7 +84,6 @@ class Shard:
         "_ledger",
         "_listed",
         "_lock",
-        "_opened",
         "_prefix",
         "_record",
         "_size",
@@ -99,8 +98,6 @@ class Shard:
         self._clock = clock
         self._lock = ledger.shard(number)
         self.number = number
-        # Opened by this shard, and closed with it.
-        self._opened = -1
         self._listed: Listing | None = None
         self._fd, self._prefix = (base_fd, SHARD_PREFIXES[number]) if listing is None else (listing.fd, "")
         # Bytes and entries to be taken off the record at the end.
@@ -109,8 +106,20 @@ class Shard:
         self._record: tuple[int, int] | None = None
 
     def __enter__(self) -> Shard:  # noqa: PYI034 - Self came with Python 3.11
-        self._lock.__enter__()
+        lock = self._lock
+        lock.__enter__()
+        if lock.was_stuck:
+            self._count_anew()
         return self
+
+    def _count_anew(self) -> None:
+        """Have the shard counted, since its holder may have died between an entry and the record of it."""
+        self._lock.was_stuck = False
+        try:
+            self._ledger.disbelieve(self.number)
+        except BaseException:
+            self._lock.release()
+            raise
 
     def __exit__(self, *_: object) -> None:
         try:
@@ -118,8 +127,6 @@ class Shard:
                 self._ledger.add(self.number, -self._size, -self._entries, self._record)
         finally:
             self._lock.release()
-            if self._opened >= 0:
-                close_quietly(self._opened)
             if self._listed is not None:
                 self._listed.close()
 
@@ -168,9 +175,10 @@ class Shard:
             os.rename(prefix + temporary, path, src_dir_fd=fd, dst_dir_fd=fd)
             self.changed(name)
             return True
-        self.changing(name)
+        is_kept = self.changing(name)
         os.rename(prefix + temporary, path, src_dir_fd=fd, dst_dir_fd=fd)
-        self.changed(name)
+        if is_kept:
+            self.changed(name)
         self._size += size
         self._entries += is_new
         if content:
@@ -190,7 +198,7 @@ class Shard:
         if fd < 0:
             return False
         try:
-            self.changing(name)
+            is_kept = self.changing(name)
             try:
                 is_whole = in_place.overwrite(fd, length, b"".join(pieces), stamp)
             except BaseException:  # An interrupt: it may be written in part.
@@ -199,7 +207,7 @@ class Shard:
                 raise
         finally:
             os.close(fd)
-        if is_whole:
+        if is_whole and is_kept:
             self.changed(name)
         return is_whole
 
@@ -235,9 +243,10 @@ class Shard:
             found = self.find(name)
         except FileNotFoundError:
             found = None
-        self.changing(name)
+        is_kept = self.changing(name)
         self.rename(temporary, name)
-        self.changed(name)
+        if found is None or is_kept:
+            self.changed(name)
         if found is None:
             return Entry(0)
         self._size += found.size
@@ -253,27 +262,29 @@ class Shard:
         prefix, fd = self._prefix, self._fd
         os.rename(prefix + old, prefix + new, src_dir_fd=fd, dst_dir_fd=fd)
 
-    def changing(self, name: str) -> None:
+    def changing(self, name: str) -> bool:
         """
         Say that an entry is just being replaced: no process trusts what it keeps of it in memory, until
-        :meth:`changed`.
+        :meth:`changed`. Where several machines use the cache, none keeps anything: see memory.py.
 
+        :return: whether a process may keep it, so that :meth:`changed` is to be called.
         :raises OSError: that cannot be written. A limit of file sizes that is too low for the table does not
          raise: values are stored, and other processes may serve what they keep in memory for a second.
         """
-        if self.number != UNSENT_SHARD:
+        if self.number != UNSENT_SHARD and not self._ledger.is_shared:
             try:
-                self._ledger.generations.changing(name)
+                return self._ledger.generations.changing(name)
             except OSError as error:
                 if error.errno != errno.EFBIG:
                     raise
+        return False
 
     def changed(self, name: str) -> None:
         """
         Say that an entry was published, or removed: what processes keep of the old one in memory does not count any
         more. Never fails.
         """
-        if self.number != UNSENT_SHARD:
+        if self.number != UNSENT_SHARD and not self._ledger.is_shared:
             # What was published cannot be taken back. Where this cannot be written, `changing` still stands; an entry
             # that was removed is missed by those who keep it within a second (see memory.py).
             try:  # Not `suppress`, which costs as much again as all else here but the call of the system.
@@ -350,15 +361,6 @@ class Shard:
 
     # The whole shard
 
-    def open(self) -> None:
-        """
-        Open the directory of the shard. From now on names are resolved below it.
-
-        :raises OSError: it is missing, or a symbolic link.
-        """
-        self._opened = self._fd = open_below(shard_path(self.number), self._base_fd)
-        self._prefix = ""
-
     def list(self) -> Listing:
         """
         What lies in the shard. From now on names are resolved below the directory that was listed.
@@ -374,7 +376,7 @@ class Shard:
 
     def survey(self, listing: Listing) -> Survey:
         """What belongs to what in the listing of this shard."""
-        return survey(listing, self._ledger.file, self._clock())
+        return survey(listing, self._ledger.file, self._clock(), is_shared=self._ledger.is_shared)
 
     def recount(self) -> None:
         """

@@ -2,10 +2,11 @@
 The face of the package: a size-bounded store of values and files under one directory, shared by threads and processes.
 
 Concurrency. A reader takes no lock: it opens, reads and checks an entry, and gets it as it was written, or nothing. Its
-checks alone decide which; locks only keep the ledger right. There are four exceptions. With an ``expiration_time``, a
-read now and then makes a visit. With a ``memory_size``, the first read of a generation locks the shard, if that is
-free. A reader whose content was replaced :data:`_TRIES` times in a row locks the shard. So does a reader before it
-takes an entry for damaged, since somebody may just be writing it in place.
+checks alone decide which; locks only keep the ledger right. On a network filesystem a miss is looked up once more,
+after the server was asked, but for each shard not twice within a second. There are four exceptions. With an
+``expiration_time``, a read now and then makes a visit. With a ``memory_size``, the first read of a generation locks the
+shard, if that is free. A reader whose content was replaced :data:`_TRIES` times in a row locks the shard. So does a
+reader before it takes an entry for damaged, since somebody may just be writing it in place.
 
 Crash. The next visit to a shard mends what a killed process left there (see visit.py). After a kill or a power cut an
 entry may be empty or torn under its final name: it does not pass its checks, and is a miss.
@@ -34,6 +35,7 @@ from dogpile_filesystem.layout import (
     KINDS,
     PART,
     UNSENT,
+    UNSENT_DIRECTORY,
     VALUE,
     VALUES,
     Place,
@@ -64,7 +66,7 @@ from dogpile_filesystem.store.ingest import ExternalFile
 from dogpile_filesystem.store.memory import Kept, Memory
 from dogpile_filesystem.store.parts import Parts
 from dogpile_filesystem.store.pinned import Pinned, pin
-from dogpile_filesystem.store.reading import Reader, StoredFile
+from dogpile_filesystem.store.reading import Reader, StoredFile, is_gone
 from dogpile_filesystem.store.recency import Recency, flush_all
 from dogpile_filesystem.store.removal import Remover
 from dogpile_filesystem.store.shard import Shards
@@ -73,6 +75,9 @@ from dogpile_filesystem.store.unsent_counts import count_unsent
 from dogpile_filesystem.store.visit import Visitor
 from dogpile_filesystem.store.writing import FULL, Incoming, TooLarge, Writer
 
+#: Seconds to wait for a creator on a filesystem that several machines use, which may keep the locks of a dead one for
+#: long: MooseFS for a day.
+_LOCK_TIMEOUT = 60.0
 #: How many times to re-read an entry whose content file was replaced before it could be opened.
 _TRIES = 5
 
@@ -200,10 +205,14 @@ class Store:
             data = read_file(path, dir_fd) if sight is None else sight.read(dir_fd)
             # As decode, which is a call more on the way of every hit.
             found_kind, found_key, payload, created_ns = entry.inspect(data, self.signing_keys)
-        except FileNotFoundError:
-            self._count_miss(kind, name)
-            self._sweep()
-            return None
+        except FileNotFoundError as missing:
+            seen = self._look_again(place(kind, key), missing) if directory.is_network else None
+            if seen is None:
+                self._count_miss(kind, name)
+                self._sweep()
+                return None
+            found_kind, found_key, payload, created_ns = seen
+            sight = None
         except (Damaged, OSError) as trouble:
             where = place(kind, key)
             found = self.remover.second_look(where, trouble, functools.partial(self._read_to_its_end, where))
@@ -235,13 +244,17 @@ class Store:
     def _get_kept(self, memory: Memory, key: bytes, now: float) -> bytes | None:
         """The value under a key, from memory; None: it is to be read from its file."""
         kept = memory.get(key, now)
-        if kept is None or self._is_over(kept):
+        if kept is None:
             return None
-        if self._statistics.second_looks:
-            self._statistics.count_hit(os.path.basename(kept.path), from_memory=True)
+        # The first two: a call less on the way of most hits.
+        if (self._expiration_ns is not None or self._stale) and self._is_over(kept):
+            return None
+        statistics = self._statistics
+        if statistics.second_looks:
+            statistics.count_hit(os.path.basename(kept.path), from_memory=True)
         else:
-            self._statistics.hits += 1
-            self._statistics.memory_hits += 1
+            statistics.hits += 1
+            statistics.memory_hits += 1
         self._recency.note(kept.path)
         return kept.payload
 
@@ -257,6 +270,12 @@ class Store:
         if kind in (VALUE, FILE):
             self._statistics.count_miss(name, expired=expired)
 
+    def _look_again(self, place: Place, missing: FileNotFoundError) -> tuple[int, bytes, bytes, int] | None:
+        """What a missing entry says, if another machine has stored it, and this one had not yet heard of it."""
+        if not self.directory.ask_again(place.name[:2]):
+            return None
+        return self.remover.second_look(place, missing, functools.partial(self._read_to_its_end, place))
+
     def _read_to_its_end(self, place: Place) -> tuple[int, bytes, bytes, int]:
         """What an entry says, as :func:`.entry.inspect` returns it."""
         return entry.inspect(read_file_to_its_end(place.path, self.directory.fd), self.signing_keys)
@@ -270,10 +289,12 @@ class Store:
                 return None
             try:
                 found = self.reader.open_content(where, payload)
-            except FileNotFoundError:
-                continue  # Replaced or evicted just now.
             except (Damaged, OSError) as trouble:
-                return self._miss_file(where, trouble)
+                if not is_gone(trouble):
+                    return self._miss_file(where, trouble)
+                # Replaced or evicted just now, perhaps on another machine.
+                self.directory.ask(where.name[:2])
+                continue
             self._statistics.count_hit(where.name)
             return found
         return self._get_file_locked(where)
@@ -524,12 +545,19 @@ class Store:
             cache_size=self._bound.size,
             max_entries=self._bound.entries,
             unsent=unsent,
+            filesystem=self.directory.filesystem.type,
+            not_promised=self.directory.filesystem.not_promised,
         )
 
     def flush(self) -> None:
         """Write the uses of entries, and the statistics, that are pending in memory."""
         self._recency.flush()
         self._statistics.flush()
+
+    @property
+    def lock_timeout(self) -> float | None:
+        """Seconds to wait for a creator where the user does not say; None: for as long as it lives."""
+        return _LOCK_TIMEOUT if self.directory.is_network else None
 
     def mutex(self, kind: int, key: bytes, lock_timeout: float | None = None) -> KeyMutex:
         """The creation mutex of a key."""
@@ -544,5 +572,8 @@ def _make_mutex(
     key: bytes,
     lock_timeout: float | None,
 ) -> KeyMutex:
-    offset = key_offset(entry_name(kind, key))
-    return KeyMutex(directory.lock_path, directory.open_lock_file, offset, lock_timeout, failures, statistics)
+    name = entry_name(kind, key)
+    # The holder looks up the key once more, and must find what the one before it has stored, on whichever machine.
+    ask = functools.partial(directory.ask, UNSENT_DIRECTORY if kind == UNSENT else name[:2])
+    offset = key_offset(name)
+    return KeyMutex(directory.lock_path, directory.open_lock_file, offset, lock_timeout, failures, statistics, ask)

@@ -16,7 +16,8 @@ from dogpile_filesystem.lockfile import LockFile, presence
 from dogpile_filesystem.store.listing import Listing
 from dogpile_filesystem.store.reading import may_refer_to, refers_to
 
-#: Seconds after which a temporary file that is not named as this version names them is treated as rubbish.
+#: Seconds without a change after which a temporary file is treated as rubbish that is not named as this version names
+#: them; or whose process seems to live, but may have died with its whole machine.
 STALE = 3600.0
 
 
@@ -41,19 +42,21 @@ class Survey(NamedTuple):
         return self.reserved_size + sum(size for _, size in self.contents.values())
 
 
-def survey(listing: Listing, file: LockFile, now: float) -> Survey:
+def survey(listing: Listing, file: LockFile, now: float, *, is_shared: bool = False) -> Survey:
     """
     Tell what belongs to what. The shard is locked.
 
     :param file: the lock file, which tells which processes live.
     :param now: seconds since the epoch.
+    :param is_shared: whether several machines use the directory.
     """
     left_over = {}
     unfinished = set()
     size = entries = 0
     for name, found in listing.temporaries.items():
         unique_part, reserved_size, reserved_entries = parse_temporary(name) or ("", charge(found.st_size), 0)
-        if _is_left_over(unique_part, found, file, now):
+        is_left_over = _is_left_over(unique_part, found, file, now)
+        if is_left_over or (is_shared and _is_abandoned(unique_part, found, listing, now)):
             left_over[name] = charge(found.st_size)
         else:
             unfinished.add(unique_part)
@@ -99,3 +102,15 @@ def _is_left_over(unique_part: str, found: os.stat_result, file: LockFile, now: 
     if not unique_part:
         return now - found.st_mtime > STALE
     return presence.is_left_over(unique_part, file)
+
+
+def _is_abandoned(unique_part: str, found: os.stat_result, listing: Listing, now: float) -> bool:
+    """
+    Whether nobody has gone on with an entry for an hour, although its process seems to live: a filesystem may keep the
+    locks of a dead machine for a day. Never said of unsent files, nor of those that are used under a temporary name
+    (see pinned.py), which are not empty.
+    """
+    if listing.shard == UNSENT_SHARD or unique_part in presence.unfinished or found.st_size:
+        return False
+    contents = (content for name, content in listing.contents.items() if parse_content(name)[1] == unique_part)
+    return all(now - each.st_mtime > STALE for each in (found, *contents))

@@ -9,7 +9,8 @@ A value is tried again when the directory was deleted meanwhile; when there is n
 and once when the disk or the quota is full, after entries were evicted for it.
 
 Concurrency. A value that takes no time to write is written under the lock of its shard, in place, or to a temporary
-file that is then published. Everything else is written without any lock.
+file that is then published. Everything else is written without any lock; so is everything where several machines use
+the directory, since they see one another's reservations only when a shard is unlocked.
 
 Crash. Killed between the reservation and the creation of a small entry, a process leaves the record one block too high,
 until the next visit.
@@ -76,9 +77,12 @@ class Incoming(NamedTuple):
         cls, kind: int, key: bytes, payload: Sequence[Piece], stamp: int, signing_key: bytes | None
     ) -> Incoming:
         """A value, or another entry that is always read whole, by the pieces of its payload."""
-        pieces = [header.pack(kind, key, payload, stamp, signing_key), *payload]
-        size = charge(sum(map(len, pieces)))
-        return cls(place(kind, key), pieces, stamp, size, size <= in_place.LIMIT)
+        head = header.pack(kind, key, payload, stamp, signing_key)
+        length = len(head)
+        for piece in payload:
+            length += len(piece)
+        size = charge(length)
+        return cls(place(kind, key), [head, *payload], stamp, size, size <= in_place.LIMIT)
 
     @classmethod
     def of_part(cls, key: bytes, data: memoryview, stamp: int, signing_key: bytes | None) -> Incoming:
@@ -151,7 +155,7 @@ class Writer:
         ledger = self._directory.ledger()
         if place.name[:2] not in self._directory.checked:
             self._directory.refuse_link(place.name[:2])
-        if incoming.is_small and self._directory.is_local and self._write_in_place(incoming, ledger):
+        if incoming.is_small and self._directory.is_local and self._write_small(incoming, ledger):
             return
         unique_part = incoming.unique_part or presence.unique()
         reservation = Reservation(self._shards, ledger, place, unique_part, incoming.size)
@@ -167,8 +171,17 @@ class Writer:
                 reservation.discard()
             raise
 
-    def _write_in_place(self, incoming: Incoming, ledger: Ledger) -> bool:
-        """Write a small entry under its final name, if there is room; whether that was done."""
+    def _write_small(self, incoming: Incoming, ledger: Ledger) -> bool:
+        """Write a small entry under its final name, after room was made if there is none; whether that was done."""
+        is_written = self._write_in_place(incoming, ledger)
+        if is_written is None:
+            # Before anything is reserved: else it would have to be reserved by a temporary file, and renamed.
+            self._room.make_ahead(ledger, incoming.size)
+            is_written = self._write_in_place(incoming, ledger)
+        return bool(is_written)
+
+    def _write_in_place(self, incoming: Incoming, ledger: Ledger) -> bool | None:
+        """Write a small entry under its final name; whether that was done. None: there is no room for one more."""
         place, pieces, stamp, size = incoming.place, incoming.pieces, incoming.stamp, incoming.size
         room, access = self._room, self._directory.access
         with self._shards.locked(ledger, place.shard) as shard:
@@ -181,13 +194,14 @@ class Writer:
                 if room.fits(ledger, size):
                     shard.create(place.name, pieces, stamp, access)
                     return True
+                is_full = True
             except FileExistsError:
-                pass  # It lies there in spite of the lock.
+                is_full = False  # It lies there in spite of the lock.
             except BaseException:
                 shard.discard(place.name, size)
                 raise
             shard.give_back(size, 1)
-        return False
+        return None if is_full else False
 
     def _write_locked(self, incoming: Incoming, ledger: Ledger, reservation: Reservation) -> bool:
         """Reserve. Write and publish a small value at once, if there is room; whether it was published."""
@@ -196,7 +210,9 @@ class Writer:
             # To replace an entry must not evict another one for the sake of `max_entries`.
             replaces = self._room.bound.entries is not None and self._directory.has(place.path)
             reservation.begin(shard, replaces=replaces)
-            if size > _SMALL or incoming.file is not None or not self._room.fits(ledger, size):
+            # Other machines may see only when the shard is unlocked what is reserved in it (MooseFS, GlusterFS). Two
+            # that looked at the total before would both find room.
+            if ledger.is_shared or not _is_small(incoming) or not self._room.fits(ledger, size):
                 return False
             reservation.write(incoming.pieces, incoming.stamp)
             return reservation.publish(shard)
@@ -213,9 +229,18 @@ class Writer:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "the lock file was deleted")
 
     def _publish(self, incoming: Incoming, ledger: Ledger, reservation: Reservation) -> None:
-        published = False
+        published, is_settled = False, _is_small(incoming)
         while not published:
             # Others may have written meanwhile; or the entry that was to be replaced is gone, and this is one more.
-            self._room.make(ledger, incoming.place, 0)
+            if not is_settled:
+                self._room.make(ledger, incoming.place, 0)
+            is_settled = False
             with self._shards.locked(ledger, incoming.place.shard) as shard:
+                # What is replaced is taken off the ledger: it must be what is there now.
+                self._directory.ask(incoming.place.name[:2])
                 published = reservation.publish(shard)
+
+
+def _is_small(incoming: Incoming) -> bool:
+    """Whether it takes no time to write."""
+    return incoming.size <= _SMALL and incoming.file is None

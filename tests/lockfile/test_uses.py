@@ -15,7 +15,7 @@ from dogpile_filesystem.layout import UNSENT_SHARD, VALUE, entry_name
 from dogpile_filesystem.lockfile import format as file_format
 from dogpile_filesystem.lockfile.format import USES_AT, USES_OF_SHARD
 from dogpile_filesystem.lockfile.ledger import Ledger
-from dogpile_filesystem.lockfile.uses import FUTURE_NS, NO_USES
+from dogpile_filesystem.lockfile.uses import FUTURE_NS, NO_USES, Uses
 
 NOW = 1_700_000_000 * 10**9
 SECOND = 10**9
@@ -28,9 +28,15 @@ def ledger(path):
     return Ledger.open(path)
 
 
-@pytest.fixture
-def uses(ledger):
-    return ledger.uses
+class ByShards(Uses):
+    """Uses that are noted as on a filesystem of several machines."""
+
+    note = Uses.note_by_shards
+
+
+@pytest.fixture(params=[Uses, ByShards])
+def uses(ledger, request):
+    return request.param(ledger.file)
 
 
 def names(number, bucket=None):

@@ -219,19 +219,92 @@ def test_removed_without_the_ledger(make_store, read, monkeypatch):
     assert read(b"k") is None
 
 
+@pytest.fixture
+def settled(monkeypatch):
+    """
+    Lets the last changes of all directories be an hour ago, so that they are believed to tell of the next one.
+    """
+    now = time.time_ns() + 3600 * 10**9
+    replace_here(monkeypatch, time, "time_ns", lambda: now)
+
+
 def test_replaced_by_hand(read, later, tmp_path):
-    """A file that was replaced by hand, or written over, is read within a second."""
+    """A file that was replaced by hand is read within a second."""
     keep(read, b"k", b"old")
     path, copy = ondisk.path(read.store, VALUE, b"k"), tmp_path / "copy"
     shutil.copy2(path, copy)
     keep(read, b"k", b"new")
-    shutil.copy2(copy, path)
-    later(1)
-    assert read(b"k") == b"old"
-    keep(read, b"k", b"new")
     os.replace(copy, path)
     later(1)
     assert read(b"k") == b"old"
+
+
+def looked_at(monkeypatch):
+    """The paths that this thread has looked at, from now on."""
+    paths, real = [], os.stat
+
+    def note(path, **arguments):
+        paths.append(path)
+        return real(path, **arguments)
+
+    replace_here(monkeypatch, os, "stat", note)
+    return paths
+
+
+def test_looks_at_directories(read, later, settled, monkeypatch):
+    """A hit that comes after a second looks at the directory of a value, not at its file, if nothing has changed."""
+    keep(read, b"k", b"v")
+    later(1)
+    assert read(b"k") == b"v"  # The first look also goes to the file.
+    path = ondisk.path(read.store, VALUE, b"k")
+    paths = looked_at(monkeypatch)
+    for _ in range(3):
+        later(1)
+        assert read(b"k") == b"v"
+        assert read.was_kept
+    below = os.path.relpath(path, read.store.base_dir)
+    assert os.path.dirname(below) in paths
+    assert below not in paths
+
+
+@pytest.mark.leaves_damage("the ledger counts it until the next visit")
+@pytest.mark.parametrize("what", ["file", "shard", "values", "replaced"])
+def test_changed_by_hand_in_a_quiet_directory(read, base_dir, later, settled, tmp_path, what):
+    """What was deleted or replaced by hand is noticed within a second, although only directories are looked at."""
+    keep(read, b"k", b"old")
+    path, copy = ondisk.path(read.store, VALUE, b"k"), tmp_path / "copy"
+    shutil.copy2(path, copy)
+    keep(read, b"k", b"new")
+    later(1)
+    assert read(b"k") == b"new"
+    if what == "replaced":
+        os.replace(copy, path)
+    elif what == "file":
+        os.unlink(path)
+    else:
+        shutil.rmtree(os.path.dirname(path) if what == "shard" else f"{base_dir}/values")
+    later(1)
+    assert read(b"k") == (b"old" if what == "replaced" else None)
+
+
+@pytest.mark.leaves_damage("the ledger counts it until the next visit")
+def test_deleted_by_hand_in_the_tick_of_another_change(read, later, monkeypatch):
+    """A deletion is noticed within a second, although the directory's time of change stays what it was."""
+    keep(read, b"k", b"v")
+    directory = os.path.dirname(ondisk.path(read.store, VALUE, b"k"))
+    times, real = os.stat(directory), os.stat
+
+    def same_times(path, **arguments):
+        found = real(path, **arguments)
+        return times if found.st_ino == times.st_ino else found
+
+    replace_here(monkeypatch, os, "stat", same_times)
+    replace_here(monkeypatch, time, "time_ns", lambda: times.st_ctime_ns)
+    later(1)
+    assert read(b"k") == b"v"
+    os.unlink(ondisk.path(read.store, VALUE, b"k"))
+    later(1)
+    assert read(b"k") is None
 
 
 def test_deleted_and_made_again(read, base_dir, later, other):

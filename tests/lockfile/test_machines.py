@@ -1,0 +1,265 @@
+"""
+The table of machines: when the records are believed, and when all shards are counted anew.
+
+A machine is a forked process here that takes another start of the system for its own.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from forked import Forked, obey
+from patience import PATIENCE
+
+from dogpile_filesystem.layout import ALL_SHARDS, BLOCK
+from dogpile_filesystem.lockfile import file as file_module
+from dogpile_filesystem.lockfile import format as file_format
+from dogpile_filesystem.lockfile.format import MACHINES_AT, SLOTS
+from dogpile_filesystem.lockfile.ledger import Ledger, Usage
+from dogpile_filesystem.lockfile.machines import LOST_AFTER, Sharing
+from dogpile_filesystem.lockfile.ranges import Stuck
+
+NOW = 1_700_000_000.0
+#: A slot: start and last sign of life.
+SLOT = 16
+#: What the ledger says when one block was added, and everything is believed; and when nothing is.
+KNOWN, UNKNOWN = Usage(BLOCK, 1, ALL_SHARDS), Usage(BLOCK, 1, 0)
+
+
+class Machine:
+    """One process of a machine, for :func:`.forked.obey`."""
+
+    def __init__(self, path: str, start: int, sharing: Sharing) -> None:
+        file_format.start_of_machine = lambda: start
+        self._path = path
+        self._sharing = sharing
+        self._now = NOW
+        self._ledger: Any = None
+
+    def open(self, now: float = NOW) -> Usage:
+        self._now = now
+        self._ledger = Ledger.open(self._path, sharing=self._sharing, clock=lambda: self._now)
+        return self._ledger.usage()
+
+    def add(self) -> None:
+        with self._ledger.shard(3):
+            self._ledger.add(3, BLOCK, 1)
+
+    def look(self, now: float = NOW) -> Usage:
+        """As it happens once a minute."""
+        self._ledger.file.seat._due_at = 0.0
+        self._ledger.look_for_machines(now)
+        return self._ledger.usage()
+
+    def close(self) -> None:
+        self._ledger = None
+
+    def end(self) -> None:
+        file_module._leave_all()
+
+    def fork(self) -> int:
+        """A child that has looked, and lives on."""
+        reading, writing = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            self._ledger.look_for_machines(NOW)
+            os.write(writing, b"x")
+            time.sleep(PATIENCE)
+            os._exit(0)
+        os.read(reading, 1)
+        return pid
+
+    def lock(self) -> None:
+        """As a machine that dies while it works on a shard."""
+        assert self._ledger.shard(3).acquire(wait=False)
+
+    def is_stuck(self) -> bool:
+        """Whether a shard that is locked could be locked all the same. It stays locked."""
+        Stuck.AFTER = 0.05
+        lock = self._ledger.shard(3)
+        return lock.acquire(timeout=PATIENCE) and lock.was_stuck
+
+    def try_to_lock(self) -> bool:
+        return self._ledger.shard(3).acquire(timeout=0.3)
+
+
+@pytest.fixture
+def machine(tmp_path) -> Iterator[Callable[..., Forked]]:
+    """Starts a process of a machine, by the number of the machine."""
+    started = []
+
+    def start(number: int, sharing: Sharing = Sharing.BY_LOCKS) -> Forked:
+        started.append(Forked(obey, Machine, str(tmp_path / "lock"), number, sharing))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+
+
+def table(tmp_path) -> list[int]:
+    """The starts in the table."""
+    data = (tmp_path / "lock").read_bytes()[MACHINES_AT:][: SLOT * SLOTS]
+    slots = [data[at : at + SLOT] for at in range(0, len(data), SLOT)]
+    return [int.from_bytes(slot[:8], "little") for slot in slots if slot.strip(b"\0")]
+
+
+def test_in_turn(machine, tmp_path):
+    """Machines that use the file in turn believe the records of each other, and leave no slot."""
+    first = machine(1)
+    assert first.ask("open") == Usage(0, 0, ALL_SHARDS)
+    first.ask("add")
+    first.ask("end")
+    second = machine(2)
+    assert second.ask("open") == KNOWN
+    second.ask("close")
+    assert table(tmp_path) == []
+    assert first.ask("open") == KNOWN
+
+
+def test_at_once(machine, tmp_path):
+    """Machines that use the file at once believe its records, and each has one slot for all its processes."""
+    machines = [machine(number) for number in (1, 2, 3, 2)]
+    machines[0].ask("open")
+    machines[0].ask("add")
+    assert [each.ask("open") for each in machines[1:]] == [KNOWN] * 3
+    assert [each.ask("look") for each in machines] == [KNOWN] * 4
+    assert table(tmp_path) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("how", ["at the next opening", "a minute later"])
+def test_lost(machine, tmp_path, how):
+    """When the last process of a machine was killed, another machine has all counted anew, once."""
+    first, second = machine(1), machine(2)
+    first.ask("open")
+    first.ask("add")
+    if how == "a minute later":
+        assert second.ask("open") == KNOWN
+    first.kill()
+    assert second.ask("open" if how == "at the next opening" else "look") == UNKNOWN
+    assert table(tmp_path) == [2]
+
+
+def test_one_of_two_processes_killed(machine):
+    """A machine of which a process lives is not lost."""
+    first, other, second = machine(1), machine(1), machine(2)
+    first.ask("open")
+    first.ask("add")
+    other.ask("open")
+    first.kill()
+    assert second.ask("open") == KNOWN
+    assert other.ask("end") is None
+    assert second.ask("look") == KNOWN
+
+
+def test_killed_and_started_again(machine):
+    """A process that is started again on its machine, before another one notices, believes the records."""
+    first = machine(1)
+    first.ask("open")
+    first.ask("add")
+    first.kill()
+    assert machine(1).ask("open") == KNOWN
+    assert machine(2).ask("open") == KNOWN
+
+
+@pytest.mark.parametrize("seconds", [-LOST_AFTER - 1, LOST_AFTER + 1])
+def test_locked_without_a_sign_of_life(machine, tmp_path, seconds):
+    """A machine whose lock stays, but that gave no sign of life for an hour, or only far ahead, is lost."""
+    first, second = machine(1), machine(2)
+    first.ask("open")
+    first.ask("add")
+    assert second.ask("open", NOW + seconds * 0.9) == KNOWN
+    assert second.ask("look", NOW + seconds) == UNKNOWN
+    assert table(tmp_path) == [2]
+
+
+def test_by_age(machine):
+    """Where locks say nothing of another machine, one is lost when it gave no sign of life for an hour."""
+    first, second = machine(1, Sharing.BY_AGE), machine(2, Sharing.BY_AGE)
+    first.ask("open")
+    first.ask("add")
+    first.kill()
+    assert second.ask("open") == KNOWN
+    assert second.ask("look", NOW + LOST_AFTER + 1) == UNKNOWN
+
+
+def test_child(machine, tmp_path):
+    """A forked child keeps the slot of its machine after its parent has ended."""
+    first, second = machine(1), machine(2)
+    first.ask("open")
+    first.ask("add")
+    child = first.ask("fork")
+    try:
+        first.ask("end")
+        first.kill()
+        assert second.ask("open") == KNOWN
+        assert table(tmp_path) == [1, 2]
+    finally:
+        os.kill(child, 9)
+
+
+def test_alone_and_shared(machine):
+    """What one machine has counted as its own is counted anew when several use the file, and the reverse."""
+    assert machine(1, Sharing.ALONE).ask("open").counted == 0
+    shared = machine(1)
+    assert shared.ask("open").counted == 0
+    assert machine(1, Sharing.ALONE).ask("open").counted == 0
+
+
+def test_nothing_to_count(machine, tmp_path):
+    """A new file is counted at once where there are no values; beside values it is not."""
+    (tmp_path / "values").mkdir()
+    assert machine(1).ask("open") == Usage(0, 0, 0)
+
+
+def test_full_table(machine, tmp_path):
+    """A machine that finds no free slot uses the records all the same."""
+    first = machine(1)
+    first.ask("open")
+    first.ask("add")
+    with open(tmp_path / "lock", "r+b") as file:
+        sign_of_life = (tmp_path / "lock").read_bytes()[MACHINES_AT + 8 :][:8]
+        file.seek(MACHINES_AT)
+        file.write(b"".join(number.to_bytes(8, "little") + sign_of_life for number in range(1, SLOTS + 1)))
+    last = machine(SLOTS + 1, Sharing.BY_AGE)
+    assert last.ask("open") == KNOWN
+    last.ask("end")
+    assert table(tmp_path) == list(range(1, SLOTS + 1))
+
+
+def test_damaged_table(machine, tmp_path, rng):
+    """Whatever stands in the table, it costs one count of all shards."""
+    first, second = machine(1), machine(2)
+    first.ask("open")
+    first.ask("add")
+    first.ask("close")
+    with open(tmp_path / "lock", "r+b") as file:
+        file.seek(MACHINES_AT)
+        file.write(rng.randbytes(SLOT * SLOTS))
+    assert second.ask("open") == UNKNOWN
+    assert table(tmp_path) == [2]
+
+
+def test_range_of_a_dead_machine(machine):
+    """A range that stays locked is replaced by another one, which excludes all who have found that out."""
+    dead, first, second = machine(1), machine(2), machine(3)
+    for each in (dead, first, second):
+        each.ask("open")
+    dead.ask("lock")
+    assert first.ask("is_stuck")
+    assert not second.ask("try_to_lock")
+    first.kill()
+    assert second.ask("is_stuck")
+
+
+def test_range_of_this_machine_alone(machine):
+    """Where no other machine uses the file, a range that stays locked is waited for."""
+    holder, waiter = machine(1, Sharing.ALONE), machine(1, Sharing.ALONE)
+    for each in (holder, waiter):
+        each.ask("open")
+    holder.ask("lock")
+    assert not waiter.ask("try_to_lock")
