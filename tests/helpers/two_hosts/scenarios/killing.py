@@ -35,8 +35,8 @@ def kill_holder(mounted: Mounted, times: int = 3) -> dict[str, Any]:
 
 def kill_host(mounted: Mounted, lock_timeout: float) -> dict[str, Any]:
     """
-    The power of A is cut while it holds a key's mutex, and writes values of other keys. Then B uses the cache, and so does
-    A when it is there again.
+    The power of A is cut while it holds a key's mutex, and writes values of other keys. Then B uses the cache, and A does
+    when it is there again.
 
     :param lock_timeout: of B, in seconds.
     :return: ``late``: seconds until B went on; ``used_late``: seconds until B, which then set a value in each of 200
