@@ -108,7 +108,7 @@ class Host:
         self._outer.kill()
         self._outer.wait()
         for worker in self._workers:
-            worker.kill()
+            worker.forget()
         self._workers.clear()
 
     def end(self) -> None:

@@ -17,6 +17,8 @@ from typing import Any
 
 from patience import PATIENCE
 
+#: Seconds that a dead process may need to let go of its pipes.
+_MOMENT = 1.0
 _HELPERS = str(Path(__file__).parent.parent)
 
 
@@ -76,10 +78,17 @@ class Worker:
         if self._process.poll() is None:
             # `nsenter` would leave the process alone.
             with contextlib.suppress(Gone, TimeoutError):
-                self.start("die").result(1)
+                self.start("die").result(PATIENCE)
+        self.forget()
+
+    def forget(self) -> None:
+        """Give up its jobs, since its host is dead."""
         self._process.kill()
         self._process.wait()
-        self._reader.join()
+        # A process that waits for a dead filesystem keeps its end of the pipe until the kernel gives up, if ever.
+        self._reader.join(_MOMENT)
+        with self._lock:
+            self._give_up()
         with contextlib.suppress(OSError):
             self._process.stdin.close()
 
@@ -87,7 +96,9 @@ class Worker:
         with self._process.stdout as lines:
             for line in lines:
                 number, result, error = json.loads(line)
-                future = self._jobs.pop(number)
+                future = self._jobs.pop(number, None)
+                if future is None:
+                    continue
                 if error is None:
                     future.set_result(result)
                 else:

@@ -4,6 +4,7 @@ Jobs: a cache filled beyond its bound, and its ledger compared with the disk.
 
 from __future__ import annotations
 
+import os
 import random
 import time
 from typing import Any
@@ -11,7 +12,7 @@ from unittest import mock
 
 import ondisk
 
-from dogpile_filesystem.layout import ALL_SHARDS, BLOCK
+from dogpile_filesystem.layout import ALL_SHARDS, BLOCK, charge, parse_temporary
 from dogpile_filesystem.store.header import HEADER
 from dogpile_filesystem.store.visit import Visitor
 from two_hosts.jobs.regions import failures_of, in_threads, region_of
@@ -71,6 +72,22 @@ def prune(base_dir: str, **arguments: Any) -> None:
     region_of(base_dir, **arguments).backend.prune()
 
 
-def compare_ledger(base_dir: str, **arguments: Any) -> list[str]:
-    """How the ledger and the disk differ, as this host sees them. Nobody writes meanwhile."""
-    return ondisk.difference(region_of(base_dir, **arguments).backend.store.usage(), base_dir)
+def compare_ledger(base_dir: str, has_dead: bool = False, **arguments: Any) -> list[str]:
+    """
+    How the ledger and the disk differ, as this host sees them, and what is left over. Nobody writes meanwhile.
+
+    :param has_dead: whether a host has died. Where locks outlive their host, its temporary files stay for an hour, and
+     are charged what was reserved for them: that is neither a difference nor left over.
+    """
+    usage = region_of(base_dir, **arguments).backend.store.usage()
+    disk = ondisk.usage_on_disk(base_dir)
+    size, entries, left_over = disk.size, disk.entries, ondisk.left_over(base_dir)
+    for path in list(left_over):
+        if has_dead and (reserved := parse_temporary(os.path.basename(path))) is not None:
+            left_over.remove(path)
+            size += reserved[1] - charge(os.path.getsize(f"{base_dir}/{path}"))
+            entries += reserved[2]
+    found = [f"left over: {path}" for path in left_over]
+    if usage != (size, entries, ALL_SHARDS):
+        found.append(f"the ledger says {usage}, the disk {disk}, with reservations {size}, {entries}")
+    return found

@@ -47,7 +47,7 @@ def bound(mounted: Mounted, seconds: float, size: int = 8 << 20, threads: int = 
         "looks": ledger["looks"],
         "incomplete": ledger["incomplete"],
         "counted": sum(result["counted"] for result in results),
-        "difference": _difference(watcher, arguments),
+        "difference": difference(watcher, arguments),
         "stored": sum(result["stored"] for result in results),
         "raised": [text for result in results for text in result["raised"]],
         "failures": [result["failures"] for result in results],
@@ -57,7 +57,7 @@ def bound(mounted: Mounted, seconds: float, size: int = 8 << 20, threads: int = 
     return found
 
 
-def _difference(worker: Any, arguments: dict[str, Any]) -> list[str]:
+def difference(worker: Any, arguments: dict[str, Any]) -> list[str]:
     """How ledger and disk differ, once the host has seen what the other one did last."""
     deadline = time.monotonic() + _SEEN
     while (found := worker.do("compare_ledger", **arguments)) and time.monotonic() < deadline:

@@ -9,6 +9,7 @@ from collections import Counter
 from typing import Any
 
 from two_hosts.mounted import Mounted
+from two_hosts.scenarios.bounding import difference
 
 
 def kill_holder(mounted: Mounted, times: int = 3) -> dict[str, Any]:
@@ -35,8 +36,8 @@ def kill_holder(mounted: Mounted, times: int = 3) -> dict[str, Any]:
 
 def kill_host(mounted: Mounted, lock_timeout: float) -> dict[str, Any]:
     """
-    The power of A is cut while it holds a key's mutex, and writes values of other keys. Then B uses the cache, and A does
-    when it is there again.
+    The power of A is cut while it holds a key's mutex, and writes values of other keys. Then B uses the cache; and so
+    does A, when it is there again.
 
     :param lock_timeout: of B, in seconds.
     :return: ``late``: seconds until B went on; ``used_late``: seconds until B, which then set a value in each of 200
@@ -62,14 +63,14 @@ def kill_host(mounted: Mounted, lock_timeout: float) -> dict[str, Any]:
     mounted.restart()
     again = mounted.a.worker()
     again.do("prune", **arguments)
-    difference = _settled(again, arguments)
+    differs = difference(again, {**arguments, "has_dead": True})
     for worker in (again, waiter):
         worker.kill()
     return {
         "late": late,
         "used_late": used_late,
         "lost": found["misses"],
-        "difference": difference,
+        "difference": differs,
         "raised": found["raised"],
         "failures": found["failures"],
     }
@@ -112,11 +113,3 @@ def _let_wait(waiting: Any) -> None:
     if waiting.done():
         msg = f"it did not wait: {waiting.result()}"
         raise RuntimeError(msg)
-
-
-def _settled(worker: Any, arguments: dict[str, Any]) -> list[str]:
-    """How ledger and disk differ, once all has been seen that the other host did last."""
-    deadline = time.monotonic() + 10
-    while (found := worker.do("compare_ledger", **arguments)) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    return list(found)
