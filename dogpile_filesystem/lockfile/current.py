@@ -6,6 +6,7 @@ Limits. A lock file that was deleted, and made again, is looked for within 50 ms
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 
@@ -75,8 +76,18 @@ class Current:
         ledger = self.ledger
         if ledger is None or not ledger.is_at(self.path):
             self.ledger = None
-            ledger = self.ledger = Ledger.open(self.path, make=False, sharing=self.sharing)
+            ledger = self.ledger = self._open_existing()
         return ledger
+
+    def _open_existing(self) -> Ledger:
+        try:
+            return Ledger.open(self.path, make=False, sharing=self.sharing)
+        except FileNotFoundError:
+            if self.sharing is Sharing.ALONE:
+                raise
+        # A client of NFS remembers for half a minute that it was absent. To open the directory has the server asked.
+        os.close(os.open(os.path.dirname(self.path), os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY))
+        return Ledger.open(self.path, make=False, sharing=self.sharing)
 
     def open(self, mode: int) -> Ledger:
         """

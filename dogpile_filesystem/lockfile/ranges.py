@@ -29,6 +29,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import math
 import os
 import random
 import struct
@@ -137,12 +138,16 @@ class Stuck:
 
     #: Seconds for which a range has to be held, at every try, until it is taken for stuck. Less than a ``with`` waits.
     AFTER = 4.0
+    #: The same, for a minute after one was found: a machine that dies leaves one for each of its threads.
+    AFTER_ANOTHER = 0.5
+    _WHILE = 60.0
     #: Between two tries may be so many seconds.
     _PAUSE = 1.0
 
     def __init__(self) -> None:
         # Since when each range was busy, and when it was tried last, on the monotonic clock.
         self._busy: dict[int, tuple[float, float]] = {}
+        self._found_at = -math.inf
 
     def __bool__(self) -> bool:
         """Whether any range is busy."""
@@ -156,10 +161,14 @@ class Stuck:
         """Say that a range was not to be had, and ask whether it is stuck."""
         now = time.monotonic()
         since, last = self._busy.get(offset, (now, now))
-        if now - last > self._PAUSE and last - since < self.AFTER:
+        after = self.AFTER if now - self._found_at > self._WHILE else min(self.AFTER, self.AFTER_ANOTHER)
+        if now - last > self._PAUSE and last - since < after:
             since = now
         self._busy[offset] = since, now
-        return now - since >= self.AFTER
+        if now - since < after:
+            return False
+        self._found_at = now
+        return True
 
 
 class RangeLock:

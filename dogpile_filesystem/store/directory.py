@@ -152,11 +152,20 @@ class Directory:
         current = self._current
         if not fresh and current.ledger is not None and time.monotonic() < current.fresh.until:
             return current.ledger
+        if not self._has_lock_file():
+            if not self.filesystem.remembers_names:
+                return None
+            self._open_and_close(".")  # It may be remembered as absent.
+            if not self._has_lock_file():
+                return None
+        return self.ledger()
+
+    def _has_lock_file(self) -> bool:
         try:
             os.stat(self.lock_path, follow_symlinks=False)
         except FileNotFoundError:
-            return None
-        return self.ledger()
+            return False
+        return True
 
     def look(self, *, make: bool = False) -> None:
         """
@@ -249,10 +258,10 @@ class Directory:
             return
         self._asked[shard] = time.monotonic() + _ABSENCE_TRUST
         path = shard if shard == UNSENT_DIRECTORY else f"{VALUES}/{shard}"
-        # The shard itself may be remembered as absent. Mostly it is not.
-        if not self._open_and_close(path) and shard != UNSENT_DIRECTORY:
-            self._open_and_close(VALUES)
-            self._open_and_close(path)
+        # The directories themselves may be remembered as absent. Mostly they are not.
+        if not self._open_and_close(path):
+            for above in (".", VALUES, path):
+                self._open_and_close(above)
 
     def _open_and_close(self, path: str) -> bool:
         try:

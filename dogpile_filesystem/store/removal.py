@@ -12,6 +12,7 @@ Limits. On a filesystem mounted read-only, say, an entry that is to be removed s
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import time
 from collections.abc import Callable
@@ -32,6 +33,8 @@ _STALE_LIMIT = 10_000
 #: Seconds before each further look by a process that cannot lock. Of the looks at an entry that is written over without
 #: pause, one in eight fails.
 _PAUSES = tuple(0.0005 * 2**number for number in range(8))
+#: Seconds before each further look at an entry whose name leads to a file that is gone.
+_GAP_PAUSES = (0.001, 0.005, 0.02)
 _T = TypeVar("_T")
 
 
@@ -151,7 +154,7 @@ class Remover:
                     self._directory.ask(place.name[:2])
                 self._directory.refuse_link(place.name[:2])
             try:
-                return look()
+                return self._look_past_gap(place, look)
             except Damaged:  # Perhaps somebody is writing it in place.
                 return self._last_look(place, look)
         except FileNotFoundError:
@@ -161,9 +164,26 @@ class Remover:
         except OSError as error:
             if is_no_file(error):
                 self.remove_damaged(place, error)
-            else:
+            elif error.errno != errno.ESTALE or not self._directory.filesystem.has_gaps:
                 self._failures.report_error(error, "cannot read an entry")
         return None
+
+    def _look_past_gap(self, place: Place, look: Callable[[], _T]) -> _T:
+        """
+        Look at an entry; and again, on GlusterFS, while its name leads to a file that another machine has replaced. To
+        list the shard there has the name looked up again.
+        """
+        if self._directory.filesystem.has_gaps:
+            for pause in _GAP_PAUSES:
+                try:
+                    return look()
+                except OSError as error:
+                    if error.errno != errno.ESTALE:
+                        raise
+                time.sleep(pause)
+                with contextlib.suppress(OSError):
+                    self._shards.list(place.shard).close()
+        return look()
 
     def _last_look(self, place: Place, look: Callable[[], _T]) -> _T:
         """Look at an entry while nobody writes it."""
