@@ -20,7 +20,8 @@ _COMMANDS = {
     "check": ["check", "DIR"],
 }
 #: The systems that are called in turn in one process.
-_INTERLEAVED = ["floor", "ours", "ours-memory", "ours-invalidated", "diskcache-lru", "diskcache", "lmdb", "memory"]
+_INTERLEAVED = ["floor", "bare", "ours", "ours-memory", "ours-invalidated"]
+_INTERLEAVED += ["diskcache-lru", "diskcache", "lmdb", "memory"]
 _FULL = ["floor", "ours", "ours-memory", "diskcache-lru", "diskcache"]
 _MIXED = ["ours", "ours-memory", "diskcache-lru", "diskcache", "lmdb"]
 

@@ -77,6 +77,12 @@ def floor(directory: str) -> System:
     return _of_region(open_region("floor", {"base_dir": directory}))
 
 
+def bare(directory: str) -> System:
+    """The calls of the system that this project makes, see bare.py."""
+    importlib.import_module("bare")
+    return _of_region(open_region("bare", {"base_dir": directory}))
+
+
 def ours(directory: str, **arguments: Any) -> System:
     """This project, with other arguments of its backend; by default, without a bound and without a memory tier."""
     arguments = {"base_dir": directory, "cache_size": _HUGE, "memory_size": 0, **arguments}
@@ -166,6 +172,7 @@ def django(directory: str, max_entries: int = _HUGE) -> System:
 #: The functions that open the systems in a directory, by the names in the results.
 SYSTEMS: dict[str, Callable[[str], System]] = {
     "floor": floor,
+    "bare": bare,
     "ours": ours,
     "ours-memory": ours_memory,
     "ours-invalidated": ours_invalidated,
@@ -182,6 +189,7 @@ SYSTEMS: dict[str, Callable[[str], System]] = {
 #: The names of the systems in tables and plots.
 LABELS: dict[str, str] = {
     "floor": "floor (no lock, no bound)",
+    "bare": "this project's calls of the system alone",
     "ours": "this project",
     "ours-memory": "this project, memory tier",
     "ours-invalidated": "this project, FilesystemInvalidation",

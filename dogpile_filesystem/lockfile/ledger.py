@@ -247,10 +247,6 @@ class Ledger:
             bound.entries is None or column_sum(data, ENTRIES) + entries <= bound.entries
         )
 
-    def is_complete(self) -> bool:
-        """Whether all shards have been counted."""
-        return self._read().endswith(_ALL_COUNTED)
-
     def _read(self) -> bytes:
         return os.pread(self._descriptor.fd, _LENGTH, RECORDS_AT).ljust(_LENGTH, b"\0")
 

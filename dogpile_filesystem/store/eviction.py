@@ -33,7 +33,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from dogpile_filesystem.layout import BLOCK, SHARDS, Place
+from dogpile_filesystem.layout import ALL_SHARDS, BLOCK, SHARDS, Place
 from dogpile_filesystem.lockfile import Bound, Ledger, Statistics, Usage
 from dogpile_filesystem.store.directory import Directory
 from dogpile_filesystem.store.listing import Seen
@@ -159,36 +159,38 @@ class Room:
     def _make(self, ledger: Ledger, place: Place | None, size: int, more: Usage) -> None:
         """As :meth:`make`, beside something that is still to be reserved."""
         high = _without(self._high if size else self.bound, more)
-        if ledger.holds(high) and self._is_free(size):
-            return
-        if not ledger.is_complete():
+        usage = ledger.usage()
+        if usage.counted < ALL_SHARDS:
             if not self._visitor.count(ledger) and self.bound != (None, None):
                 raise NotCounted
-            if ledger.holds(high) and self._is_free(size):
-                return
+            usage = ledger.usage()
+        if high.holds(usage) and self._is_free(size):
+            return
         # No reader shall miss the entry that is being replaced until the new one is there.
         if place is not None:
             self._recency.note(place.path)
         flush_all()
-        if self._min_free_space is not None:
-            usage = ledger.usage()
-            if self.bound.holds(usage) and not self._is_attainable(size, usage):
-                raise NoRoom
+        if self._min_free_space is not None and self.bound.holds(usage) and not self._is_attainable(size, usage):
+            raise NoRoom
         bound = _without(self.bound, more)
-        goal = _without(self._goal(ledger, size, more), more)
+        goal = _without(self._goal(usage.size + more.size, size), more)
         if not self._evictor.evict(ledger, lambda usage: goal.holds(usage) and self._is_free(size)):
             if goal != bound and ledger.holds(bound) and self._is_free(size):
                 return  # The rest is being written, and fits.
             self._resign()
             raise NoRoom
 
-    def _goal(self, ledger: Ledger, size: int, more: Usage) -> Bound:
-        """Down to where to evict, what is still to be reserved included."""
+    def _goal(self, total: int, size: int) -> Bound:
+        """
+        Down to where to evict.
+
+        :param total: bytes, with what is still to be reserved.
+        """
         low, high = self._low.size, self._high.size
         if self._low is self.bound or low is None or high is None or not size:
             return self.bound
         # A value above the low watermark would evict everything else, and not reach it.
-        return self._low if size <= low and ledger.usage().size + more.size > high else self.bound
+        return self._low if size <= low and total > high else self.bound
 
     def free(self, size: int) -> None:
         """
@@ -266,8 +268,9 @@ class Evictor:
             usage = ledger.usage()
             if goal(usage):  # The process that held the lock before made room enough.
                 return True
-            self._visit_implausible(ledger, usage)
-            if self._evict_batch(ledger, goal):
+            if self._visit_implausible(ledger, usage):
+                usage = ledger.usage()
+            if self._evict_batch(ledger, usage, goal):
                 return True
             # The first round takes the older part of each sample. The second takes everything, for a value that needs
             # most of the cache.
@@ -278,21 +281,28 @@ class Evictor:
         left = SHARDS
         while left:
             left -= self._find_candidates(ledger, left, everything=everything)
-            if goal(ledger.usage()):  # The ledger was too high, and has been corrected.
+            usage = ledger.usage()
+            if goal(usage):  # The ledger was too high, and has been corrected.
                 return True
-            if self._evict_batch(ledger, goal):
+            if self._evict_batch(ledger, usage, goal):
                 return True
         return False
 
-    def _visit_implausible(self, ledger: Ledger, usage: Usage) -> None:
-        """Count again what a damaged ledger has wrong, before other entries are evicted for it."""
-        if self._bound.size is not None and usage.size > 2 * self._bound.size:
-            for number in ledger.implausible(self._bound.size):
-                self._visitor.visit_patiently(ledger, number)
+    def _visit_implausible(self, ledger: Ledger, usage: Usage) -> bool:
+        """Count again what a damaged ledger has wrong, before other entries are evicted for it; whether it may have."""
+        if self._bound.size is None or usage.size <= 2 * self._bound.size:
+            return False
+        for number in ledger.implausible(self._bound.size):
+            self._visitor.visit_patiently(ledger, number)
+        return True
 
-    def _evict_batch(self, ledger: Ledger, goal: Callable[[Usage], bool]) -> bool:
-        """Evict kept candidates; whether the goal is reached then."""
-        usage = ledger.usage()
+    def _evict_batch(self, ledger: Ledger, usage: Usage, goal: Callable[[Usage], bool]) -> bool:
+        """
+        Evict kept candidates.
+
+        :param usage: what the ledger says.
+        :return: whether the goal is reached, but for what others have reserved meanwhile: they make room for it.
+        """
         target = usage.entries - min(BATCH, usage.entries // 10)
 
         def is_enough(usage: Usage) -> bool:
@@ -304,7 +314,7 @@ class Evictor:
             victims = self._take_oldest(max(1, usage.entries - target))
             for number, in_shard in itertools.groupby(victims, lambda seen: seen.shard):
                 usage = self._evict_in_shard(ledger, number, in_shard, usage)
-        return goal(ledger.usage())
+        return goal(usage)
 
     def _take_oldest(self, most: int) -> list[Seen]:
         """Take candidates, by their shards."""

@@ -24,7 +24,8 @@ def test_defaults():
     Without arguments: 1 GiB, no other bound, no expiry, creators excluded without a timeout, files copied, and values
     pickled by dogpile.
     """
-    expected = Arguments("/nonexistent/cache", 1 << 30, None, None, True, None, 0, False, False, None, Access(), ())
+    sizes = 1 << 30, None, None
+    expected = Arguments("/nonexistent/cache", *sizes, True, None, False, 0, False, False, None, Access(), ())
     assert parse() == expected
 
 
