@@ -54,7 +54,7 @@ def rows(filesystem: str, found: dict[str, Any]) -> Iterator[Row]:
         yield Row("creations of one value, most", 1, max(create["creations"]), "")
     if bound := found.get("bound"):
         yield Row("over the bound", 1, bound["over"] * 100, " %")
-        yield Row("recounts without cause", 0, bound["counted"] + bound["incomplete"], "")
+        yield Row("recounts without cause", 0, bound["counted"] + bound["incomplete"] + sum(bound["reopened"]), "")
         yield Row("ledger differs from disk", 0, len(bound["difference"]), "")
     if holder := found.get("kill_holder"):
         yield Row("holder killed: others go on after", 1, max(holder["late"]), " s")

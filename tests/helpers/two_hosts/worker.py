@@ -73,6 +73,12 @@ class Worker:
         """
         return self.start(job, **arguments).result(PATIENCE)
 
+    def end(self) -> None:
+        """Let it end in order, once it has done its jobs."""
+        self._process.stdin.close()
+        self._process.wait(PATIENCE)
+        self._reader.join()
+
     def kill(self) -> None:
         """SIGKILL, for the process itself and for what started it on its host."""
         if self._process.poll() is None:

@@ -67,6 +67,18 @@ def watch_ledger(base_dir: str, seconds: float, **arguments: Any) -> Any:
     return {"most": most, "looks": looks, "incomplete": incomplete}
 
 
+def open_cache(base_dir: str, **arguments: Any) -> int:
+    """
+    Store a first value.
+
+    :return: how many shards it found that were not counted.
+    """
+    region = region_of(base_dir, **arguments)
+    found = region.backend.store.directory.ledger().usage()
+    region.set("first", "value")
+    return ALL_SHARDS - int(found.counted)
+
+
 def prune(base_dir: str, **arguments: Any) -> None:
     """Visit all shards."""
     region_of(base_dir, **arguments).backend.prune()

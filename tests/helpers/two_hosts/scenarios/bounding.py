@@ -21,7 +21,9 @@ def bound(mounted: Mounted, seconds: float, size: int = 8 << 20, threads: int = 
     :return: ``most``: the most bytes that the files had at one instant, by ``sums`` sums on the server; ``over``: that
      part of the bound by which this is more; ``ledger``: the most that the ledger said; ``incomplete``: how many of the
      ``looks`` at the ledger found a shard that was not counted; ``counted``: how often a process counted shards anew;
-     ``difference`` between the ledger and the disk, after a visit to all shards; ``stored``; ``raised``; ``failures``.
+     ``reopened``: how many shards were not counted when processes were started on both hosts in turn, and when another
+     one was started after all had ended in order; ``difference`` between the ledger and the disk, after a visit to all
+     shards; ``stored``; ``raised``; ``failures``.
     """
     base_dir = mounted.new_cache()
     arguments = {"base_dir": base_dir, "cache_size": size}
@@ -38,6 +40,8 @@ def bound(mounted: Mounted, seconds: float, size: int = 8 << 20, threads: int = 
         most, sums = max(most, mounted.used(base_dir)), sums + 1
     results = [job.result() for job in jobs]
     ledger = watched.result()
+    later = [host.worker() for host in (mounted.a, mounted.b, mounted.a, mounted.b)]
+    reopened = [worker.do("open_cache", **arguments) for worker in later]
     workers[0].do("prune", **arguments)
     found = {
         "most": most,
@@ -46,14 +50,18 @@ def bound(mounted: Mounted, seconds: float, size: int = 8 << 20, threads: int = 
         "ledger": ledger["most"],
         "looks": ledger["looks"],
         "incomplete": ledger["incomplete"],
+        "reopened": reopened,
         "counted": sum(result["counted"] for result in results),
         "difference": difference(watcher, arguments),
         "stored": sum(result["stored"] for result in results),
         "raised": [text for result in results for text in result["raised"]],
         "failures": [result["failures"] for result in results],
     }
-    for worker in [*workers, watcher]:
-        worker.kill()
+    for worker in [*workers, *later, watcher]:
+        worker.end()
+    last = mounted.a.worker()
+    reopened.append(last.do("open_cache", **arguments))
+    last.end()
     return found
 
 
