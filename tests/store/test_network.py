@@ -89,9 +89,9 @@ def failing_once(monkeypatch):
     [
         ("nfs4", "nfs4", True, Sharing.BY_LOCKS),
         ("nolock", "nfs", True, Sharing.BY_AGE),
-        ("moosefs", "moosefs", True, Sharing.BY_LOCKS),
+        ("moosefs", "moosefs", True, Sharing.BY_BOTH),
         ("glusterfs", "glusterfs", True, Sharing.BY_LOCKS),
-        ("sshfs", "fuse.sshfs", True, Sharing.BY_LOCKS),
+        ("sshfs", "fuse.sshfs", True, Sharing.BY_BOTH),
         ("disk", "fuseblk", False, Sharing.ALONE),
         ("unknown", "zfs", False, Sharing.ALONE),
     ],
