@@ -56,7 +56,19 @@ class VirtualMachine:
         devices = ["con=null", "con0=null,fd:1", "quiet", *([f"ubd0={disk}"] if disk else [])]
         self._console = (directory / f"{name}.console").open("wb")
         self._process = subprocess.Popen(
-            ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", *kernel, f"init={init}", *devices],
+            [
+                "setpriv",
+                "--pdeathsig",
+                "KILL",
+                "unshare",
+                "--pid",
+                "--fork",
+                "--kill-child",
+                "--mount-proc",
+                *kernel,
+                f"init={init}",
+                *devices,
+            ],
             stdin=subprocess.DEVNULL,
             stdout=self._console,
             stderr=subprocess.STDOUT,
