@@ -36,6 +36,13 @@ OLD, NEW = ("set", 7, 1.0, 2.0, "old"), ("set", 7, 3.0, 4.0, "new")
             {"forgotten": 1, "forgotten_s": 3.0},
             id="a miss after a delete before",
         ),
+        pytest.param([OLD, ("tried", 7, 3.0, 4.0, "new"), ("get", 7, 5.0, 6.0, "old")], {}, id="a set that failed"),
+        pytest.param(
+            [OLD, ("tried", 7, 3.0, 4.0, "new"), ("get", 7, 5.0, 6.0, "new")], {}, id="one that was kept though"
+        ),
+        pytest.param(
+            [OLD, ("tried", 7, 3.0, 4.0, "new"), ("get", 7, 5.0, 6.0, None)], {}, id="removed as a set failed"
+        ),
         pytest.param([OLD, ("get", 7, 5.0, 6.0, "new")], {"wrong": 1}, id="one that nobody set"),
         pytest.param([("get", 7, 0.0, 0.5, "old"), OLD], {"wrong": 1}, id="one that is set later"),
         pytest.param([("set", 8, 1.0, 2.0, "old"), ("get", 7, 5.0, 6.0, "old")], {"wrong": 1}, id="of another key"),

@@ -1,7 +1,8 @@
 """
 What readers got, compared with what had been set and deleted before: which values were old, and by how much.
 
-An event is: kind, number of the key, start, end, stamp of the value or None. All times are of one clock.
+An event is: kind, number of the key, start, end, stamp of the value or None. All times are of one clock. A set or
+delete of the kind ``tried`` may have failed: the library has counted a failure meanwhile.
 """
 
 from __future__ import annotations
@@ -34,9 +35,10 @@ def judge(events: Iterable[Event]) -> dict[str, Any]:
 
 def _judge_key(events: Sequence[Event], found: dict[str, Any]) -> None:
     sets = _Ended([event for event in events if event[0] == "set"])
-    changes = _Ended([event for event in events if event[0] != "get"])
-    deletes = sorted((event[2], event[3]) for event in events if event[0] == "delete")
-    by_stamp = {event[4]: event for event in sets.events}
+    changes = _Ended([event for event in events if event[0] in ("set", "delete")])
+    # A set that fails removes the value.
+    deletes = sorted((event[2], event[3]) for event in events if event[0] in ("delete", "tried"))
+    by_stamp = {event[4]: event for event in events if event[0] in ("set", "tried")}
     for _, _, start, end, stamp in (event for event in events if event[0] == "get"):
         found["gets"] += 1
         if stamp is None:

@@ -29,11 +29,12 @@ class _Thread:
         self._name = name
         self._keys = keys
         self._rng = random.Random(name)
-        self._count = 0
+        self._count = self._failures = 0
         self.events: list[tuple[str, int, float, float, str | None]] = []
 
     def step(self) -> None:
         number = self._rng.randrange(self._keys)
+        self._failures = self._count_failures()
         (act,) = self._rng.choices(list(_ACTS), list(_ACTS.values()))
         getattr(self, act)(number, key_of(number))
 
@@ -74,7 +75,12 @@ class _Thread:
         self._count += 1
         return make(self._rng, key, f"{self._name}.{self._count}")
 
+    def _count_failures(self) -> int:
+        return sum(failures_of(self._region).values())
+
     def _note(self, kind: str, number: int, start: float, stamp: str | None) -> None:
+        if kind != "get" and self._count_failures() != self._failures:
+            kind = "tried"
         self.events.append((kind, number, start, time.monotonic(), stamp))
 
 
