@@ -23,7 +23,13 @@ from dogpile_filesystem.store.store import Store
 
 TESTS = Path(__file__).parent
 #: The marker of all tests in a folder.
-MARKERS = {"faults": "faults", "processes": "stress", "servers": "servers", "remote_stores": "remote"}
+MARKERS = {
+    "faults": "faults",
+    "processes": "stress",
+    "servers": "servers",
+    "remote_stores": "remote",
+    "machines": "machines",
+}
 #: The gate sets this variable. A test that is skipped then fails, unless one of `ACCEPTED` is in the reason.
 MUST_NOT_SKIP = "TESTS_MUST_NOT_SKIP"
 #: What no installation mends, and why.
@@ -32,6 +38,9 @@ ACCEPTED = {
     "needs to be root": "the user decides who runs the tests",
     "cannot mount a filesystem here": "the kernel or the container refuses to",
     "cannot unshare mounts here": "the kernel or the container refuses to",
+    "cannot make namespaces here": "the kernel or the container refuses to",
+    "needs FUSE": "the kernel or the container has none",
+    "user-mode Linux is not there for": "another architecture",
     "counts descriptors in /proc": "another operating system",
     "needs a second filesystem at /dev/shm": "another operating system",
 }

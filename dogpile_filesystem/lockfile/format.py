@@ -19,6 +19,7 @@ offset     content
 8192       64 slots of machines, 16 bytes: see machines.py
 65536      the generations of entries, u64: see generations.py
 1048576    the last uses of entries, u64: see uses.py
+2**60      what is locked in the place of ranges that dead machines keep: see ranges.py
 2**61      a byte for each process that writes, locked as long as it lives
 2**62      the mutexes of the keys, a byte each
 =========  =========================================================================================

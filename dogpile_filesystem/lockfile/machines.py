@@ -6,8 +6,8 @@ the file open, it keeps the first byte of its machine's slot locked, shared with
 others can tell whether the machine is still there.
 
 What the records say is believed, whichever machine comes and goes. Only after a machine was lost, which may have taken
-with it what it had not yet written, are all shards counted anew. It was lost if its byte is free. Some filesystems keep
-the locks of a dead machine for a day: it was also lost if its byte is locked, but it gave no sign of life for
+with it what it had not yet written, are all shards counted anew. It was lost if its byte is free. Where a dead machine
+may keep its locks, on MooseFS for a day, it was also lost if its byte is locked, but it gave no sign of life for
 :data:`LOST_AFTER` seconds.
 
 Concurrency. The table changes only under :data:`.MAKE_AT`.
@@ -15,8 +15,8 @@ Concurrency. The table changes only under :data:`.MAKE_AT`.
 Crash. A killed process leaves the slot of its machine. If it was the last one there, the machine counts as lost, and
 that costs one count of all shards.
 
-Limits. A process that does nothing for an hour gives no sign of life. It counts as lost where locks cannot be asked
-for, or are those of this machine alone. Clocks must agree within an hour. A machine that finds no free slot is not
+Limits. A machine whose processes do nothing for an hour gives no sign of life, and counts as lost where that decides.
+This costs one count of all shards. There, clocks must agree within an hour. A machine that finds no free slot is not
 noticed when it is lost.
 """
 
@@ -48,12 +48,14 @@ class Sharing(enum.Enum):
     """
     Who uses a lock file, as far as its filesystem tells.
 
-    ALONE: the processes of one machine. BY_LOCKS: those of several machines, whose locks exclude one another. BY_AGE:
-    those of several machines, whose locks say nothing of another machine.
+    ALONE: the processes of one machine. BY_LOCKS: those of several machines, whose locks exclude one another, and are
+    freed when a machine dies. BY_BOTH: likewise, but they may stay for long. BY_AGE: those of several machines, whose
+    locks say nothing of another machine.
     """
 
     ALONE = enum.auto()
     BY_LOCKS = enum.auto()
+    BY_BOTH = enum.auto()
     BY_AGE = enum.auto()
 
 
@@ -136,8 +138,10 @@ def _start() -> int:
 
 
 def _is_lost(fd: int, number: int, seen: float, sharing: Sharing, now: float) -> bool:
-    if sharing is Sharing.BY_LOCKS and not is_locked(fd, 1, _offset(number), otherwise=True):
+    if sharing is not Sharing.BY_AGE and not is_locked(fd, 1, _offset(number), otherwise=True):
         return True
+    if sharing is Sharing.BY_LOCKS:
+        return False
     return not abs(now - seen) <= LOST_AFTER  # So that NaN, of a damaged file, is lost.
 
 

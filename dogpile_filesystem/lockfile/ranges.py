@@ -260,7 +260,7 @@ class RangeLock:
                 if fd >= 0:
                     lockf(fd, _TRY, self.length, self.offset)
                 self.owned = True
-                if self.file.stuck:
+                if self.file.is_shared and self.file.stuck:
                     self._was_free()
                 if self.file.moves != moves:
                     self.lock_again()

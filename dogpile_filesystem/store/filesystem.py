@@ -38,6 +38,8 @@ _LOCAL_LOCKS = {"nolock", "local_lock=all", "local_lock=posix", "nobrl"}
 #: Types on which a machine sees at once which names another one has made and removed. GlusterFS remembers a name that
 #: was there for a second, whatever is opened.
 _AT_ONCE = {"moosefs", "glusterfs", "ceph"}
+#: Types that free what a dead machine has locked: after some seconds, or when the server misses it.
+_FREE_LOCKS = {"nfs", "nfs4", "glusterfs", "ceph"}
 #: Types on which a look met nothing, or ESTALE, while a file was replaced; the next one always met a file. To look
 #: twice makes a miss twice as dear.
 _WITH_GAPS = {"glusterfs"}
@@ -107,7 +109,7 @@ class Filesystem(NamedTuple):
 
         :param dir_fd: a directory on it, opened.
         """
-        if self.sharing is not Sharing.BY_LOCKS or exclude(dir_fd) is not False:
+        if self.sharing in (Sharing.ALONE, Sharing.BY_AGE) or exclude(dir_fd) is not False:
             return self
         return self.without_locks()
 
@@ -134,7 +136,7 @@ def filesystem_at(path: str) -> Filesystem:
         remembers_names=remembers,
         remembers_absence=remembers and not mount.options & _LOOKED_UP,
         has_gaps=kind in _WITH_GAPS,
-        sharing=Sharing.BY_LOCKS,
+        sharing=Sharing.BY_LOCKS if kind in _FREE_LOCKS else Sharing.BY_BOTH,
         not_promised=lacking,
     )
     return found.without_locks() if mount.options & _LOCAL_LOCKS else found

@@ -167,10 +167,28 @@ def test_killed_and_started_again(machine):
     assert machine(2).ask("open") == KNOWN
 
 
+def test_locked_by_a_living_machine(machine):
+    """Where a dead machine keeps no locks, one whose byte is locked is not lost, however long it does nothing."""
+    first, second = machine(1), machine(2)
+    first.ask("open")
+    first.ask("add")
+    assert second.ask("open", NOW + 2 * LOST_AFTER) == KNOWN
+
+
+@pytest.mark.parametrize("sharing", [Sharing.BY_LOCKS, Sharing.BY_BOTH])
+def test_killed(machine, sharing):
+    """A machine whose byte is free is lost at once, wherever locks reach."""
+    first = machine(1, sharing)
+    first.ask("open")
+    first.ask("add")
+    first.kill()
+    assert machine(2, sharing).ask("open") == UNKNOWN
+
+
 @pytest.mark.parametrize("seconds", [-LOST_AFTER - 1, LOST_AFTER + 1])
 def test_locked_without_a_sign_of_life(machine, tmp_path, seconds):
-    """A machine whose lock stays, but that gave no sign of life for an hour, or only far ahead, is lost."""
-    first, second = machine(1), machine(2)
+    """Where dead machines may keep locks, one that gave no sign of life for an hour, or only far ahead, is lost."""
+    first, second = machine(1, Sharing.BY_BOTH), machine(2, Sharing.BY_BOTH)
     first.ask("open")
     first.ask("add")
     assert second.ask("open", NOW + seconds * 0.9) == KNOWN

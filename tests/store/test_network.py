@@ -17,8 +17,10 @@ from forked import Forked, obey
 from patching import replace_here
 
 from dogpile_filesystem.backend import GenericFSBackend
+from dogpile_filesystem.invalidation import FilesystemInvalidation
 from dogpile_filesystem.layout import BLOCK, FILE, VALUE, place, temporary_name
-from dogpile_filesystem.lockfile import Bound, Sharing, presence
+from dogpile_filesystem.lockfile import Sharing, presence
+from dogpile_filesystem.lockfile import ledger as ledger_module
 from dogpile_filesystem.lockfile.ledger import Ledger
 from dogpile_filesystem.maintenance import cache as cache_module
 from dogpile_filesystem.store import filesystem as filesystem_module
@@ -87,9 +89,9 @@ def failing_once(monkeypatch):
     [
         ("nfs4", "nfs4", True, Sharing.BY_LOCKS),
         ("nolock", "nfs", True, Sharing.BY_AGE),
-        ("moosefs", "moosefs", True, Sharing.BY_LOCKS),
+        ("moosefs", "moosefs", True, Sharing.BY_BOTH),
         ("glusterfs", "glusterfs", True, Sharing.BY_LOCKS),
-        ("sshfs", "fuse.sshfs", True, Sharing.BY_LOCKS),
+        ("sshfs", "fuse.sshfs", True, Sharing.BY_BOTH),
         ("disk", "fuseblk", False, Sharing.ALONE),
         ("unknown", "zfs", False, Sharing.ALONE),
     ],
@@ -346,13 +348,17 @@ def test_total_is_looked_at_unlocked(make_store, mounted, monkeypatch, name):
     """On a filesystem of several machines, nobody looks at the total before others can see what is reserved."""
     mounted(name)
     store = make_store(cache_size=1 << 20)
-    locked, real = [], Ledger.holds
+    locked = []
 
-    def holds(ledger: Ledger, bound: Bound) -> bool:
-        locked.append(ledger.shard(place(VALUE, b"k").shard).owned)
-        return real(ledger, bound)
+    def looked_at(look):
+        def noted(ledger, *bound):
+            locked.append(ledger.shard(place(VALUE, b"k").shard).owned)
+            return look(ledger, *bound)
 
-    monkeypatch.setattr(Ledger, "holds", holds)
+        return noted
+
+    for look in ("holds", "usage"):
+        monkeypatch.setattr(Ledger, look, looked_at(getattr(Ledger, look)))
     for length in (10, 10, 100_000):
         assert store.put(b"k", b"x" * length)
     assert locked
@@ -367,6 +373,19 @@ def test_absent_directories_are_asked_for(make_store, mounted, opened):
     assert store.get(b"k") is None
     shard = os.path.dirname(place(VALUE, b"k").path)
     assert opened == [shard, ".", "values", shard]
+
+
+def test_absent_lock_file_is_asked_for(make_store, mounted, opened, failing_once, base_dir):
+    """A lock file that this machine takes for absent is found, once the server was asked."""
+    mounted("nfs4")
+    store = make_store()
+    store.open()
+    assert store.stats().is_available
+    assert opened == ["."]
+    assert store.put(b"k", b"v")
+    FilesystemInvalidation(base_dir).invalidate()
+    failing_once(ledger_module, "open_lock_file", errno.ENOENT)
+    assert FilesystemInvalidation(base_dir).was_hard_invalidated()
 
 
 def test_hit_writes_no_uses(make_store, mounted, monkeypatch):
