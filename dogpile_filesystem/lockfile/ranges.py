@@ -45,6 +45,7 @@ import fasteners
 
 from dogpile_filesystem.failures import log_error, log_once
 from dogpile_filesystem.lockfile.descriptor import Descriptor
+from dogpile_filesystem.lockfile.format import EVICT_AT
 
 # How long a waiter pauses between two tries, in seconds: from the first, growing by it, to the second.
 _DELAY, _MAX_DELAY = 0.0005, 0.05
@@ -161,13 +162,18 @@ class Stuck:
         """Say that a range was not to be had, and ask whether it is stuck."""
         now = time.monotonic()
         since, last = self._busy.get(offset, (now, now))
-        after = self.AFTER if now - self._found_at > self._WHILE else min(self.AFTER, self.AFTER_ANOTHER)
+        # Who evicts on a network filesystem may take seconds, and then it says nothing of the other ranges.
+        is_long = offset == EVICT_AT
+        after = self.AFTER
+        if now - self._found_at <= self._WHILE and not is_long:
+            after = min(after, self.AFTER_ANOTHER)
         if now - last > self._PAUSE and last - since < after:
             since = now
         self._busy[offset] = since, now
         if now - since < after:
             return False
-        self._found_at = now
+        if not is_long:
+            self._found_at = now
         return True
 
 
@@ -181,6 +187,8 @@ class RangeLock:
 
     #: Seconds that ``with`` waits. Such ranges are held for milliseconds: a process that holds one longer was stopped.
     PATIENCE = 5.0
+    #: The same where several machines use the file: who evicts there takes seconds, and others wait in turn.
+    LONG_PATIENCE = 20.0
     #: Seconds for which it waits no longer than :attr:`BRIEFLY`, after it has waited in vain: else each value would.
     RESIGNATION = 30.0
     BRIEFLY = 0.05
@@ -276,6 +284,8 @@ class RangeLock:
 
     def _enter_patiently(self) -> None:
         patience = self.PATIENCE if time.monotonic() >= self._resigned_until else self.BRIEFLY
+        if self.file.is_shared and patience == self.PATIENCE:
+            patience = self.LONG_PATIENCE
         if not self.acquire(timeout=patience):
             self._resigned_until = time.monotonic() + self.RESIGNATION
             msg = "a range of the lock file is held by a process that does not go on"
