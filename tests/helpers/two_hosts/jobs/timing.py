@@ -47,7 +47,7 @@ def latencies(base_dir: str, calls: int, keys: int = 200, **arguments: Any) -> d
     """
     Calls of a region, each beside what it would be with bare files in a directory of the same filesystem.
 
-    :return: for a hit, a miss and a set, and for a hit that asks whether another process has invalidated it: the medians
+    :return: for a hit, a miss and a set, and for a hit that asks for invalidations ("asking"): the medians
      in microseconds, of the region and of the file.
     """
     region = region_of(base_dir, is_shared=False, **arguments)
