@@ -47,7 +47,7 @@ LOCK_TIMEOUT = 20
 #: What a call may cost at most, as a multiple of what bare files cost.
 RATIOS = {"hit": 1.5, "asking": math.inf, "miss": 1.5, "set": 2.5}
 #: Seconds for which a value may be old: the time for which a mount caches attributes, with the defaults.
-OLD = {"moosefs": 0.0, "ext4": 0.0, "glusterfs": 1.0, "nfs": 60.0}
+OLD = {"moosefs": 0.0, "ext4": 0.0, "glusterfs": 2.0, "nfs": 60.0}
 
 
 def rows(filesystem: str, found: dict[str, Any]) -> Iterator[Row]:
