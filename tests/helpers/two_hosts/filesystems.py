@@ -8,19 +8,22 @@ directory that both see. All others run where this process runs.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import shutil
+import socket
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
 from patience import PATIENCE
 
 from two_hosts import uml
+from two_hosts.client import cut_machines
 from two_hosts.host import verify_namespaces
 from two_hosts.mounted import KINDS, Mounted
 from two_hosts.programs import Unavailable, find, install, run
@@ -54,17 +57,24 @@ class _Here:
 class _Inside:
     """The hosts run in a virtual machine."""
 
-    def __init__(self, machine: uml.VirtualMachine, directory: Path) -> None:
+    def __init__(self, machine: uml.VirtualMachine, directory: Path, wire: socket.socket) -> None:
         self._machine = machine
         self._directory = directory
+        self._wire = wire
         self._count = 0
 
     def run(self, scenario: str, **parameters: object) -> dict[str, Any]:
+        if scenario == "machine_cuts":
+            return cut_machines(self._ask, self._directory, self._wire, **parameters)
+        return self._ask(scenario, **parameters)()
+
+    def _ask(self, scenario: str, **parameters: object) -> Callable[[], dict[str, Any]]:
+        """Begin with a scenario; what is returned waits for the end."""
         self._count += 1
         path = self._directory / f"{self._count}.asked"
         path.with_suffix(".new").write_text(json.dumps([scenario, parameters]))
         path.with_suffix(".new").rename(path)
-        return self._answer(path.with_suffix(".answer"))
+        return functools.partial(self._answer, path.with_suffix(".answer"))
 
     def _answer(self, path: Path) -> dict[str, Any]:
         deadline = time.monotonic() + 3 * PATIENCE
@@ -112,8 +122,10 @@ def _in_virtual_machine(directory: Path) -> Iterator[_Inside]:
     disk.touch()
     os.truncate(disk, _DISK)
     run([find("mkfs.ext4"), "-q", disk])
-    machine = uml.VirtualMachine("nfs", directory, [sys.executable, "-m", "two_hosts.inside", "nfs", directory], disk)
-    try:
-        yield _Inside(machine, directory)
-    finally:
-        machine.kill()
+    command = [sys.executable, "-m", "two_hosts.inside", "nfs", directory]
+    with uml.wire() as (near, far):
+        machine = uml.VirtualMachine("nfs", directory, command, near, disk)
+        try:
+            yield _Inside(machine, directory, far)
+        finally:
+            machine.kill()

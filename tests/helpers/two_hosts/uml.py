@@ -7,12 +7,14 @@ this process ends in any way, with all that runs in it. That is a power cut: wha
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import shlex
+import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from two_hosts.programs import Unavailable, find
@@ -32,6 +34,16 @@ echo o >/proc/sysrq-trigger; sleep 60
 """
 
 
+@contextlib.contextmanager
+def wire() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """The two ends of a wire between two virtual machines."""
+    with contextlib.ExitStack() as stack:
+        ends = [stack.enter_context(end) for end in socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)]
+        for end in ends:
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+        yield ends[0], ends[1]
+
+
 class VirtualMachine:
     """
     A virtual machine that runs.
@@ -39,10 +51,18 @@ class VirtualMachine:
     :param name: of its files in a directory: the program's output goes to ``<name>.log``.
     :param command: the program, which runs as root.
     :param disk: an image, which the machine sees as ``/dev/ubda``; None: none.
+    :param wire: one of a pair of sockets for datagrams, which the machine sees as the network device ``vec0``.
     :raises Unavailable: there is no user-mode Linux for this machine.
     """
 
-    def __init__(self, name: str, directory: Path, command: Sequence[object], disk: Path | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        directory: Path,
+        command: Sequence[object],
+        wire: socket.socket,
+        disk: Path | None = None,
+    ) -> None:
         if platform.machine() != "x86_64" or find("linux.uml") is None:
             msg = f"user-mode Linux is not there for {platform.machine()}"
             raise Unavailable(msg)
@@ -53,7 +73,8 @@ class VirtualMachine:
         init.write_text(_INIT.format(command=f"{environment} {words}", directory=directory, name=name))
         init.chmod(0o700)
         kernel = [find("linux.uml"), "mem=768M", "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "rw"]
-        devices = ["con=null", "con0=null,fd:1", "quiet", *([f"ubd0={disk}"] if disk else [])]
+        devices = ["con=null", "con0=null,fd:1", "quiet", f"vec0:transport=fd,fd={wire.fileno()},depth=64"]
+        devices += [f"ubd0={disk}"] if disk else []
         self._console = (directory / f"{name}.console").open("wb")
         self._process = subprocess.Popen(
             [
@@ -72,6 +93,7 @@ class VirtualMachine:
             stdin=subprocess.DEVNULL,
             stdout=self._console,
             stderr=subprocess.STDOUT,
+            pass_fds=[wire.fileno()],
             # It keeps its memory in a file there, which has no name any more.
             env=os.environ | {"TMPDIR": "/dev/shm" if os.access("/dev/shm", os.W_OK) else str(directory)},
         )

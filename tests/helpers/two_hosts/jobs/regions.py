@@ -17,12 +17,16 @@ from dogpile_filesystem import FilesystemInvalidation
 
 
 @functools.cache
-def region_of(base_dir: str, **arguments: Any) -> CacheRegion:
-    """The region of this process on a directory; with the same arguments, always the same."""
+def region_of(base_dir: str, *, is_shared: bool = True, **arguments: Any) -> CacheRegion:
+    """
+    The region of this process on a directory; with the same arguments, always the same.
+
+    :param is_shared: whether invalidations of other processes count.
+    """
     return make_region().configure(
         "paylogic.filesystem",
         arguments={"base_dir": base_dir, **arguments},
-        region_invalidator=FilesystemInvalidation(base_dir),
+        region_invalidator=FilesystemInvalidation(base_dir) if is_shared else None,
     )
 
 

@@ -47,9 +47,11 @@ def latencies(base_dir: str, calls: int, keys: int = 200, **arguments: Any) -> d
     """
     Calls of a region, each beside what it would be with bare files in a directory of the same filesystem.
 
-    :return: for a hit, a miss and a set: the medians in microseconds, of the region and of the file.
+    :return: for a hit, a miss and a set, and for a hit that asks for invalidations ("asking"): the medians
+     in microseconds, of the region and of the file.
     """
-    region = region_of(base_dir, **arguments)
+    region = region_of(base_dir, is_shared=False, **arguments)
+    asking = region_of(base_dir, **arguments)
     bare = f"{base_dir}.bare"
     os.makedirs(bare, exist_ok=True)
     rng, body = random.Random(1), random.Random(2).randbytes(_SIZE)
@@ -62,6 +64,7 @@ def latencies(base_dir: str, calls: int, keys: int = 200, **arguments: Any) -> d
 
     return {
         "hit": _medians(calls, lambda: region.get(key_of(some())), lambda: _read(f"{bare}/{some()}")),
+        "asking": _medians(calls, lambda: asking.get(key_of(some())), lambda: _read(f"{bare}/{some()}")),
         "miss": _medians(calls, lambda: region.get(f"no {rng.random()}"), lambda: _read(f"{bare}/no {rng.random()}")),
         "set": _medians(calls, lambda: region.set(key_of(some()), body), lambda: _write(f"{bare}/{some()}", body)),
     }

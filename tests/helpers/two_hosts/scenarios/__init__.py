@@ -18,6 +18,8 @@ SCENARIOS: dict[str, Callable[..., dict[str, Any]]] = {
     "kill_holder": killing.kill_holder,
     "kill_host": killing.kill_host,
     "power_cuts": killing.power_cuts,
+    "new_cache": killing.new_cache,
+    "read": killing.read,
     "invalidate": timing.invalidate,
     "latencies": timing.latencies,
 }

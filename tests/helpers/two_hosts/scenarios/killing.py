@@ -107,6 +107,19 @@ def power_cuts(mounted: Mounted, times: int, seconds: float = 1.0) -> dict[str, 
     return {**found, "raised": raised, "failures": failures}
 
 
+def new_cache(mounted: Mounted) -> dict[str, Any]:
+    """``base_dir``: the path of a cache of its own."""
+    return {"base_dir": mounted.new_cache()}
+
+
+def read(mounted: Mounted, base_dir: str, keys: int, seconds: float) -> dict[str, Any]:
+    """A process of B reads all values, again and again for a time. See :func:`.jobs.mixing.read_all`."""
+    reader = mounted.b.worker()
+    found: dict[str, Any] = reader.do("read_all", base_dir=base_dir, keys=keys, seconds=seconds)
+    reader.end()
+    return found
+
+
 def _let_wait(waiting: Any) -> None:
     """Give a process time to begin to wait. If this is too short, it waits for less than it could have."""
     time.sleep(0.3)
