@@ -388,6 +388,28 @@ def test_absent_lock_file_is_asked_for(make_store, mounted, opened, failing_once
     assert FilesystemInvalidation(base_dir).was_hard_invalidated()
 
 
+@pytest.mark.parametrize("name", ["nfs4", "unknown"])
+def test_invalidation_is_looked_at_now_and_then(make_store, mounted, base_dir, monkeypatch, name):
+    """Among machines, an invalidation by another process is seen within a second, and by this one's own at once."""
+    mounted(name)
+    make_store().open()
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    here, there = FilesystemInvalidation(base_dir), FilesystemInvalidation(base_dir)
+    stored = time.time()
+    there.invalidate()  # Makes the lock file, so that nothing older counts.
+    assert here.is_hard_invalidated(stored)
+    stored = time.time()
+    assert not here.is_hard_invalidated(stored)
+    there.invalidate()
+    assert here.is_hard_invalidated(stored) == (name == "unknown")
+    now += 1
+    assert here.is_hard_invalidated(stored)
+    stored = time.time()
+    here.invalidate()
+    assert here.is_hard_invalidated(stored)
+
+
 def test_hit_writes_no_uses(make_store, mounted, monkeypatch):
     """Of more uses than have room, a hit drops some: it has none written to the server."""
     mounted("nfs4")
