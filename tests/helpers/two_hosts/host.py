@@ -62,10 +62,11 @@ class Host:
     :param directory: for its files; of this machine's own filesystem.
     :param boot_id: that its kernel seems to have; None: one of its own.
     :ivar mount: the path under which processes of the host find the shared filesystem.
+    :ivar port: the name of its port on the bridge; empty as long as it is not attached to a network.
     """
 
     def __init__(self, name: str, directory: Path, boot_id: str | None = None) -> None:
-        self.name = name
+        self.name, self.port = name, ""
         self.mount = directory / "mount"
         self.mount.mkdir(parents=True, exist_ok=True)
         self._workers: list[Worker] = []

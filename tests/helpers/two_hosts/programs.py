@@ -21,7 +21,7 @@ class Unavailable(Exception):
 
 def install(packages: dict[str, str]) -> None:
     """
-    Install what is missing. Nothing is started by it.
+    Install what is missing. In a container, nothing is started by it; elsewhere Debian may start the servers.
 
     :param packages: program -> Debian's package that has it.
     :raises Unavailable: this is not root, or no Debian, or it cannot be installed.

@@ -9,6 +9,7 @@ from typing import Any
 
 from dogpile.cache.api import NO_VALUE
 
+from dogpile_filesystem.layout import VALUE, place
 from two_hosts.jobs.regions import in_threads, region_of
 
 _held: list[Any] = []
@@ -48,6 +49,15 @@ def hold(base_dir: str, key: str, **arguments: Any) -> bool:
     mutex = region_of(base_dir, **arguments).backend.get_mutex(key)
     _held.append(mutex)
     return bool(mutex.acquire())
+
+
+def hold_shard(base_dir: str, key: str, **arguments: Any) -> None:
+    """Take the lock of the shard that a key belongs to, and keep it for as long as this process lives."""
+    store = region_of(base_dir, **arguments).backend.store
+    store.put(key.encode(), b"")
+    lock = store.directory.ledger().shard(place(VALUE, key.encode()).shard)
+    lock.acquire()
+    _held.append(lock)
 
 
 def acquire(base_dir: str, key: str, **arguments: Any) -> float:

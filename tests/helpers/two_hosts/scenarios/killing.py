@@ -34,12 +34,14 @@ def kill_holder(mounted: Mounted, times: int = 3) -> dict[str, Any]:
     return {"late": late}
 
 
-def kill_host(mounted: Mounted, lock_timeout: float) -> dict[str, Any]:
+def kill_host(mounted: Mounted, lock_timeout: float, writes: bool = True) -> dict[str, Any]:
     """
-    The power of A is cut while it holds a key's mutex, and writes values of other keys. Then B uses the cache; and so
-    does A, when it is there again.
+    The power of A is cut while it holds a key's mutex, and a shard's lock. Then B uses the cache; and so does A, when
+    it is there again.
 
     :param lock_timeout: of B, in seconds.
+    :param writes: whether A also writes values all the time. MooseFS keeps the part of a file that somebody was writing
+     who died from all others, for two minutes: and that may be the lock file's.
     :return: ``late``: seconds until B went on; ``used_late``: seconds until B, which then set a value in each of 200
      keys, was done; ``lost``: those of them that it did not get again; ``difference`` between ledger and disk after a
      visit to all shards by A when it is there again; ``failures`` that B counted.
@@ -48,10 +50,11 @@ def kill_host(mounted: Mounted, lock_timeout: float) -> dict[str, Any]:
     arguments = {"base_dir": base_dir, "lock_timeout": lock_timeout}
     waiter = mounted.b.worker()
     waiter.do("look", key="key", **arguments)
-    writers = [mounted.a.worker(), mounted.a.worker()]
-    writers[0].do("hold", key="key", **arguments)
-    for number, writer in enumerate(writers):
-        writer.start("mix", name=f"{number}", seconds=1e6, **arguments)
+    holders = [mounted.a.worker(), mounted.a.worker()]
+    holders[0].do("hold", key="key", **arguments)
+    for number, holder in enumerate(holders if writes else ()):
+        holder.start("mix", name=f"{number}", seconds=1e6, **arguments)
+    holders[1].do("hold_shard", key="key 000", **arguments)
     waiting = waiter.start("acquire", key="key", **arguments)
     _let_wait(waiting)
     killed = mounted.cut_power()
