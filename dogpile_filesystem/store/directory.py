@@ -7,7 +7,8 @@ in its place, nothing is read from the new one until it has passed its check (se
 leads to the open directory is looked at before every use, but not twice within 50 ms.
 
 Limits. A symbolic link in the place of ``values`` or a shard is not followed. One that is put there while the directory
-is in use is noticed at once by visits and removals of many entries, and by everything else after a second.
+is in use is noticed at once by visits and removals of many entries, and by everything else after a second; on a network
+filesystem after a minute.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ from dogpile_filesystem.store.filesystem import Filesystem, filesystem_at
 
 #: Seconds for which a shard is trusted not to be a symbolic link.
 _LINK_TRUST = 1.0
+#: The same on a network filesystem, where each look is a request.
+_LINK_TRUST_THERE = 60.0
 #: Seconds for which the server of a network filesystem is believed that a name is absent, and not asked again.
 _ABSENCE_TRUST = 1.0
 #: How many times to open the lock file again because it was deleted meanwhile.
@@ -214,6 +217,7 @@ class Directory:
         self.filesystem = filesystem
         self.is_local, self.is_network = filesystem.is_local, filesystem.is_network
         self._current.sharing = filesystem.sharing
+        self._links_fresh = Fresh(_LINK_TRUST_THERE if self.is_network else _LINK_TRUST)
 
     def _try_locks(self) -> None:
         self._take_for(self.filesystem.tried(self._opened.fd))

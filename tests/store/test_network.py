@@ -410,6 +410,26 @@ def test_invalidation_is_looked_at_now_and_then(make_store, mounted, base_dir, m
     assert here.is_hard_invalidated(stored)
 
 
+@pytest.mark.parametrize(("name", "looks"), [("nfs4", 0), ("unknown", 2)])
+def test_links_are_looked_for_seldom(make_store, mounted, monkeypatch, name, looks):
+    """Among machines, a read does not look each second whether its shard has become a symbolic link."""
+    mounted(name)
+    store = make_store()
+    assert store.put(b"k", b"v")
+    assert store.get(b"k") == b"v"
+    now, paths, stat = time.monotonic() + 2, [], os.stat
+
+    def note(path, **arguments):
+        paths.append(path)
+        return stat(path, **arguments)
+
+    replace_here(monkeypatch, time, "monotonic", lambda: now)
+    replace_here(monkeypatch, os, "stat", note)
+    assert store.get(b"k") == b"v"
+    shard = os.path.dirname(place(VALUE, b"k").path)
+    assert len([path for path in paths if path in ("values", shard)]) == looks
+
+
 def test_hit_writes_no_uses(make_store, mounted, monkeypatch):
     """Of more uses than have room, a hit drops some: it has none written to the server."""
     mounted("nfs4")
