@@ -110,7 +110,10 @@ class Reservation:
         """
         fd = self._fd
         write_all(fd, pieces)
-        os.utime(fd, ns=(stamp, stamp))
+        # Among machines, the time that the server gives is good enough: to set another is a request, and makes a client
+        # of NFS forget what it has just written.
+        if not self._ledger.is_shared:
+            os.utime(fd, ns=(stamp, stamp))
         self._fd = -1
         os.close(fd)  # It may fail: then the entry is not known to be written.
         self.is_written = True

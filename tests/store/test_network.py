@@ -430,6 +430,16 @@ def test_links_are_looked_for_seldom(make_store, mounted, monkeypatch, name, loo
     assert len([path for path in paths if path in ("values", shard)]) == looks
 
 
+@pytest.mark.parametrize("name", ["nfs4", "unknown"])
+def test_time_of_the_server(make_store, mounted, monkeypatch, name):
+    """Among machines, no request is made for the time of an entry."""
+    mounted(name)
+    store, times = make_store(), []
+    replace_here(monkeypatch, os, "utime", lambda *_, **arguments: times.append(arguments["ns"]))
+    assert store.put(b"k", b"v")
+    assert bool(times) == (name == "unknown")
+
+
 def test_hit_writes_no_uses(make_store, mounted, monkeypatch):
     """Of more uses than have room, a hit drops some: it has none written to the server."""
     mounted("nfs4")
