@@ -198,7 +198,12 @@ class Shard:
         if fd < 0:
             return False
         try:
-            is_kept = self.changing(name)
+            try:
+                is_kept = self._announce(name)
+            except OSError as error:
+                if error.errno != errno.EFBIG:
+                    raise
+                return False  # A rename changes the directory, and so others see it within a second.
             try:
                 is_whole = in_place.overwrite(fd, length, b"".join(pieces), stamp)
             except BaseException:  # An interrupt: it may be written in part.
@@ -271,13 +276,18 @@ class Shard:
         :raises OSError: that cannot be written. A limit of file sizes that is too low for the table does not
          raise: values are stored, and other processes may serve what they keep in memory for a second.
         """
-        if self.number != UNSENT_SHARD and not self._ledger.is_shared:
-            try:
-                return self._ledger.generations.changing(name)
-            except OSError as error:
-                if error.errno != errno.EFBIG:
-                    raise
+        try:
+            return self._announce(name)
+        except OSError as error:
+            if error.errno != errno.EFBIG:
+                raise
         return False
+
+    def _announce(self, name: str) -> bool:
+        """As :meth:`changing`, but a limit of file sizes raises too."""
+        if self.number == UNSENT_SHARD or self._ledger.is_shared:
+            return False
+        return self._ledger.generations.changing(name)
 
     def changed(self, name: str) -> None:
         """

@@ -307,6 +307,22 @@ def test_deleted_by_hand_in_the_tick_of_another_change(read, later, monkeypatch)
     assert read(b"k") is None
 
 
+def test_limit_of_file_sizes(store, read, later, settled, monkeypatch):
+    """A value is seen within a second that a process has stored which may not write the table of generations."""
+    keep(read, b"k", b"old")
+    later(1)
+    assert read(b"k") == b"old"
+
+    def refuse(*_):
+        raise OSError(errno.EFBIG, "a limit")
+
+    replace_here(monkeypatch, Generations, "changing", refuse)
+    replace_here(monkeypatch, Generations, "changed", refuse)
+    assert Store(store.base_dir).put(b"k", b"new")
+    later(1)
+    assert read(b"k") == b"new"
+
+
 def test_deleted_and_made_again(read, base_dir, later, other):
     """A directory that was deleted, and made again by another process, is read within a second, not the old one."""
     keep(read, b"k", b"old")
