@@ -23,7 +23,7 @@ from dogpile_filesystem import failures as failures_module
 from dogpile_filesystem.layout import BLOCK, VALUE, VERSION, place
 from dogpile_filesystem.lockfile import Ledger
 from dogpile_filesystem.lockfile.generations import Generations
-from dogpile_filesystem.store import signing_key
+from dogpile_filesystem.store import in_place, signing_key
 from dogpile_filesystem.store.memory import Memory
 from dogpile_filesystem.store.store import Store
 
@@ -472,6 +472,26 @@ def test_cleared_on_a_full_disk(store, read, monkeypatch):
     store.clear()
     assert read(b"k") is None
     assert store.stats().process.failures == {"ENOSPC": 1}
+
+
+def test_replaced_while_all_are_cleared(make_store, store, read, monkeypatch):
+    """An old value is not kept that is read while it is replaced, after another process has cleared everything."""
+    keep(read, b"another", b"value")
+    generations = store.directory.ledger().generations
+    # Two entries whose generations lie in one block.
+    shard = place(VALUE, b"another").shard
+    key = next(key for key in (b"%d" % number for number in range(10_000)) if place(VALUE, key).shard == shard)
+    store.put(key, b"old")
+    real = in_place.overwrite
+
+    def overwrite(*arguments):
+        generations.changed_all()
+        assert [read(key), read(key)] == [b"old"] * 2
+        return real(*arguments)
+
+    replace_here(monkeypatch, in_place, "overwrite", overwrite)
+    make_store().put(key, b"new")
+    assert read(key) == b"new"
 
 
 def test_signed(make_store):
