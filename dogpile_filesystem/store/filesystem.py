@@ -162,7 +162,7 @@ def mount_of(device: int, path: str) -> Mount:
     found, longest = Mount(), -1
     with contextlib.suppress(OSError, ValueError, IndexError), open("/proc/self/mountinfo", "rb") as mounts:
         for line in mounts:
-            fields = line.split()
+            fields = line.rstrip(b"\n").split(b" ")  # Not of any length: the source of a mount may be empty.
             at = fields.index(b"-")
             mount = _mount(fields, at)
             if fields[2] == number:

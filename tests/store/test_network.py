@@ -4,6 +4,7 @@ What differs on a filesystem that several machines use. Here only its type is pr
 
 from __future__ import annotations
 
+import builtins
 import errno
 import json
 import logging
@@ -109,6 +110,20 @@ def test_real_mount(tmp_path):
     found = mount_of(os.stat("/proc").st_dev, "/proc")
     assert (found.type, "rw" in found.options) == ("proc", True)
     assert mount_of(0xFFFFF, str(tmp_path)).type in ("", "btrfs")
+
+
+def test_mount_behind_one_without_a_source(tmp_path, monkeypatch):
+    """A mount is found although the source of one before it is empty, as of ``mount -t tmpfs "" /tmp``."""
+    table = tmp_path / "mountinfo"
+    table.write_bytes(
+        b"36 1 0:46 / /mnt rw,relatime shared:1 - tmpfs  rw,size=64k\n"
+        b"37 1 0:47 / /srv rw,relatime shared:2 master:1 - nfs4 server:/export rw,vers=4.2\n"
+    )
+    replace_here(monkeypatch, builtins, "open", lambda *_, real=open: real(table, "rb"))
+    assert mount_of(os.makedev(0, 46), "/mnt").type == "tmpfs"
+    assert mount_of(os.makedev(0, 47), "/srv") == Mount(
+        "nfs4", "server:/export", frozenset({"rw", "relatime", "vers=4.2"})
+    )
 
 
 def test_locks_that_exclude_nobody(make_store, mounted, monkeypatch):
