@@ -148,6 +148,8 @@ class Stuck:
     def __init__(self) -> None:
         # Since when each range was busy, and when it was tried last, on the monotonic clock.
         self._busy: dict[int, tuple[float, float]] = {}
+        # Which of them are stuck, and when the last one was found.
+        self._found: set[int] = set()
         self._found_at = -math.inf
 
     def __bool__(self) -> bool:
@@ -157,6 +159,7 @@ class Stuck:
     def forget(self, offset: int) -> None:
         """Say that a range was free."""
         self._busy.pop(offset, None)
+        self._found.discard(offset)
 
     def is_stuck(self, offset: int) -> bool:
         """Say that a range was not to be had, and ask whether it is stuck."""
@@ -172,7 +175,8 @@ class Stuck:
         self._busy[offset] = since, now
         if now - since < after:
             return False
-        if not is_long:
+        if not is_long and offset not in self._found:
+            self._found.add(offset)
             self._found_at = now
         return True
 
@@ -213,6 +217,7 @@ class RangeLock:
         """Forget what the parent process held: the kernel gave none of it to the child."""
         self._threads = threading.Lock()
         self.owned = False
+        self._at = self.offset
 
     def acquire(self, *, wait: bool = True, timeout: float | None = None) -> bool:
         """

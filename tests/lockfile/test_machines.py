@@ -83,6 +83,20 @@ class Machine:
         lock = self._ledger.shard(3)
         return lock.acquire(timeout=PATIENCE) and lock.was_stuck
 
+    def lock_in_child(self) -> int:
+        """A child that has locked and unlocked the shard, and lives on."""
+        reading, writing = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            with self._ledger.shard(3):
+                os.write(writing, b"x")
+            os.write(writing, b"x")
+            time.sleep(PATIENCE)
+            os._exit(0)
+        os.read(reading, 1)
+        os.read(reading, 1)
+        return pid
+
     def try_to_lock(self) -> bool:
         Stuck.AFTER = 0.05
         return self._ledger.shard(3).acquire(timeout=0.3)
@@ -273,6 +287,43 @@ def test_range_of_a_dead_machine(machine):
     assert not second.ask("try_to_lock")
     first.kill()
     assert second.ask("is_stuck")
+
+
+def test_one_dead_machine_makes_no_other_suspect_for_long(monkeypatch):
+    """For a minute after a range was found to be stuck another one is soon taken for stuck, and no longer."""
+    stuck, now = Stuck(), 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+
+    def seconds_until_stuck(offset: int) -> float:
+        nonlocal now
+        began = now
+        while not stuck.is_stuck(offset):
+            now += 0.05
+        stuck.forget(offset)
+        return now - began
+
+    while not stuck.is_stuck(4096):
+        now += 0.05
+    assert seconds_until_stuck(4104) < 1
+    for _ in range(130):  # It stays locked, and in use.
+        now += 0.5
+        assert stuck.is_stuck(4096)
+    assert seconds_until_stuck(4112) >= Stuck.AFTER
+
+
+def test_fork_while_a_thread_goes_round(machine):
+    """A child of a process that has locked another range in the place of one that is stuck unlocks what it locks."""
+    dead, first, second = machine(1), machine(2), machine(3)
+    for each in (dead, first, second):
+        each.ask("open")
+    dead.ask("lock")
+    assert first.ask("is_stuck")
+    dead.kill()
+    child = first.ask("lock_in_child")
+    try:
+        assert second.ask("try_to_lock")
+    finally:
+        os.kill(child, 9)
 
 
 def test_range_of_this_machine_alone(machine):
