@@ -23,14 +23,18 @@ from dogpile_filesystem.layout import BLOCK, FILE, VALUE, place, temporary_name
 from dogpile_filesystem.lockfile import Sharing, presence
 from dogpile_filesystem.lockfile import ledger as ledger_module
 from dogpile_filesystem.lockfile.ledger import Ledger
+from dogpile_filesystem.lockfile.ranges import Stuck
 from dogpile_filesystem.maintenance import cache as cache_module
 from dogpile_filesystem.store import filesystem as filesystem_module
 from dogpile_filesystem.store import reading as reading_module
 from dogpile_filesystem.store import store as store_module
 from dogpile_filesystem.store.directory import Directory
 from dogpile_filesystem.store.filesystem import Mount, exclude, filesystem_at, mount_of
+from dogpile_filesystem.store.listing import Listing
 from dogpile_filesystem.store.recency import LIMIT
-from dogpile_filesystem.store.survey import STALE
+from dogpile_filesystem.store.shard import Shard
+from dogpile_filesystem.store.store import Store
+from dogpile_filesystem.store.survey import STALE, Survey
 
 MOUNTS = {
     "nfs4": Mount("nfs4", "server:/export", frozenset({"rw", "local_lock=none"})),
@@ -443,3 +447,37 @@ class Holder:
     def lock(self) -> None:
         assert self._ledger.shard(self._shard).acquire(wait=False)
         self._ledger.add(self._shard, 7 * BLOCK, 3)
+
+
+def test_shard_that_is_listed_slowly(make_store, mounted, base_dir, monkeypatch):
+    """What another machine stores in a shard, since it takes a slow visitor for dead, is not missing in the ledger."""
+    mounted("moosefs")
+    store = make_store()
+    assert store.put(b"k", b"v")
+    shard = place(VALUE, b"k").shard
+    others = (key for key in (b"%d" % number for number in range(10_000)) if place(VALUE, key).shard == shard)
+    neighbour = Forked(obey, Neighbour, base_dir)
+    real = Shard.survey
+
+    def survey(self: Shard, listing: Listing) -> Survey:
+        assert neighbour.ask("put", next(others))
+        return real(self, listing)
+
+    replace_here(monkeypatch, Shard, "survey", survey)
+    store.visitor.visit(store.directory.ledger(), shard)
+    monkeypatch.undo()
+    assert store.usage() == (2 * BLOCK, 2, 256)
+    assert neighbour.ask("put", next(others))
+    assert store.usage() == (3 * BLOCK, 3, 257)
+    neighbour.kill()
+
+
+class Neighbour:
+    """A process that soon takes a holder of a lock for dead."""
+
+    def __init__(self, base_dir: str) -> None:
+        Stuck.AFTER = 0.05
+        self._store = Store(base_dir, cache_size=100 * BLOCK)
+
+    def put(self, key: bytes) -> bool:
+        return self._store.put(key, b"v")
