@@ -355,6 +355,7 @@ class RangeLock:
     def lock_again(self) -> None:
         """Lock in a new lock file what this process held in the deleted one, if nobody else was faster."""
         if self.owned:
+            self._at = self.offset  # Also of one in whose place another one was locked.
             with contextlib.suppress(OSError):
                 lockf(self._descriptor.fd, _TRY, self.length, self.offset)
             # It was given back meanwhile. Unlock it, unless there is a next holder, which will do so.

@@ -6,6 +6,7 @@ A machine is a forked process here that takes another start of the system for it
 
 from __future__ import annotations
 
+import fcntl
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -96,6 +97,13 @@ class Machine:
         os.read(reading, 1)
         os.read(reading, 1)
         return pid
+
+    def replace_and_unlock(self) -> None:
+        """Go on with a new lock file while the shard is locked, and unlock it."""
+        os.unlink(self._path)
+        lock = self._ledger.shard(3)
+        self.open()
+        lock.release()
 
     def try_to_lock(self) -> bool:
         Stuck.AFTER = 0.05
@@ -324,6 +332,39 @@ def test_fork_while_a_thread_goes_round(machine):
         assert second.ask("try_to_lock")
     finally:
         os.kill(child, 9)
+
+
+def test_lock_file_deleted_while_a_thread_goes_round(machine):
+    """A range that was locked by another one in its place is free, once unlocked, also in a new lock file."""
+    dead, first, second = machine(1), machine(2), machine(3)
+    for each in (dead, first):
+        each.ask("open")
+    dead.ask("lock")
+    assert first.ask("is_stuck")
+    first.ask("replace_and_unlock")
+    second.ask("open")
+    assert second.ask("lock") is None
+
+
+def test_daemon_bypasses_memory(tmp_path, monkeypatch):
+    """A process that has closed all descriptors reads past the memory of its machine all the same."""
+    path = str(tmp_path / "lock")
+    ledger = Ledger.open(path, sharing=Sharing.BY_LOCKS)
+    tried, real = [], fcntl.fcntl
+
+    def note(fd, what, *arguments):
+        tried.append(what)
+        return real(fd, what, *arguments)
+
+    monkeypatch.setattr(fcntl, "fcntl", note)
+    Ledger.open(path, sharing=Sharing.BY_LOCKS)
+    assert fcntl.F_SETFL not in tried
+    number = ledger.file.fd
+    os.dup2(os.open(tmp_path, os.O_RDONLY), number)  # Another file has the number by now.
+    again = Ledger.open(path, sharing=Sharing.BY_LOCKS)
+    assert again.file is ledger.file
+    assert fcntl.F_SETFL in tried
+    os.close(number)
 
 
 def test_range_of_this_machine_alone(machine):
