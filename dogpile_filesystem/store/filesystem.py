@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from dogpile_filesystem.layout import CLEARED_PREFIX
 from dogpile_filesystem.lockfile import Sharing, presence
-from dogpile_filesystem.store.files import CREATE_FLAGS, unlink_quietly
+from dogpile_filesystem.store.files import CREATE_FLAGS, DIRECTORY_FLAGS, unlink_quietly
 
 #: Types of filesystems that only this machine uses, and on which writing in place was measured.
 _LOCAL = {"ext4", "xfs", "btrfs", "tmpfs", "overlay"}
@@ -140,6 +140,22 @@ def filesystem_at(path: str) -> Filesystem:
         not_promised=lacking,
     )
     return found.without_locks() if mount.options & _LOCAL_LOCKS else found
+
+
+def filesystem_tried_at(path: str) -> Filesystem:
+    """
+    As :func:`filesystem_at`, with what a trial of its locks tells. See :meth:`.Filesystem.tried`.
+
+    :raises OSError: the directory cannot be looked at, or not be opened.
+    """
+    found = filesystem_at(path)
+    if not found.is_network:
+        return found
+    fd = os.open(path, DIRECTORY_FLAGS)
+    try:
+        return found.tried(fd)
+    finally:
+        os.close(fd)
 
 
 def _name(mount: Mount) -> str:

@@ -9,6 +9,7 @@ import errno
 import json
 import logging
 import os
+import struct
 import subprocess
 import sys
 import time
@@ -22,6 +23,7 @@ from dogpile_filesystem.invalidation import FilesystemInvalidation
 from dogpile_filesystem.layout import BLOCK, FILE, VALUE, place, temporary_name
 from dogpile_filesystem.lockfile import Sharing, presence
 from dogpile_filesystem.lockfile import ledger as ledger_module
+from dogpile_filesystem.lockfile.format import MACHINES_AT
 from dogpile_filesystem.lockfile.ledger import Ledger
 from dogpile_filesystem.lockfile.ranges import Stuck
 from dogpile_filesystem.maintenance import cache as cache_module
@@ -138,6 +140,20 @@ def test_locks_that_exclude_nobody(make_store, mounted, monkeypatch):
     store.open()
     assert store.directory.filesystem.sharing is Sharing.BY_AGE
     assert {"several machines may create one value", "the bound may be exceeded"} <= set(store.stats().not_promised)
+
+
+def test_invalidation_where_locks_exclude_nobody(mounted, base_dir, monkeypatch):
+    """An invalidation does not take a machine for lost because its lock is not seen, where a trial finds that out."""
+    mounted("nfs4")
+    monkeypatch.setattr(filesystem_module, "exclude", lambda _: False)
+    os.mkdir(base_dir, 0o700)
+    ledger = Ledger.open(f"{base_dir}/lock", sharing=Sharing.BY_AGE)
+    usage = ledger.usage()
+    another = struct.pack("<Qd", 12345, time.time())
+    os.pwrite(ledger.file.fd, another, MACHINES_AT + len(another))
+    FilesystemInvalidation(base_dir).invalidate()
+    assert ledger.usage() == usage
+    assert os.pread(ledger.file.fd, len(another), MACHINES_AT + len(another)) == another
 
 
 def test_trial_of_locks(tmp_path, monkeypatch):
