@@ -10,7 +10,6 @@ for one of this machine alone, except that nothing is written in place or kept i
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
 import os
@@ -172,11 +171,23 @@ def mount_of(device: int, path: str) -> Mount:
     The mount that has a device.
 
     :param path: of a file on it. A subvolume of btrfs has a device that the table of mounts does not know.
+    :raises OSError: the table is there, but too many files are open to read it.
     """
+    try:
+        return _find_mount(device, path)
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):  # It would be another filesystem for as long as it is open.
+            raise
+    except (ValueError, IndexError):
+        pass
+    return Mount()
+
+
+def _find_mount(device: int, path: str) -> Mount:
     number = b"%d:%d" % (os.major(device), os.minor(device))
     inside = os.fsencode(os.path.realpath(path)) + b"/"
     found, longest = Mount(), -1
-    with contextlib.suppress(OSError, ValueError, IndexError), open("/proc/self/mountinfo", "rb") as mounts:
+    with open("/proc/self/mountinfo", "rb") as mounts:
         for line in mounts:
             fields = line.rstrip(b"\n").split(b" ")  # Not of any length: the source of a mount may be empty.
             at = fields.index(b"-")

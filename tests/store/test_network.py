@@ -27,6 +27,7 @@ from dogpile_filesystem.lockfile.format import MACHINES_AT
 from dogpile_filesystem.lockfile.ledger import Ledger
 from dogpile_filesystem.lockfile.ranges import Stuck
 from dogpile_filesystem.maintenance import cache as cache_module
+from dogpile_filesystem.store import directory as directory_module
 from dogpile_filesystem.store import filesystem as filesystem_module
 from dogpile_filesystem.store import reading as reading_module
 from dogpile_filesystem.store import store as store_module
@@ -130,6 +131,27 @@ def test_mount_behind_one_without_a_source(tmp_path, monkeypatch):
     assert mount_of(os.makedev(0, 47), "/srv") == Mount(
         "nfs4", "server:/export", frozenset({"rw", "relatime", "vers=4.2"})
     )
+
+
+@pytest.mark.parametrize("what", ["stat", "open"])
+def test_filesystem_that_cannot_be_told_at_first(make_store, monkeypatch, failing_once, what):
+    """A directory whose filesystem cannot be told for a moment is not taken for one on another filesystem for good."""
+    store = make_store()
+    module = filesystem_module.os if what == "stat" else builtins
+    real = filesystem_module.mount_of
+    monkeypatch.setattr(filesystem_module, "mount_of", lambda *at: real(*at) and MOUNTS["nfs4"])
+    real_at = filesystem_module.filesystem_at
+
+    def fail_then(path):
+        monkeypatch.setattr(directory_module, "filesystem_at", real_at)
+        failing_once(module, what, errno.EMFILE)
+        return real_at(path)
+
+    monkeypatch.setattr(directory_module, "filesystem_at", fail_then)
+    with pytest.raises(OSError, match="open files"):
+        store.open()
+    store.open()
+    assert store.directory.filesystem.type == "nfs4"
 
 
 def test_locks_that_exclude_nobody(make_store, mounted, monkeypatch):
