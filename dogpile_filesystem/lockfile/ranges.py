@@ -206,7 +206,7 @@ class RangeLock:
         self._at = offset
         self._goes_round = False
         self._resigned_until = 0.0
-        #: Whether the range was found to be stuck, since somebody last set this to False.
+        #: Whether the range was found to be stuck, or free again, since somebody last set this to False.
         self.was_stuck = False
         #: Whether a thread of this process holds the range. Written only by the thread that holds `_threads`.
         self.owned = False
@@ -339,7 +339,9 @@ class RangeLock:
 
     def _was_free(self) -> None:
         self.file.stuck.forget(self.offset)
-        self._goes_round = False
+        if self._goes_round:
+            # Another process may have found it free while this one still went round: neither excluded the other.
+            self._goes_round, self.was_stuck = False, True
 
     def _go_round(self) -> bool:
         """Lock what takes the place of a range that is stuck."""

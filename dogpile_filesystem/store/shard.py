@@ -116,7 +116,7 @@ class Shard:
         return self
 
     def _count_anew(self) -> None:
-        """Have the shard counted, since its holder may have died between an entry and the record of it."""
+        """Have the shard counted: its holder may have died between an entry and its record, or have gone on."""
         self._lock.was_stuck = False
         try:
             self._ledger.disbelieve(self.number)

@@ -78,11 +78,18 @@ class Machine:
         """As a machine that dies while it works on a shard."""
         assert self._ledger.shard(3).acquire(wait=False)
 
+    def unlock(self) -> None:
+        self._ledger.shard(3).release()
+
     def is_stuck(self) -> bool:
-        """Whether a shard that is locked could be locked all the same. It stays locked."""
+        """Lock a shard, which may be locked; whether it is to be counted anew therefore. It stays locked."""
         Stuck.AFTER = 0.05
+        return self._ledger.shard(3).acquire(timeout=PATIENCE) and self.was_stuck()
+
+    def was_stuck(self) -> bool:
         lock = self._ledger.shard(3)
-        return lock.acquire(timeout=PATIENCE) and lock.was_stuck
+        was_stuck, lock.was_stuck = lock.was_stuck, False
+        return was_stuck
 
     def lock_in_child(self) -> int:
         """A child that has locked and unlocked the shard, and lives on."""
@@ -295,6 +302,23 @@ def test_range_of_a_dead_machine(machine):
     assert not second.ask("try_to_lock")
     first.kill()
     assert second.ask("is_stuck")
+
+
+def test_range_that_is_free_again(machine):
+    """Who went round a range is told when it is free again: others may have locked it itself meanwhile."""
+    dead, first, second = machine(1), machine(2), machine(3)
+    for each in (dead, first, second):
+        each.ask("open")
+    dead.ask("lock")
+    assert first.ask("is_stuck")
+    dead.kill()
+    second.ask("lock")
+    first.ask("unlock")
+    second.ask("unlock")
+    assert first.ask("is_stuck")
+    first.ask("unlock")
+    first.ask("lock")
+    assert not first.ask("was_stuck")
 
 
 def test_one_dead_machine_makes_no_other_suspect_for_long(monkeypatch):
