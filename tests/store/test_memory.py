@@ -369,6 +369,34 @@ def test_lock_file_of_version_1(read, base_dir, later):
     assert read.was_kept
 
 
+class Late:
+    """A process that never notices that the lock file was deleted."""
+
+    def __init__(self, base_dir):
+        now = time.monotonic()
+        time.monotonic = lambda: now
+        self._store = Store(base_dir)
+
+    def put(self, key, value):
+        return self._store.put(key, value)
+
+
+def test_stored_under_the_lock_file_before(read, base_dir, later, settled):
+    """What a process writes in place, before it notices that the lock file is a new one, is read within a second."""
+    late = Forked(obey, Late, base_dir)
+    assert late.ask("put", b"k", b"old")
+    os.unlink(f"{base_dir}/lock")
+    later(0.1)
+    keep(read, b"another", b"value")
+    assert [read(b"k"), read(b"k"), read(b"k")] == [b"old"] * 3
+    assert read.was_kept
+    later(0.04)
+    assert late.ask("put", b"k", b"new")
+    later(1)
+    assert read(b"k") == b"new"
+    late.kill()
+
+
 def killed_at(function):
     """The function, made to kill its process instead of returning."""
 
