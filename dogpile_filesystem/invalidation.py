@@ -30,7 +30,7 @@ from dogpile_filesystem.arguments import Arguments
 from dogpile_filesystem.failures import log_error
 from dogpile_filesystem.layout import VALUES
 from dogpile_filesystem.lockfile import NEVER, Current, Ledger
-from dogpile_filesystem.store import Access, filesystem_at
+from dogpile_filesystem.store import Access, filesystem_at, filesystem_tried_at
 
 _NOTHING, _EVERYTHING = (NEVER, NEVER), (math.inf, NEVER)
 #: Seconds for which the stamps are trusted on a filesystem that several machines use.
@@ -162,5 +162,6 @@ class FilesystemInvalidation(RegionInvalidationStrategy):
         if not os.path.lexists(self._current.path):
             # The backend has found that the directory may be used, before it made a lock file in it.
             access.verify(self._base_dir, found)
-        self._current.sharing = filesystem_at(self._base_dir).sharing
+        # Else a machine that is there might be taken for lost: its locks may say nothing.
+        self._current.sharing = filesystem_tried_at(self._base_dir).sharing
         return self._current.open(access.file_mode)

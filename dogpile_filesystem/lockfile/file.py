@@ -106,6 +106,7 @@ class LockFile:
     def turn_to(self, fd: int, identity: Identity) -> None:
         """As :meth:`.Descriptor.turn_to`. The ranges held are locked in the other file too, if nobody was faster."""
         self.descriptor.turn_to(fd, identity)
+        self._direct = None  # Also where it is the same file: a program that becomes a daemon closes all descriptors.
         self.moves += 1
         with self._guard:
             ranges = list(self._ranges.values())

@@ -139,18 +139,20 @@ def make(fd: int, path: str, clock: Callable[[], float], *, is_shared: bool = Fa
     stamps = data[STAMPS_AT : STAMPS_AT + STAMPS.size]
     if not is_ours:
         _refuse_foreign(data, os.fstat(fd).st_size, path)
-        data = bytes(LENGTH)
     if not is_ours or not are_stamps(stamps):
         # Where there are no values, the first may be older than the file that is made for it.
         is_lost = os.path.exists(os.path.join(os.path.dirname(path), VALUES))
         stamps = STAMPS.pack(clock() if is_lost else NEVER, NEVER)
     elif is_of_this_start and data.startswith(HEAD):
         return
+    else:
+        stamps = b""  # They stay as they are, since another process may set them in this moment.
     if not is_of_this_start:
         # To count what is not there takes a second on a network filesystem.
         is_counted = is_shared and not is_ours and _has_nothing(os.path.dirname(path))
         write(fd, (b"\1" if is_counted else b"\0") * ALL_SHARDS, COUNTED_AT)
-        write(fd, data[RECORDS_AT:COUNTED_AT].ljust(RECORDS.size, b"\0"), RECORDS_AT)
+        if not is_ours:  # Else they stay as they are: another process may be using them, and may have counted a shard.
+            write(fd, bytes(RECORDS.size), RECORDS_AT)
     # The head last: after a crash in between, the next process starts over.
     write(fd, HEAD + bytes(_START_AT - len(HEAD)) + start + stamps, 0)
 

@@ -39,6 +39,7 @@ from dogpile_filesystem.lockfile.format import GENERATIONS_AT, GENERATIONS_OF_SH
 #: Bytes of a generation.
 GENERATION_SIZE = 8
 _GENERATION = struct.Struct("<Q")
+_EACH = struct.Struct(f"{GENERATION_SIZE}s")
 _NEVER, _CHANGING = bytes(GENERATION_SIZE), b"\xff" * GENERATION_SIZE
 #: How many generations there are in the table.
 _ALL = SHARDS * GENERATIONS_OF_SHARD
@@ -116,11 +117,13 @@ class Generations:
         :raises OSError: that cannot be written.
         """
         # One number for all: each is compared with what stood in its own place alone. Blocks where nobody has read a
-        # generation stay holes, so that this needs no room on a full disk.
-        fd, block = self._descriptor.fd, _counter.next() * (BLOCK // GENERATION_SIZE)
+        # generation stay holes, so that this needs no room on a full disk. Where one is 0 it stays 0: who is replacing
+        # an entry under it has found that nobody keeps the entry, and will not say that it has changed.
+        fd, new = self._descriptor.fd, _counter.next()
         for at in range(GENERATIONS_AT, GENERATIONS_AT + _ALL * GENERATION_SIZE, BLOCK):
-            if os.pread(fd, BLOCK, at).strip(b"\0"):
-                write(fd, block, at)
+            found = os.pread(fd, BLOCK, at).ljust(BLOCK, b"\0")
+            if found.strip(b"\0"):
+                write(fd, b"".join(new if any(old) else _NEVER for (old,) in _EACH.iter_unpack(found)), at)
 
     def seen(self, name: str) -> bytes | None:
         """

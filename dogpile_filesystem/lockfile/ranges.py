@@ -148,6 +148,8 @@ class Stuck:
     def __init__(self) -> None:
         # Since when each range was busy, and when it was tried last, on the monotonic clock.
         self._busy: dict[int, tuple[float, float]] = {}
+        # Which of them are stuck, and when the last one was found.
+        self._found: set[int] = set()
         self._found_at = -math.inf
 
     def __bool__(self) -> bool:
@@ -157,6 +159,7 @@ class Stuck:
     def forget(self, offset: int) -> None:
         """Say that a range was free."""
         self._busy.pop(offset, None)
+        self._found.discard(offset)
 
     def is_stuck(self, offset: int) -> bool:
         """Say that a range was not to be had, and ask whether it is stuck."""
@@ -172,7 +175,8 @@ class Stuck:
         self._busy[offset] = since, now
         if now - since < after:
             return False
-        if not is_long:
+        if not is_long and offset not in self._found:
+            self._found.add(offset)
             self._found_at = now
         return True
 
@@ -202,7 +206,7 @@ class RangeLock:
         self._at = offset
         self._goes_round = False
         self._resigned_until = 0.0
-        #: Whether the range was found to be stuck, since somebody last set this to False.
+        #: Whether the range was found to be stuck, or free again, since somebody last set this to False.
         self.was_stuck = False
         #: Whether a thread of this process holds the range. Written only by the thread that holds `_threads`.
         self.owned = False
@@ -213,6 +217,7 @@ class RangeLock:
         """Forget what the parent process held: the kernel gave none of it to the child."""
         self._threads = threading.Lock()
         self.owned = False
+        self._at = self.offset
 
     def acquire(self, *, wait: bool = True, timeout: float | None = None) -> bool:
         """
@@ -334,7 +339,9 @@ class RangeLock:
 
     def _was_free(self) -> None:
         self.file.stuck.forget(self.offset)
-        self._goes_round = False
+        if self._goes_round:
+            # Another process may have found it free while this one still went round: neither excluded the other.
+            self._goes_round, self.was_stuck = False, True
 
     def _go_round(self) -> bool:
         """Lock what takes the place of a range that is stuck."""
@@ -350,6 +357,7 @@ class RangeLock:
     def lock_again(self) -> None:
         """Lock in a new lock file what this process held in the deleted one, if nobody else was faster."""
         if self.owned:
+            self._at = self.offset  # Also of one in whose place another one was locked.
             with contextlib.suppress(OSError):
                 lockf(self._descriptor.fd, _TRY, self.length, self.offset)
             # It was given back meanwhile. Unlock it, unless there is a next holder, which will do so.

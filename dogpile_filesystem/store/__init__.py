@@ -11,7 +11,7 @@ from dogpile_filesystem.store.durable import sync_directory, sync_file
 from dogpile_filesystem.store.entry import Content, signing_key
 from dogpile_filesystem.store.eviction import NoRoom
 from dogpile_filesystem.store.files import READ_FLAGS
-from dogpile_filesystem.store.filesystem import filesystem_at
+from dogpile_filesystem.store.filesystem import filesystem_at, filesystem_tried_at
 from dogpile_filesystem.store.header import Damaged, Head
 from dogpile_filesystem.store.listing import Listing, Seen, see
 from dogpile_filesystem.store.pinned import Pinned
@@ -48,6 +48,7 @@ __all__ = [
     "content_of",
     "count_unsent",
     "filesystem_at",
+    "filesystem_tried_at",
     "read_head",
     "see",
     "signing_key",

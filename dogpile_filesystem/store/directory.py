@@ -189,8 +189,9 @@ class Directory:
                 found = os.stat(self.base_dir)
             self.access.verify(self.base_dir, found)
             if not self._opened.leads_to(found):
+                filesystem = filesystem_at(self.base_dir)  # First: if that fails, the next look starts over.
                 self._turn_to_path()
-                self._take_for(filesystem_at(self.base_dir))
+                self._take_for(filesystem)
                 self._has_tried_locks = False
                 self.checked.clear()
         except (Refused, FileNotFoundError, NotADirectoryError):

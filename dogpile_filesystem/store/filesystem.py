@@ -10,7 +10,6 @@ for one of this machine alone, except that nothing is written in place or kept i
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
 import os
@@ -19,7 +18,7 @@ from typing import NamedTuple
 
 from dogpile_filesystem.layout import CLEARED_PREFIX
 from dogpile_filesystem.lockfile import Sharing, presence
-from dogpile_filesystem.store.files import CREATE_FLAGS, unlink_quietly
+from dogpile_filesystem.store.files import CREATE_FLAGS, DIRECTORY_FLAGS, unlink_quietly
 
 #: Types of filesystems that only this machine uses, and on which writing in place was measured.
 _LOCAL = {"ext4", "xfs", "btrfs", "tmpfs", "overlay"}
@@ -142,6 +141,22 @@ def filesystem_at(path: str) -> Filesystem:
     return found.without_locks() if mount.options & _LOCAL_LOCKS else found
 
 
+def filesystem_tried_at(path: str) -> Filesystem:
+    """
+    As :func:`filesystem_at`, with what a trial of its locks tells. See :meth:`.Filesystem.tried`.
+
+    :raises OSError: the directory cannot be looked at, or not be opened.
+    """
+    found = filesystem_at(path)
+    if not found.is_network:
+        return found
+    fd = os.open(path, DIRECTORY_FLAGS)
+    try:
+        return found.tried(fd)
+    finally:
+        os.close(fd)
+
+
 def _name(mount: Mount) -> str:
     """The type; of FUSE, rather the name of the filesystem that is behind it."""
     if mount.type == "fuse":
@@ -156,13 +171,25 @@ def mount_of(device: int, path: str) -> Mount:
     The mount that has a device.
 
     :param path: of a file on it. A subvolume of btrfs has a device that the table of mounts does not know.
+    :raises OSError: the table is there, but too many files are open to read it.
     """
+    try:
+        return _find_mount(device, path)
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):  # It would be another filesystem for as long as it is open.
+            raise
+    except (ValueError, IndexError):
+        pass
+    return Mount()
+
+
+def _find_mount(device: int, path: str) -> Mount:
     number = b"%d:%d" % (os.major(device), os.minor(device))
     inside = os.fsencode(os.path.realpath(path)) + b"/"
     found, longest = Mount(), -1
-    with contextlib.suppress(OSError, ValueError, IndexError), open("/proc/self/mountinfo", "rb") as mounts:
+    with open("/proc/self/mountinfo", "rb") as mounts:
         for line in mounts:
-            fields = line.split()
+            fields = line.rstrip(b"\n").split(b" ")  # Not of any length: the source of a mount may be empty.
             at = fields.index(b"-")
             mount = _mount(fields, at)
             if fields[2] == number:

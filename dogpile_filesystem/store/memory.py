@@ -161,6 +161,9 @@ class Memory:
         self._descriptor = _NONE
         # Until when these are trusted to be those of the lock file at its path, on the monotonic clock.
         self._until = 0.0
+        # When the lock file is no longer new here. Somebody may still announce changes in the one before, and write
+        # in place, so that neither a generation nor a directory tells.
+        self._familiar_at = 0.0
         # Guards changes of `_size` together with `_entries`. Never waited for: Python may come here a second time in
         # the same thread, by a signal or by what is garbage-collected. Hits need no lock, as each of their steps is
         # atomic.
@@ -211,7 +214,7 @@ class Memory:
         if look.status is None or look.status != kept.shard_status:
             if _status(os.stat(kept.path, dir_fd=self._directory.fd, follow_symlinks=False)) != kept.status:
                 return False
-            kept.shard_status = look.status
+            kept.shard_status = look.status if now >= self._familiar_at else None
         kept.until = look.until
         return True
 
@@ -248,7 +251,12 @@ class Memory:
             generation = ledger.generations.seen(name)
         except OSError:
             return None
-        return None if generation is None else Kept(path, generation, generation_offset(name), look)
+        if generation is None:
+            return None
+        kept = Kept(path, generation, generation_offset(name), look)
+        if now < self._familiar_at:
+            kept.shard_status = None
+        return kept
 
     def keep(self, key: bytes, kept: Kept, payload: bytes, created_ns: int) -> None:
         """Keep what was read, and drop what was used longest ago to make room."""
@@ -308,6 +316,8 @@ class Memory:
         elif directory.usable.fd >= 0:
             what = "memory_size has no effect here: it needs a filesystem of this machine, such as ext4, xfs or tmpfs"
             log_once(directory.base_dir, what)
+        if found is not self._ledger:
+            self._familiar_at = now + _TRUST
         self._ledger = found
         self._descriptor = _NONE if found is None else found.file.descriptor
 

@@ -38,7 +38,7 @@ from dogpile_filesystem.layout import (
     has_no_content,
     shard_path,
 )
-from dogpile_filesystem.lockfile import NO_USES, Ledger, ShardUses
+from dogpile_filesystem.lockfile import NO_USES, Ledger, ShardUses, Usage
 from dogpile_filesystem.store import in_place
 from dogpile_filesystem.store.access import Access
 from dogpile_filesystem.store.directory import Directory
@@ -83,6 +83,7 @@ class Shard:
         "_fd",
         "_ledger",
         "_listed",
+        "_listed_usage",
         "_lock",
         "_prefix",
         "_record",
@@ -104,6 +105,8 @@ class Shard:
         self._size = self._entries = 0
         # The record, if this shard has written it.
         self._record: tuple[int, int] | None = None
+        # What the record said when the shard was listed, if several machines use it.
+        self._listed_usage: Usage | None = None
 
     def __enter__(self) -> Shard:  # noqa: PYI034 - Self came with Python 3.11
         lock = self._lock
@@ -113,7 +116,7 @@ class Shard:
         return self
 
     def _count_anew(self) -> None:
-        """Have the shard counted, since its holder may have died between an entry and the record of it."""
+        """Have the shard counted: its holder may have died between an entry and its record, or have gone on."""
         self._lock.was_stuck = False
         try:
             self._ledger.disbelieve(self.number)
@@ -124,7 +127,9 @@ class Shard:
     def __exit__(self, *_: object) -> None:
         try:
             if self._size or self._entries:  # Also if the block was interrupted.
-                self._ledger.add(self.number, -self._size, -self._entries, self._record)
+                # Other machines may have taken this process for dead: see settle.
+                record = None if self._ledger.is_shared else self._record
+                self._ledger.add(self.number, -self._size, -self._entries, record)
         finally:
             self._lock.release()
             if self._listed is not None:
@@ -198,7 +203,12 @@ class Shard:
         if fd < 0:
             return False
         try:
-            is_kept = self.changing(name)
+            try:
+                is_kept = self._announce(name)
+            except OSError as error:
+                if error.errno != errno.EFBIG:
+                    raise
+                return False  # A rename changes the directory, and so others see it within a second.
             try:
                 is_whole = in_place.overwrite(fd, length, b"".join(pieces), stamp)
             except BaseException:  # An interrupt: it may be written in part.
@@ -271,13 +281,18 @@ class Shard:
         :raises OSError: that cannot be written. A limit of file sizes that is too low for the table does not
          raise: values are stored, and other processes may serve what they keep in memory for a second.
         """
-        if self.number != UNSENT_SHARD and not self._ledger.is_shared:
-            try:
-                return self._ledger.generations.changing(name)
-            except OSError as error:
-                if error.errno != errno.EFBIG:
-                    raise
+        try:
+            return self._announce(name)
+        except OSError as error:
+            if error.errno != errno.EFBIG:
+                raise
         return False
+
+    def _announce(self, name: str) -> bool:
+        """As :meth:`changing`, but a limit of file sizes raises too."""
+        if self.number == UNSENT_SHARD or self._ledger.is_shared:
+            return False
+        return self._ledger.generations.changing(name)
 
     def changed(self, name: str) -> None:
         """
@@ -369,6 +384,8 @@ class Shard:
         """
         if self._listed is not None:
             self._listed.close()
+        if self._ledger.is_shared:
+            self._listed_usage = self._ledger.record(self.number)
         uses = self._ledger.uses.of_shard(self.number, int(self._clock() * 1e9))
         self._listed = Listing(self._base_fd, self.number, uses)
         self._fd, self._prefix = self._listed.fd, ""
@@ -395,7 +412,9 @@ class Shard:
 
     def settle(self, survey: Survey, size: int, entries: int) -> None:
         """
-        Remove left-over files, and write the record anew.
+        Remove left-over files, and write the record anew. To list a large shard may take so long that other machines
+        take this process for dead, and go round its lock (see lockfile/ranges.py). If one has changed the record
+        meanwhile, what was listed is not all: the record stays, and is not believed.
 
         :param size: bytes charged for the entries that stay, their contents included.
         :param entries: the number of entries that stay.
@@ -407,6 +426,10 @@ class Shard:
                 size += left_size
         self._size = self._entries = 0
         self._record = None
+        listed = self._listed_usage
+        if listed is not None and self._ledger.record(self.number)[:2] != listed[:2]:
+            self._ledger.disbelieve(self.number)
+            return
         self._ledger.set(self.number, size + survey.reserved_size, entries + survey.reserved_entries)
 
     def _is_synced(self) -> bool:

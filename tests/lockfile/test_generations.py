@@ -117,6 +117,17 @@ def test_all_changed(generations, path):
     assert os.stat(path).st_blocks == blocks
 
 
+def test_all_changed_while_an_entry_is_replaced(generations):
+    """Who was told that nobody keeps the old entry, and so will not say that it has changed, is still right then."""
+    generations.seen(NAME)
+    with generations.ledger.shard(0x0A):
+        assert not generations.changing(OTHER)
+        generations.changed_all()
+        child = Child(lambda: generations.seen(OTHER))
+        assert child.result() is None
+    assert generations.seen(OTHER) is not None
+
+
 def test_places():
     """Each entry has its place inside of the table, and so has a stranger's file, whatever its name is."""
     assert generation_offset("0000v") == GENERATIONS_AT

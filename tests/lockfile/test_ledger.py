@@ -156,6 +156,25 @@ def test_machine_started_again(ledger, monkeypatch):
     assert Ledger.open(path).usage() == Usage(BLOCK, 1, 0)
 
 
+def test_in_use_when_it_is_taken_over(ledger, monkeypatch):
+    """What another process counts, and invalidates, while the file is taken over for another start, stays."""
+    real = format_module.write
+
+    def count_then(fd, data, offset):
+        monkeypatch.undo()
+        real(fd, data, offset)
+        with ledger.shard(3):
+            ledger.set(3, 5 * BLOCK, 2)
+        ledger.stamp(7.0, hard=True)
+
+    monkeypatch.setattr(format_module, "start_of_machine", lambda: 12345)
+    monkeypatch.setattr(format_module, "write", count_then)
+    again = Ledger.open(ledger.file.path)
+    assert again.record(3) == (5 * BLOCK, 2, 1)
+    assert again.stamps() == (7.0, 1.0)
+    assert again.usage().counted == 1
+
+
 def test_who_lives(ledger, spawn):
     """A process that marks itself as alive is seen as alive until it is killed."""
     program = """

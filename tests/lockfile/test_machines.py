@@ -6,6 +6,7 @@ A machine is a forked process here that takes another start of the system for it
 
 from __future__ import annotations
 
+import fcntl
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -77,11 +78,39 @@ class Machine:
         """As a machine that dies while it works on a shard."""
         assert self._ledger.shard(3).acquire(wait=False)
 
+    def unlock(self) -> None:
+        self._ledger.shard(3).release()
+
     def is_stuck(self) -> bool:
-        """Whether a shard that is locked could be locked all the same. It stays locked."""
+        """Lock a shard, which may be locked; whether it is to be counted anew therefore. It stays locked."""
         Stuck.AFTER = 0.05
+        return self._ledger.shard(3).acquire(timeout=PATIENCE) and self.was_stuck()
+
+    def was_stuck(self) -> bool:
         lock = self._ledger.shard(3)
-        return lock.acquire(timeout=PATIENCE) and lock.was_stuck
+        was_stuck, lock.was_stuck = lock.was_stuck, False
+        return was_stuck
+
+    def lock_in_child(self) -> int:
+        """A child that has locked and unlocked the shard, and lives on."""
+        reading, writing = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            with self._ledger.shard(3):
+                os.write(writing, b"x")
+            os.write(writing, b"x")
+            time.sleep(PATIENCE)
+            os._exit(0)
+        os.read(reading, 1)
+        os.read(reading, 1)
+        return pid
+
+    def replace_and_unlock(self) -> None:
+        """Go on with a new lock file while the shard is locked, and unlock it."""
+        os.unlink(self._path)
+        lock = self._ledger.shard(3)
+        self.open()
+        lock.release()
 
     def try_to_lock(self) -> bool:
         Stuck.AFTER = 0.05
@@ -273,6 +302,93 @@ def test_range_of_a_dead_machine(machine):
     assert not second.ask("try_to_lock")
     first.kill()
     assert second.ask("is_stuck")
+
+
+def test_range_that_is_free_again(machine):
+    """Who went round a range is told when it is free again: others may have locked it itself meanwhile."""
+    dead, first, second = machine(1), machine(2), machine(3)
+    for each in (dead, first, second):
+        each.ask("open")
+    dead.ask("lock")
+    assert first.ask("is_stuck")
+    dead.kill()
+    second.ask("lock")
+    first.ask("unlock")
+    second.ask("unlock")
+    assert first.ask("is_stuck")
+    first.ask("unlock")
+    first.ask("lock")
+    assert not first.ask("was_stuck")
+
+
+def test_one_dead_machine_makes_no_other_suspect_for_long(monkeypatch):
+    """For a minute after a range was found to be stuck another one is soon taken for stuck, and no longer."""
+    stuck, now = Stuck(), 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+
+    def seconds_until_stuck(offset: int) -> float:
+        nonlocal now
+        began = now
+        while not stuck.is_stuck(offset):
+            now += 0.05
+        stuck.forget(offset)
+        return now - began
+
+    while not stuck.is_stuck(4096):
+        now += 0.05
+    assert seconds_until_stuck(4104) < 1
+    for _ in range(130):  # It stays locked, and in use.
+        now += 0.5
+        assert stuck.is_stuck(4096)
+    assert seconds_until_stuck(4112) >= Stuck.AFTER
+
+
+def test_fork_while_a_thread_goes_round(machine):
+    """A child of a process that has locked another range in the place of one that is stuck unlocks what it locks."""
+    dead, first, second = machine(1), machine(2), machine(3)
+    for each in (dead, first, second):
+        each.ask("open")
+    dead.ask("lock")
+    assert first.ask("is_stuck")
+    dead.kill()
+    child = first.ask("lock_in_child")
+    try:
+        assert second.ask("try_to_lock")
+    finally:
+        os.kill(child, 9)
+
+
+def test_lock_file_deleted_while_a_thread_goes_round(machine):
+    """A range that was locked by another one in its place is free, once unlocked, also in a new lock file."""
+    dead, first, second = machine(1), machine(2), machine(3)
+    for each in (dead, first):
+        each.ask("open")
+    dead.ask("lock")
+    assert first.ask("is_stuck")
+    first.ask("replace_and_unlock")
+    second.ask("open")
+    assert second.ask("lock") is None
+
+
+def test_daemon_bypasses_memory(tmp_path, monkeypatch):
+    """A process that has closed all descriptors reads past the memory of its machine all the same."""
+    path = str(tmp_path / "lock")
+    ledger = Ledger.open(path, sharing=Sharing.BY_LOCKS)
+    tried, real = [], fcntl.fcntl
+
+    def note(fd, what, *arguments):
+        tried.append(what)
+        return real(fd, what, *arguments)
+
+    monkeypatch.setattr(fcntl, "fcntl", note)
+    Ledger.open(path, sharing=Sharing.BY_LOCKS)
+    assert fcntl.F_SETFL not in tried
+    number = ledger.file.fd
+    os.dup2(os.open(tmp_path, os.O_RDONLY), number)  # Another file has the number by now.
+    again = Ledger.open(path, sharing=Sharing.BY_LOCKS)
+    assert again.file is ledger.file
+    assert fcntl.F_SETFL in tried
+    os.close(number)
 
 
 def test_range_of_this_machine_alone(machine):

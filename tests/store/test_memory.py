@@ -23,7 +23,7 @@ from dogpile_filesystem import failures as failures_module
 from dogpile_filesystem.layout import BLOCK, VALUE, VERSION, place
 from dogpile_filesystem.lockfile import Ledger
 from dogpile_filesystem.lockfile.generations import Generations
-from dogpile_filesystem.store import signing_key
+from dogpile_filesystem.store import in_place, signing_key
 from dogpile_filesystem.store.memory import Memory
 from dogpile_filesystem.store.store import Store
 
@@ -307,6 +307,22 @@ def test_deleted_by_hand_in_the_tick_of_another_change(read, later, monkeypatch)
     assert read(b"k") is None
 
 
+def test_limit_of_file_sizes(store, read, later, settled, monkeypatch):
+    """A value is seen within a second that a process has stored which may not write the table of generations."""
+    keep(read, b"k", b"old")
+    later(1)
+    assert read(b"k") == b"old"
+
+    def refuse(*_):
+        raise OSError(errno.EFBIG, "a limit")
+
+    replace_here(monkeypatch, Generations, "changing", refuse)
+    replace_here(monkeypatch, Generations, "changed", refuse)
+    assert Store(store.base_dir).put(b"k", b"new")
+    later(1)
+    assert read(b"k") == b"new"
+
+
 def test_deleted_and_made_again(read, base_dir, later, other):
     """A directory that was deleted, and made again by another process, is read within a second, not the old one."""
     keep(read, b"k", b"old")
@@ -351,6 +367,34 @@ def test_lock_file_of_version_1(read, base_dir, later):
     os.truncate(f"{base_dir}/lock", 6409)
     assert [read(b"k"), read(b"k")] == [b"value", b"value"]
     assert read.was_kept
+
+
+class Late:
+    """A process that never notices that the lock file was deleted."""
+
+    def __init__(self, base_dir):
+        now = time.monotonic()
+        time.monotonic = lambda: now
+        self._store = Store(base_dir)
+
+    def put(self, key, value):
+        return self._store.put(key, value)
+
+
+def test_stored_under_the_lock_file_before(read, base_dir, later, settled):
+    """What a process writes in place, before it notices that the lock file is a new one, is read within a second."""
+    late = Forked(obey, Late, base_dir)
+    assert late.ask("put", b"k", b"old")
+    os.unlink(f"{base_dir}/lock")
+    later(0.1)
+    keep(read, b"another", b"value")
+    assert [read(b"k"), read(b"k"), read(b"k")] == [b"old"] * 3
+    assert read.was_kept
+    later(0.04)
+    assert late.ask("put", b"k", b"new")
+    later(1)
+    assert read(b"k") == b"new"
+    late.kill()
 
 
 def killed_at(function):
@@ -456,6 +500,26 @@ def test_cleared_on_a_full_disk(store, read, monkeypatch):
     store.clear()
     assert read(b"k") is None
     assert store.stats().process.failures == {"ENOSPC": 1}
+
+
+def test_replaced_while_all_are_cleared(make_store, store, read, monkeypatch):
+    """An old value is not kept that is read while it is replaced, after another process has cleared everything."""
+    keep(read, b"another", b"value")
+    generations = store.directory.ledger().generations
+    # Two entries whose generations lie in one block.
+    shard = place(VALUE, b"another").shard
+    key = next(key for key in (b"%d" % number for number in range(10_000)) if place(VALUE, key).shard == shard)
+    store.put(key, b"old")
+    real = in_place.overwrite
+
+    def overwrite(*arguments):
+        generations.changed_all()
+        assert [read(key), read(key)] == [b"old"] * 2
+        return real(*arguments)
+
+    replace_here(monkeypatch, in_place, "overwrite", overwrite)
+    make_store().put(key, b"new")
+    assert read(key) == b"new"
 
 
 def test_signed(make_store):

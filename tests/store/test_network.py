@@ -4,10 +4,12 @@ What differs on a filesystem that several machines use. Here only its type is pr
 
 from __future__ import annotations
 
+import builtins
 import errno
 import json
 import logging
 import os
+import struct
 import subprocess
 import sys
 import time
@@ -21,15 +23,21 @@ from dogpile_filesystem.invalidation import FilesystemInvalidation
 from dogpile_filesystem.layout import BLOCK, FILE, VALUE, place, temporary_name
 from dogpile_filesystem.lockfile import Sharing, presence
 from dogpile_filesystem.lockfile import ledger as ledger_module
+from dogpile_filesystem.lockfile.format import MACHINES_AT
 from dogpile_filesystem.lockfile.ledger import Ledger
+from dogpile_filesystem.lockfile.ranges import Stuck
 from dogpile_filesystem.maintenance import cache as cache_module
+from dogpile_filesystem.store import directory as directory_module
 from dogpile_filesystem.store import filesystem as filesystem_module
 from dogpile_filesystem.store import reading as reading_module
 from dogpile_filesystem.store import store as store_module
 from dogpile_filesystem.store.directory import Directory
 from dogpile_filesystem.store.filesystem import Mount, exclude, filesystem_at, mount_of
+from dogpile_filesystem.store.listing import Listing
 from dogpile_filesystem.store.recency import LIMIT
-from dogpile_filesystem.store.survey import STALE
+from dogpile_filesystem.store.shard import Shard
+from dogpile_filesystem.store.store import Store
+from dogpile_filesystem.store.survey import STALE, Survey
 
 MOUNTS = {
     "nfs4": Mount("nfs4", "server:/export", frozenset({"rw", "local_lock=none"})),
@@ -111,6 +119,41 @@ def test_real_mount(tmp_path):
     assert mount_of(0xFFFFF, str(tmp_path)).type in ("", "btrfs")
 
 
+def test_mount_behind_one_without_a_source(tmp_path, monkeypatch):
+    """A mount is found although the source of one before it is empty, as of ``mount -t tmpfs "" /tmp``."""
+    table = tmp_path / "mountinfo"
+    table.write_bytes(
+        b"36 1 0:46 / /mnt rw,relatime shared:1 - tmpfs  rw,size=64k\n"
+        b"37 1 0:47 / /srv rw,relatime shared:2 master:1 - nfs4 server:/export rw,vers=4.2\n"
+    )
+    replace_here(monkeypatch, builtins, "open", lambda *_, real=open: real(table, "rb"))
+    assert mount_of(os.makedev(0, 46), "/mnt").type == "tmpfs"
+    assert mount_of(os.makedev(0, 47), "/srv") == Mount(
+        "nfs4", "server:/export", frozenset({"rw", "relatime", "vers=4.2"})
+    )
+
+
+@pytest.mark.parametrize("what", ["stat", "open"])
+def test_filesystem_that_cannot_be_told_at_first(make_store, monkeypatch, failing_once, what):
+    """A directory whose filesystem cannot be told for a moment is not taken for one on another filesystem for good."""
+    store = make_store()
+    module = filesystem_module.os if what == "stat" else builtins
+    real = filesystem_module.mount_of
+    monkeypatch.setattr(filesystem_module, "mount_of", lambda *at: real(*at) and MOUNTS["nfs4"])
+    real_at = filesystem_module.filesystem_at
+
+    def fail_then(path):
+        monkeypatch.setattr(directory_module, "filesystem_at", real_at)
+        failing_once(module, what, errno.EMFILE)
+        return real_at(path)
+
+    monkeypatch.setattr(directory_module, "filesystem_at", fail_then)
+    with pytest.raises(OSError, match="open files"):
+        store.open()
+    store.open()
+    assert store.directory.filesystem.type == "nfs4"
+
+
 def test_locks_that_exclude_nobody(make_store, mounted, monkeypatch):
     """Where a trial finds that locks exclude nobody, it is said that the bound and one creator are not promised."""
     mounted("nfs4")
@@ -119,6 +162,20 @@ def test_locks_that_exclude_nobody(make_store, mounted, monkeypatch):
     store.open()
     assert store.directory.filesystem.sharing is Sharing.BY_AGE
     assert {"several machines may create one value", "the bound may be exceeded"} <= set(store.stats().not_promised)
+
+
+def test_invalidation_where_locks_exclude_nobody(mounted, base_dir, monkeypatch):
+    """An invalidation does not take a machine for lost because its lock is not seen, where a trial finds that out."""
+    mounted("nfs4")
+    monkeypatch.setattr(filesystem_module, "exclude", lambda _: False)
+    os.mkdir(base_dir, 0o700)
+    ledger = Ledger.open(f"{base_dir}/lock", sharing=Sharing.BY_AGE)
+    usage = ledger.usage()
+    another = struct.pack("<Qd", 12345, time.time())
+    os.pwrite(ledger.file.fd, another, MACHINES_AT + len(another))
+    FilesystemInvalidation(base_dir).invalidate()
+    assert ledger.usage() == usage
+    assert os.pread(ledger.file.fd, len(another), MACHINES_AT + len(another)) == another
 
 
 def test_trial_of_locks(tmp_path, monkeypatch):
@@ -480,3 +537,37 @@ class Holder:
     def lock(self) -> None:
         assert self._ledger.shard(self._shard).acquire(wait=False)
         self._ledger.add(self._shard, 7 * BLOCK, 3)
+
+
+def test_shard_that_is_listed_slowly(make_store, mounted, base_dir, monkeypatch):
+    """What another machine stores in a shard, since it takes a slow visitor for dead, is not missing in the ledger."""
+    mounted("moosefs")
+    store = make_store()
+    assert store.put(b"k", b"v")
+    shard = place(VALUE, b"k").shard
+    others = (key for key in (b"%d" % number for number in range(10_000)) if place(VALUE, key).shard == shard)
+    neighbour = Forked(obey, Neighbour, base_dir)
+    real = Shard.survey
+
+    def survey(self: Shard, listing: Listing) -> Survey:
+        assert neighbour.ask("put", next(others))
+        return real(self, listing)
+
+    replace_here(monkeypatch, Shard, "survey", survey)
+    store.visitor.visit(store.directory.ledger(), shard)
+    monkeypatch.undo()
+    assert store.usage() == (2 * BLOCK, 2, 256)
+    assert neighbour.ask("put", next(others))
+    assert store.usage() == (3 * BLOCK, 3, 257)
+    neighbour.kill()
+
+
+class Neighbour:
+    """A process that soon takes a holder of a lock for dead."""
+
+    def __init__(self, base_dir: str) -> None:
+        Stuck.AFTER = 0.05
+        self._store = Store(base_dir, cache_size=100 * BLOCK)
+
+    def put(self, key: bytes) -> bool:
+        return self._store.put(key, b"v")
