@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import builtins
 import errno
+import itertools
 import json
 import logging
 import os
@@ -452,17 +453,23 @@ def test_invalidation_is_looked_at_now_and_then(make_store, mounted, base_dir, m
     make_store().open()
     now = time.monotonic()
     monkeypatch.setattr(time, "monotonic", lambda: now)
-    here, there = FilesystemInvalidation(base_dir), FilesystemInvalidation(base_dir)
-    stored = time.time()
+    seconds = itertools.count(int(time.time()))
+
+    def clock() -> float:
+        """Later at each call: a value that is as old as an invalidation is not invalidated."""
+        return float(next(seconds))
+
+    here, there = (FilesystemInvalidation(base_dir, clock=clock) for _ in range(2))
+    stored = clock()
     there.invalidate()  # Makes the lock file, so that nothing older counts.
     assert here.is_hard_invalidated(stored)
-    stored = time.time()
+    stored = clock()
     assert not here.is_hard_invalidated(stored)
     there.invalidate()
     assert here.is_hard_invalidated(stored) == (name == "unknown")
     now += 1
     assert here.is_hard_invalidated(stored)
-    stored = time.time()
+    stored = clock()
     here.invalidate()
     assert here.is_hard_invalidated(stored)
 
