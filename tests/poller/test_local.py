@@ -281,6 +281,7 @@ def test_deep(tree, watch, local_poller):
     assert reported(poller, tree.root) == {f"{path}/b": "created"}
 
 
+@pytest.mark.time_intensive
 def test_many_files_in_one_directory(tree, watch, local_poller, state):
     """A directory of many files is known in parts, and a change in it writes one of them."""
     for number in range(9_000):

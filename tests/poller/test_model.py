@@ -171,4 +171,4 @@ class LocalPollers(RuleBasedStateMachine):
 
 
 LocalPollers.TestCase.settings = settings(max_examples=60, stateful_step_count=40)
-TestLocalPollers = LocalPollers.TestCase
+TestLocalPollers = pytest.mark.time_intensive(LocalPollers.TestCase)

@@ -110,6 +110,7 @@ def check(protocol, recurse, happens):
             before = after
 
 
+@pytest.mark.time_intensive
 @pytest.mark.parametrize("recurse", [False, True], ids=["flat", "deep"])
 @given(happens=steps(APART))
 def test_directories(recurse, happens):
@@ -117,6 +118,7 @@ def test_directories(recurse, happens):
     check("told", recurse, happens)
 
 
+@pytest.mark.time_intensive
 @pytest.mark.parametrize("recurse", [False, True], ids=["flat", "deep"])
 @given(happens=steps(TOGETHER))
 def test_keys(recurse, happens):

@@ -420,6 +420,7 @@ def test_watermarks_that_make_no_sense(make_store, stores_made, high, low):
     stores_made.clear()
 
 
+@pytest.mark.time_intensive
 @pytest.mark.parametrize("bound", [{"max_entries": 2000}, {"cache_size": 2000 * BLOCK}], ids=["entries", "bytes"])
 def test_hit_ratio_of_sampled_eviction(make_store, clock, bound):
     """Beyond 1,000 entries, the hit ratio on a Zipf trace is within half a percentage point of exact LRU."""

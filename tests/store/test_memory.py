@@ -597,6 +597,7 @@ OF_VALUES = [
 ]
 
 
+@pytest.mark.time_intensive
 @pytest.mark.parametrize("length", [10, 400, 20_000])
 def test_bound(make_store, length):
     """The memory that values take stays within memory_size and a quarter, with all that Python needs for them."""

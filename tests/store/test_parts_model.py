@@ -9,6 +9,7 @@ import shutil
 import tempfile
 
 import ondisk
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
@@ -119,5 +120,5 @@ class PartsMachine(RuleBasedStateMachine):
             shutil.rmtree(self.directory)
 
 
-TestParts = PartsMachine.TestCase
+TestParts = pytest.mark.time_intensive(PartsMachine.TestCase)
 TestParts.settings = settings(max_examples=100, stateful_step_count=50)

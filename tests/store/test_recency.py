@@ -162,6 +162,7 @@ def test_stored_again(make_store, clock):
         assert ondisk.last_use(store, VALUE, b"entry") == int(clock() * 1e9)
 
 
+@pytest.mark.time_intensive
 def test_written_by_itself(recency, last_use, monkeypatch):
     """The uses of a process that falls idle are written without another call, within the promised 5 seconds."""
     assert DELAY < 5

@@ -222,5 +222,5 @@ class TwoProcesses(RuleBasedStateMachine):
             shutil.rmtree(self.directory)
 
 
-TestTwoProcesses = TwoProcesses.TestCase
+TestTwoProcesses = pytest.mark.time_intensive(TwoProcesses.TestCase)
 TestTwoProcesses.settings = settings(max_examples=8, stateful_step_count=20)

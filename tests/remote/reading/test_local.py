@@ -228,6 +228,7 @@ def test_counts_and_is_not_evicted(make, source, usage_on_disk):
     assert content(path) == CONTENT
 
 
+@pytest.mark.time_intensive
 def test_no_room(make, source, temporary, caplog):
     """Where there is no room for a copy in the cache, it lies in the system's directory for temporary files."""
     source.write("a", CONTENT)
