@@ -18,7 +18,7 @@ from ondisk import left_over
 from workload import Workload, in_threads
 
 from dogpile_filesystem.layout import BLOCK
-from dogpile_filesystem.store import directory
+from dogpile_filesystem.store import filesystem
 from dogpile_filesystem.store.store import Store
 
 THREADS, STEPS = 4, 1500
@@ -196,7 +196,7 @@ def test_written_over_without_pause(base_dir, make_store, monkeypatch, request, 
     older than one of the same writer that they read before.
     """
     if not is_local:
-        monkeypatch.setattr(directory, "_LOCAL", set())
+        monkeypatch.setattr(filesystem, "_LOCAL", set())
     store = make_store(clock=time.time)
     for key in OVERWRITTEN:
         assert store.put(key, _sealed(0, 0, random.Random(0)))
