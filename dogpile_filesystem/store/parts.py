@@ -144,11 +144,8 @@ class Parts:
             return self._second_look(key, trouble, functools.partial(self._length, key))
 
     def _second_look(self, key: bytes, trouble: Exception, look: Callable[[], _T]) -> _T | None:
-        where = place(PART, key)
-        if isinstance(trouble, FileNotFoundError) and not self._directory.ask_again(where.name[:2]):
-            return None
         self._known.pop(key, None)
-        return self._remover.second_look(where, trouble, look)
+        return self._remover.second_look(place(PART, key), trouble, look)
 
     def _read(self, key: bytes, ranges: Sequence[tuple[int, int]]) -> list[bytes] | None:
         fd, known = self._open(key)

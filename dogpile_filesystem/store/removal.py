@@ -139,15 +139,19 @@ class Remover:
     def second_look(self, place: Place, trouble: Exception, look: Callable[[], _T]) -> _T | None:
         """
         Look at an entry once more, after a first look failed; and if it fails its checks again, a last time under the
-        shard's lock. It is removed if it is damaged, and reported if it cannot be read.
+        shard's lock. It is removed if it is damaged, and reported if it cannot be read. One that is missing is looked
+        at again only where another machine may have stored it, and this one had not yet heard of it.
 
         :param trouble: what the first look raised.
         :param look: looks at it.
         :return: what that returns; None: a miss.
         """
+        is_missing = isinstance(trouble, FileNotFoundError)
+        if is_missing and not self._directory.ask_again(place.name[:2]):
+            return None
         try:
             if isinstance(trouble, OSError) and not is_no_file(trouble):
-                if not isinstance(trouble, FileNotFoundError):
+                if not is_missing:
                     # Perhaps the directory was not open; or the program became a daemon, and closed all descriptors; or
                     # another machine has replaced the file.
                     self._directory.look()

@@ -205,19 +205,13 @@ class Store:
             data = read_file(path, dir_fd) if sight is None else sight.read(dir_fd)
             # As decode, which is a call more on the way of every hit.
             found_kind, found_key, payload, created_ns = entry.inspect(data, self.signing_keys)
-        except FileNotFoundError as missing:
-            seen = self._look_again(place(kind, key), missing) if directory.is_network else None
-            if seen is None:
-                self._count_miss(kind, name)
-                self._sweep()
-                return None
-            found_kind, found_key, payload, created_ns = seen
-            sight = None
         except (Damaged, OSError) as trouble:
-            where = place(kind, key)
-            found = self.remover.second_look(where, trouble, functools.partial(self._read_to_its_end, where))
+            # Of what is missing, a call less on the way of most misses.
+            is_miss = isinstance(trouble, FileNotFoundError) and not directory.is_network
+            found = None if is_miss else self._second_look(place(kind, key), trouble)
             if found is None:
                 self._count_miss(kind, name)
+                self._sweep()
                 return None
             found_kind, found_key, payload, created_ns = found
             sight = None
@@ -270,11 +264,9 @@ class Store:
         if kind in (VALUE, FILE):
             self._statistics.count_miss(name, expired=expired)
 
-    def _look_again(self, place: Place, missing: FileNotFoundError) -> tuple[int, bytes, bytes, int] | None:
-        """What a missing entry says, if another machine has stored it, and this one had not yet heard of it."""
-        if not self.directory.ask_again(place.name[:2]):
-            return None
-        return self.remover.second_look(place, missing, functools.partial(self._read_to_its_end, place))
+    def _second_look(self, place: Place, trouble: Exception) -> tuple[int, bytes, bytes, int] | None:
+        """What an entry says that could not be read; None: a miss. See :meth:`.Remover.second_look`."""
+        return self.remover.second_look(place, trouble, functools.partial(self._read_to_its_end, place))
 
     def _read_to_its_end(self, place: Place) -> tuple[int, bytes, bytes, int]:
         """What an entry says, as :func:`.entry.inspect` returns it."""
