@@ -34,7 +34,8 @@ from dogpile_filesystem.lockfile.descriptor import Descriptor, Identity, collect
 from dogpile_filesystem.lockfile.format import CURSOR, CURSOR_AT, MAKE_AT, process_offset
 from dogpile_filesystem.lockfile.machines import Seat
 from dogpile_filesystem.lockfile.ownership import has_entries, is_tagged
-from dogpile_filesystem.lockfile.ranges import RangeLock, Stuck, try_to_lock
+from dogpile_filesystem.lockfile.ranges import RangeLock, try_to_lock
+from dogpile_filesystem.lockfile.stuck import Stuck
 
 # Not known where there is no such thing.
 _DIRECT: int = getattr(os, "O_DIRECT", 0)

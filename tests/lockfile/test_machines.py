@@ -22,7 +22,7 @@ from dogpile_filesystem.lockfile import format as file_format
 from dogpile_filesystem.lockfile.format import MACHINES_AT, SLOTS
 from dogpile_filesystem.lockfile.ledger import Ledger, Usage
 from dogpile_filesystem.lockfile.machines import LOST_AFTER, Sharing
-from dogpile_filesystem.lockfile.ranges import Stuck
+from dogpile_filesystem.lockfile.stuck import Stuck
 
 NOW = 1_700_000_000.0
 #: A slot: start and last sign of life.
@@ -292,13 +292,19 @@ def test_damaged_table(machine, tmp_path, rng):
     assert table(tmp_path) == [2]
 
 
-def test_range_of_a_dead_machine(machine):
-    """A range that stays locked is replaced by another one, which excludes all who have found that out."""
+def one_that_goes_round(machine):
+    """Three machines: a dead one, which keeps a range; one that has locked another in its place; and a third one."""
     dead, first, second = machine(1), machine(2), machine(3)
     for each in (dead, first, second):
         each.ask("open")
     dead.ask("lock")
     assert first.ask("is_stuck")
+    return dead, first, second
+
+
+def test_range_of_a_dead_machine(machine):
+    """A range that stays locked is replaced by another one, which excludes all who have found that out."""
+    _, first, second = one_that_goes_round(machine)
     assert not second.ask("try_to_lock")
     first.kill()
     assert second.ask("is_stuck")
@@ -306,11 +312,7 @@ def test_range_of_a_dead_machine(machine):
 
 def test_range_that_is_free_again(machine):
     """Who went round a range is told when it is free again: others may have locked it itself meanwhile."""
-    dead, first, second = machine(1), machine(2), machine(3)
-    for each in (dead, first, second):
-        each.ask("open")
-    dead.ask("lock")
-    assert first.ask("is_stuck")
+    dead, first, second = one_that_goes_round(machine)
     dead.kill()
     second.ask("lock")
     first.ask("unlock")
@@ -345,11 +347,7 @@ def test_one_dead_machine_makes_no_other_suspect_for_long(monkeypatch):
 
 def test_fork_while_a_thread_goes_round(machine):
     """A child of a process that has locked another range in the place of one that is stuck unlocks what it locks."""
-    dead, first, second = machine(1), machine(2), machine(3)
-    for each in (dead, first, second):
-        each.ask("open")
-    dead.ask("lock")
-    assert first.ask("is_stuck")
+    dead, first, second = one_that_goes_round(machine)
     dead.kill()
     child = first.ask("lock_in_child")
     try:
